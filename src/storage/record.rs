@@ -1,0 +1,170 @@
+//! The frame around every stored value: what it is, how long it is, and a checksum that says whether it still is.
+//!
+//! ```text
+//! offset  size  field
+//!      0     4  magic        "KLMR"
+//!      4     1  format       version of this frame and of the payload's layout, now 1
+//!      5     1  kind         what the payload is (RecordKind)
+//!      6     2  reserved     0
+//!      8     4  length       bytes of payload, u32 little endian
+//!     12     4  checksum     CRC-32 (IEEE) over bytes 0..12, the record's key, and the payload
+//!     16     n  payload
+//! ```
+//!
+//! Invariant: a payload is handed out only after magic, format, kind, length and checksum were verified. The key is
+//! part of the checksum, so a record that turned up under another key is found too. A later version writes a greater
+//! `format`; this one then answers `UNSUPPORTED_FORMAT` instead of guessing.
+
+use bytes::Bytes;
+
+use crate::error::{ErrorCode, KalamError, Result};
+
+/// Version of the frame and of the payloads that this build writes, and the greatest that it reads.
+pub const FORMAT_VERSION: u8 = 1;
+
+/// Bytes before the payload.
+pub const HEADER_BYTES: usize = 16;
+
+const MAGIC: [u8; 4] = *b"KLMR";
+
+/// What a record's payload is. The numbers are part of the on-disk format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RecordKind {
+    /// JSON of an entity (definitions, system rows, settings).
+    Entity = 1,
+    /// A record of the commit log.
+    Log = 2,
+    /// A manifest of cold segments.
+    Manifest = 3,
+}
+
+impl RecordKind {
+    fn name(number: u8) -> &'static str {
+        match number {
+            1 => "entity",
+            2 => "log",
+            3 => "manifest",
+            _ => "unknown",
+        }
+    }
+}
+
+/// Frames a payload for the record stored under `key`.
+pub fn seal(kind: RecordKind, key: &[u8], payload: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(HEADER_BYTES + payload.len());
+    out.extend_from_slice(&[0; HEADER_BYTES]);
+    out.extend_from_slice(payload);
+    seal_in_place(kind, key, out)
+}
+
+/// Like [`seal`], for a payload that was written after [`HEADER_BYTES`] bytes of room.
+pub fn seal_in_place(kind: RecordKind, key: &[u8], mut record: Vec<u8>) -> Bytes {
+    let length = (record.len() - HEADER_BYTES) as u32;
+    record[0..4].copy_from_slice(&MAGIC);
+    record[4] = FORMAT_VERSION;
+    record[5] = kind as u8;
+    record[6..8].fill(0);
+    record[8..12].copy_from_slice(&length.to_le_bytes());
+    let sum = checksum(&record[..12], key, &record[HEADER_BYTES..]);
+    record[12..16].copy_from_slice(&sum.to_le_bytes());
+    Bytes::from(record)
+}
+
+/// Verifies a record and returns its payload without copying it.
+pub fn open(kind: RecordKind, key: &[u8], record: &Bytes) -> Result<Bytes> {
+    let damaged = |found: String| {
+        KalamError::new(ErrorCode::DataCorrupted, format!("the {} record {} is damaged: {found}", RecordKind::name(kind as u8), hex(key)))
+            .with_hint("The storage returned other bytes than were written. Restore a backup, or report it if this device is sound.")
+    };
+    let Some((header, payload)) = record.split_at_checked(HEADER_BYTES) else {
+        return Err(damaged(format!("{} bytes, expected at least {HEADER_BYTES}", record.len())));
+    };
+    if header[0..4] != MAGIC {
+        return Err(damaged(format!("it starts with {}, expected {}", hex(&header[0..4]), hex(&MAGIC))));
+    }
+    let stored = u32::from_le_bytes([header[12], header[13], header[14], header[15]]);
+    let length = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
+    if header[4] > FORMAT_VERSION {
+        return Err(KalamError::new(
+            ErrorCode::UnsupportedFormat,
+            format!("the record {} has format {}, this version reads up to {FORMAT_VERSION}", hex(key), header[4]),
+        )
+        .with_hint("The database was written by a later version of KalamDB. Update the package."));
+    }
+    if length != payload.len() {
+        return Err(damaged(format!("{} bytes of payload, expected {length}", payload.len())));
+    }
+    let computed = checksum(&header[..12], key, payload);
+    if computed != stored {
+        return Err(damaged(format!("checksum {computed:08x}, expected {stored:08x}")));
+    }
+    if header[5] != kind as u8 {
+        return Err(damaged(format!("it is of kind {} ({})", header[5], RecordKind::name(header[5]))));
+    }
+    Ok(record.slice(HEADER_BYTES..))
+}
+
+fn checksum(header: &[u8], key: &[u8], payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(header);
+    hasher.update(key);
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+/// Bytes as hexadecimal digits, shortened, for messages.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    let mut out = String::from("0x");
+    for b in bytes.iter().take(32) {
+        let _ = write!(out, "{b:02x}");
+    }
+    if bytes.len() > 32 {
+        out.push('…');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn golden_bytes() {
+        let record = seal(RecordKind::Log, b"key", b"payload");
+        assert_eq!(hex(&record), "0x4b4c4d52010200000700000025ea8ad27061796c6f6164");
+    }
+
+    #[test]
+    fn a_later_format_is_recognised() {
+        let mut record = seal(RecordKind::Log, b"k", b"p").to_vec();
+        record[4] = FORMAT_VERSION + 1;
+        let error = open(RecordKind::Log, b"k", &record.into()).expect_err("must be refused");
+        assert_eq!(error.code(), ErrorCode::UnsupportedFormat);
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_sealed_opens(key: Vec<u8>, payload: Vec<u8>) {
+            let record = seal(RecordKind::Entity, &key, &payload);
+            prop_assert_eq!(open(RecordKind::Entity, &key, &record)?, payload);
+        }
+
+        #[test]
+        fn any_flipped_bit_is_found(payload: Vec<u8>, at: prop::sample::Index, bit in 0..8u8) {
+            let mut record = seal(RecordKind::Log, b"key", &payload).to_vec();
+            let at = at.index(record.len());
+            record[at] ^= 1 << bit;
+            prop_assert!(open(RecordKind::Log, b"key", &record.into()).is_err());
+        }
+
+        #[test]
+        fn another_key_or_a_torn_record_is_found(payload: Vec<u8>, cut: prop::sample::Index) {
+            let record = seal(RecordKind::Log, b"key", &payload);
+            prop_assert!(open(RecordKind::Log, b"kez", &record).is_err());
+            prop_assert!(open(RecordKind::Log, b"key", &record.slice(..cut.index(record.len()))).is_err());
+        }
+    }
+}
