@@ -18,7 +18,9 @@ const cargo = spawnSync('cargo', ['metadata', '--locked', '--offline', '--format
 })
 if (cargo.status !== 0) {
   console.error('error: cargo cannot list the dependencies from Cargo.lock alone (its message is above).')
-  console.error('  If Cargo.toml changed: cargo update --workspace, and commit Cargo.lock. If crates are missing: make setup.')
+  console.error(
+    '  If Cargo.toml changed: cargo update --workspace, and commit Cargo.lock. If crates are missing: make setup.',
+  )
   process.exit(1)
 }
 const metadata = JSON.parse(cargo.stdout)
