@@ -1,0 +1,250 @@
+//! A backend on the browser's IndexedDB, in a page or a worker.
+//!
+//! Layout: database `kalamdb:<name>`, version 1 for ever, one object store per [`Partition`] with binary keys and
+//! `Uint8Array` values.
+//!
+//! Invariants:
+//! - A commit is one read-write transaction over the stores it touches. All its requests are made in one go, then it
+//!   is committed, and the call returns after `complete`: what was acknowledged is there, what failed was rolled back
+//!   by IndexedDB.
+//! - Every call runs as a task of its own and hands its result over, so a caller that drops the future midway stops
+//!   waiting but never stops a transaction halfway, and a slow caller never lets one end early.
+//! - JavaScript objects never leave this thread; see [`SendFuture`].
+
+use std::fmt;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::channel::oneshot;
+use indexed_db_futures::database::Database;
+use indexed_db_futures::internals::SystemRepr;
+use indexed_db_futures::object_store::ObjectStore;
+use indexed_db_futures::prelude::*;
+use indexed_db_futures::transaction::{Transaction, TransactionDurability, TransactionMode, TransactionOptions};
+use indexed_db_futures::typed_array::Uint8ArraySlice;
+use js_sys::Reflect;
+
+use self::connection::{Connection, Slot};
+use self::failure::Failure;
+use super::{
+    Durability, KeyRange, KeyValue, Partition, ScanOptions, StorageBackend, StorageStats, WriteBatch, WriteOp,
+};
+use crate::error::{KalamError, Result};
+use crate::platform::SendFuture;
+
+mod connection;
+mod failure;
+mod host;
+mod read;
+
+/// A database in IndexedDB; see the module's comment.
+#[derive(Clone)]
+pub struct IndexedDbBackend {
+    name: Arc<str>,
+    slot: Arc<SendFuture<Rc<Slot>>>,
+}
+
+impl fmt::Debug for IndexedDbBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IndexedDbBackend").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl IndexedDbBackend {
+    /// Opens the database of this name and makes it if it is not there.
+    pub async fn open(name: &str) -> Result<Self> {
+        let owned = name.to_owned();
+        let slot = run(async move { Ok(Arc::new(SendFuture::new(Slot::open(&owned).await?))) }).await?;
+        Ok(Self { name: name.into(), slot })
+    }
+
+    /// The name it was opened by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs a call on the open connection, and turns what went wrong into an error for the caller.
+    fn call<T, W, F>(&self, doing: &'static str, work: W) -> impl Future<Output = Result<T>> + Send + use<T, W, F>
+    where
+        T: Send + 'static,
+        W: FnOnce(Rc<Connection>) -> F + 'static,
+        F: Future<Output = Result<T, Failure>> + 'static,
+    {
+        let slot = Rc::clone(&self.slot);
+        let name = Arc::clone(&self.name);
+        run(async move {
+            let connection = slot.connection().await?;
+            match work(Rc::clone(&connection)).await {
+                Ok(value) => Ok(value),
+                Err(failure) => {
+                    slot.after_failure(&connection, &failure);
+                    Err(failure.into_error(&format!("cannot {doing} database '{name}'")).await)
+                }
+            }
+        })
+    }
+}
+
+/// Deletes the database of this name with everything in it; nothing happens if it is not there. Backends that have
+/// it open are closed by that, in this context and in others; `DATABASE_LOCKED` if someone else's connection stays
+/// open for several seconds.
+pub async fn delete_database(name: &str) -> Result<()> {
+    let name = name.to_owned();
+    run(async move { connection::delete(&name).await }).await
+}
+
+/// Whether a database of this name is there.
+pub async fn database_exists(name: &str) -> Result<bool> {
+    let name = name.to_owned();
+    run(async move { connection::exists(&name).await }).await
+}
+
+/// Runs `work` as its own task. The future returned holds no JavaScript object and may be dropped at any time.
+fn run<T, W>(work: W) -> impl Future<Output = Result<T>> + Send + use<T, W>
+where
+    T: Send + 'static,
+    W: Future<Output = Result<T>> + 'static,
+{
+    let (sender, receiver) = oneshot::channel();
+    wasm_bindgen_futures::spawn_local(async move {
+        // The caller may be gone.
+        let _ = sender.send(work.await);
+    });
+    async move {
+        match receiver.await {
+            Ok(result) => result,
+            Err(oneshot::Canceled) => Err(KalamError::internal("a storage task ended without a result")),
+        }
+    }
+}
+
+#[async_trait]
+impl StorageBackend for IndexedDbBackend {
+    fn kind(&self) -> &'static str {
+        "indexeddb"
+    }
+
+    async fn get(&self, partition: Partition, key: &[u8]) -> Result<Option<Bytes>> {
+        let key = key.to_vec();
+        self.call("read", move |c| async move { read::get(&c.database, partition, &key).await }).await
+    }
+
+    async fn scan(&self, partition: Partition, range: &KeyRange, options: ScanOptions) -> Result<Vec<KeyValue>> {
+        let range = range.clone();
+        self.call("read", move |c| async move {
+            if range.is_empty() {
+                return Ok(Vec::new());
+            }
+            read::scan(&c.database, partition, &range, options).await
+        })
+        .await
+    }
+
+    async fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<Durability> {
+        batch.validate()?;
+        self.call("write to", move |c| async move { write(&c.database, &batch, durability).await }).await
+    }
+
+    /// `records` is counted. `bytes` is 0, for "not known": IndexedDB keeps no sum, and finding it would mean to read
+    /// everything. `usage` and `quota` are the host's estimate for the whole origin.
+    async fn stats(&self) -> Result<StorageStats> {
+        self.call("read", move |c| async move {
+            let records = read::count(&c.database).await?;
+            let host::Estimate { usage, quota } = host::estimate().await;
+            Ok(StorageStats { records, bytes: 0, usage, quota })
+        })
+        .await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.slot.close();
+        Ok(())
+    }
+}
+
+/// Writes a batch in one transaction and waits until it is complete or rolled back.
+async fn write(database: &Database, batch: &WriteBatch, durability: Durability) -> Result<Durability, Failure> {
+    let (asked, option) = match durability {
+        Durability::Strict => (Durability::Strict, TransactionDurability::Strict),
+        Durability::Relaxed | Durability::Memory => (Durability::Relaxed, TransactionDurability::Relaxed),
+    };
+    let touched: Vec<&str> = Partition::ALL
+        .into_iter()
+        .filter(|p| batch.ops().iter().any(|op| partition_of(op) == *p))
+        .map(Partition::name)
+        .collect();
+    if touched.is_empty() {
+        return Ok(asked);
+    }
+    let transaction = database
+        .transaction(touched.as_slice())
+        .with_mode(TransactionMode::Readwrite)
+        .with_options(TransactionOptions::new().with_durability(option))
+        .build()?;
+    let raw: web_sys::IdbTransaction = (**transaction.as_sys()).clone();
+    if let Err(failure) = request_all(&transaction, batch) {
+        // Already aborted by IndexedDB is as good.
+        let _ = transaction.abort().await;
+        return Err(failure);
+    }
+    // A browser that does not know the option ignores it: then nothing stricter than relaxed can be promised.
+    let reached = match Reflect::get(&raw, &"durability".into()).ok().and_then(|d| d.as_string()).as_deref() {
+        Some("strict") => asked,
+        _ => Durability::Relaxed,
+    };
+    match transaction.commit().await {
+        Ok(()) => Ok(reached),
+        // The transaction knows why it was aborted; the request's error is only there if a request failed.
+        Err(error) => {
+            let failure = raw.error().map_or_else(|| Failure::from(error), Failure::from);
+            // If it was `commit()` itself that failed, nothing may be left to commit by itself later.
+            let _ = raw.abort();
+            Err(failure)
+        }
+    }
+}
+
+fn partition_of(op: &WriteOp) -> Partition {
+    match op {
+        WriteOp::Put { partition, .. } | WriteOp::Delete { partition, .. } | WriteOp::DeleteRange { partition, .. } => {
+            *partition
+        }
+    }
+}
+
+/// Makes every request of a batch, in order, without waiting for any.
+fn request_all(transaction: &Transaction<'_>, batch: &WriteBatch) -> Result<(), Failure> {
+    let mut stores: [Option<ObjectStore<'_>>; Partition::ALL.len()] = Default::default();
+    for op in batch.ops() {
+        let partition = partition_of(op);
+        let slot = &mut stores[partition as usize];
+        let store = match slot {
+            Some(store) => store,
+            None => slot.insert(transaction.object_store(partition.name())?),
+        };
+        match op {
+            WriteOp::Put { key, value, .. } => {
+                // One copy out of wasm memory each. The request needs no waiting for: it fails the transaction.
+                let _request = store
+                    .put(Uint8ArraySlice::new(value))
+                    .with_key(Uint8ArraySlice::new(key))
+                    .without_key_type()
+                    .primitive()?;
+            }
+            WriteOp::Delete { key, .. } => {
+                let _request = store.delete(Uint8ArraySlice::new(key)).primitive()?;
+            }
+            WriteOp::DeleteRange { range, .. } if range.is_empty() => {}
+            WriteOp::DeleteRange { range, .. } if *range == KeyRange::all() => {
+                let _request = store.clear()?;
+            }
+            WriteOp::DeleteRange { range, .. } => {
+                let _request = store.as_sys().delete(&read::key_range(range)?)?;
+            }
+        }
+    }
+    Ok(())
+}
