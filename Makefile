@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build demo test check bench sizes clean
+.PHONY: help setup build demo test check bench fmt sizes clean
 
 export KALAMDB_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kalamdb
 export KALAMDB_TOOLS ?= $(KALAMDB_CACHE)/tools
@@ -42,13 +42,20 @@ check: ## rustfmt, clippy for native and wasm32, biome, tsc, licences and adviso
 	@scripts/setup.sh --quiet
 	@scripts/check.sh
 
-bench: ## build the release profile and measure it
+bench: ## build the release profile, then measure it: SQL in memory, and the demo's import and queries on IndexedDB
 	@$(MAKE) --no-print-directory build PROFILE=release
-	@scripts/bench.sh
+	@node scripts/bench.mjs
+	@CI=1 node scripts/demo.mjs
+
+fmt: ## format the Rust and JavaScript sources and repair what the linter can
+	@scripts/setup.sh --quiet
+	@cargo fmt
+	@npx --no-install biome check --write
 
 sizes: ## sum the code of the last release build by crate
 	@node scripts/size-by-crate.mjs
 
 clean: ## remove what was built in this clone; the shared cache stays (its path: make help)
-	rm -rf pkg/*.js pkg/*.ts pkg/*.wasm pkg/*.json pkg/.stamp artifacts sdks/typescript/dist www/dist
+	find pkg -mindepth 1 -not -name README.md -delete
+	rm -rf artifacts sdks/typescript/dist www/dist tests/browser/dist
 	rm -rf node_modules sdks/typescript/node_modules www/node_modules tests/browser/node_modules
