@@ -41,9 +41,10 @@ npm_projects() {
   done
 }
 
-# One hash over the contents and names of all given files and folders, build products and dependencies left out.
+# One hash over the contents and names of all given files and folders; build products and dependencies are left out
+# (the SDK's build copies the licence into its folder).
 content_hash() {
-  find "$@" -type f -not -path '*/node_modules/*' -not -path '*/dist/*' -not -name '*.tgz' -not -name '.stamp' -print0 |
+  find "$@" -type f -not -path '*/node_modules/*' -not -path '*/dist/*' -not -name '*.tgz' -not -name '.stamp' -not -path 'sdks/*/LICENSE' -print0 |
     LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1
 }
 
