@@ -1,6 +1,6 @@
 // Copies the engine from pkg/ to where compiled SDK code expects it.
 
-import { copyFileSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { wrapGlue } from './glue.mjs'
@@ -22,6 +22,8 @@ export function copyEngine(target) {
   requireEngine()
   mkdirSync(target, { recursive: true })
   writeFileSync(join(target, 'glue.js'), wrapGlue(readFileSync(join(pkg, 'kalamdb.js'), 'utf8')))
+  // JavaScript that crates bring along (inline_js); the bindings import it by relative paths.
+  if (existsSync(join(pkg, 'snippets'))) cpSync(join(pkg, 'snippets'), join(target, 'snippets'), { recursive: true })
   copyFileSync(join(pkg, 'kalamdb_bg.wasm'), join(target, 'kalamdb_bg.wasm'))
   return [
     ['kalamdb.js (as a factory)', 'glue.js'],

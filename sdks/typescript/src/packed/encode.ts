@@ -74,7 +74,8 @@ function unknownColumn(table: string, key: string, row: number, known: readonly 
 
 function encodeColumn(column: ColumnInfo, rows: readonly Source[]): Encoded {
   const { name } = column
-  const values = new Array<unknown>(rows.length)
+  // Filled: `map` would pass over holes.
+  const values = new Array<unknown>(rows.length).fill(undefined)
   let validity: Uint8Array | undefined
   for (let i = 0; i < rows.length; i++) {
     const value = (rows[i] as Source)[name]
