@@ -111,9 +111,3 @@ function isPlainKalamError(error: unknown): error is KalamErrorInit {
   const { name, code, message } = error as Record<string, unknown>
   return name === 'KalamError' && typeof code === 'string' && typeof message === 'string'
 }
-
-/** Whether an exception means that the wasm instance stopped in the middle of its work and must not be entered again. */
-export function isTrap(error: unknown): boolean {
-  // A stack overflow is a RangeError of the host; it unwound through wasm frames, which is just as fatal.
-  return error instanceof WebAssembly.RuntimeError || (error instanceof RangeError && /call stack/i.test(error.message))
-}

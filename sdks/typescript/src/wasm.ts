@@ -3,7 +3,7 @@
 // Invariant: an instance that trapped is never entered again. A panic unwinds nothing in wasm, so its memory is in an
 // unknown state; the guard reports the first trap and turns every later call into a no-op.
 
-import { isTrap, KalamError } from './errors.js'
+import { KalamError } from './errors.js'
 import type { ConnectProgress } from './types.js'
 
 /** An address or a compiled module: the forms that cross to a worker. */
@@ -150,10 +150,11 @@ function uncompilable(url: string, cause: unknown): KalamError {
  * Wraps the exports of an instance; see the module's comment. The outermost frame swallows the trap after it was
  * reported: it may stand in a timer or an event handler, where nobody could catch it and Node would end the process.
  *
- * @param onTrap told about the first trap
+ * @param onTrap told about the first trap, once no frame of the instance is left
  */
 export function guardExports(exports: WebAssembly.Exports, onTrap: (error: Error) => void): WebAssembly.Exports {
-  let trapped = false
+  let trap: Error | undefined
+  let reported = false
   let depth = 0
   const guarded: WebAssembly.Exports = {}
   for (const [name, value] of Object.entries(exports)) {
@@ -162,21 +163,24 @@ export function guardExports(exports: WebAssembly.Exports, onTrap: (error: Error
       continue
     }
     guarded[name] = (...args: unknown[]): unknown => {
-      if (trapped) return undefined
+      if (trap !== undefined) return undefined
       depth++
       try {
         return value(...args)
       } catch (error) {
-        if (!trapped && !isTrap(error)) throw error
-        if (!trapped) {
-          trapped = true
-          onTrap(error as Error)
-        }
+        // Nothing is called here: after a stack overflow there may be no room for it. A RangeError that comes out of
+        // wasm is such an overflow (or has unwound its frames all the same).
+        if (error instanceof WebAssembly.RuntimeError || error instanceof RangeError) trap ??= error
         // Frames of wasm above this one must not go on with a made-up result.
-        if (depth > 1) throw error
+        if (trap === undefined || depth > 1) throw error
         return undefined
       } finally {
         depth--
+        // Here and not above: a frame in between may have caught the exception.
+        if (depth === 0 && trap !== undefined && !reported) {
+          reported = true
+          onTrap(trap)
+        }
       }
     }
   }

@@ -138,9 +138,9 @@ describe('decoding', () => {
   it('makes plain objects with own keys, whatever the columns are called', () => {
     const columns = ['__proto__', 'constructor', '1', 'with "quotes"', ''].map(name => column(name, 'INT'))
     const row: Record<string, unknown> = {}
-    columns.forEach((c, i) =>
-      Object.defineProperty(row, c.name, { value: i, enumerable: true, writable: true, configurable: true }),
-    )
+    for (const [value, { name }] of columns.entries()) {
+      Object.defineProperty(row, name, { value, enumerable: true, writable: true, configurable: true })
+    }
     const packed = encodeRows('t', columns, [row])
     const [decoded] = decodeRows([packed.buffer], columns, 'bigint') as [object]
     assert.equal(Object.getPrototypeOf(decoded), Object.prototype)
