@@ -62,9 +62,21 @@ const args = [
 ]
 
 const groups = new Set()
-process.on('exit', () => {
+const killAll = () => {
   for (const pid of groups) killGroup(pid)
-})
+}
+process.on('exit', killAll)
+for (const [signal, number] of [
+  ['SIGINT', 2],
+  ['SIGTERM', 15],
+  ['SIGHUP', 1],
+]) {
+  process.on(signal, () => {
+    killAll()
+    // Whoever listens for the signal too decides what happens next; otherwise it ends the process, as ever.
+    if (process.listenerCount(signal) === 1) process.exit(128 + number)
+  })
+}
 
 function killGroup(pid) {
   try {
@@ -135,7 +147,7 @@ export async function launch({ profile, args: more = [] }) {
       if (!gone) {
         const session = await browser.newBrowserCDPSession().catch(() => undefined)
         await session?.send('Browser.close').catch(() => {})
-        await Promise.race([exited, sleep(20_000)])
+        await Promise.race([exited, sleep(20_000, undefined, { ref: false })])
       }
       killGroup(child.pid)
       await exited

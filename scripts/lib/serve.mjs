@@ -26,13 +26,13 @@ const types = {
 }
 
 /**
- * Serves `root` on a free port of the loopback interface, or on `port`.
+ * Serves `root` on a free port of the loopback interface, or on `port`; `extra` answers paths from memory first.
  *
  * @param {string} root
- * @param {{ port?: number }} [options]
+ * @param {{ port?: number, extra?: Map<string, Uint8Array | string> }} [options]
  * @returns {Promise<{ url: string, close: () => Promise<void> }>} `url` ends with a slash.
  */
-export async function serve(root, { port = 0 } = {}) {
+export async function serve(root, { port = 0, extra = new Map() } = {}) {
   const base = resolve(root)
   const server = createServer(async (request, response) => {
     const fail = status => response.writeHead(status, { 'content-type': 'text/plain' }).end(`${status}\n`)
@@ -42,6 +42,11 @@ export async function serve(root, { port = 0 } = {}) {
       path = decodeURIComponent(new URL(request.url ?? '/', 'http://localhost').pathname)
     } catch {
       return fail(400)
+    }
+    const inMemory = extra.get(path)
+    if (inMemory !== undefined) {
+      const type = types[extname(path)] ?? 'application/octet-stream'
+      return response.writeHead(200, { 'content-type': type, 'cache-control': 'no-store' }).end(inMemory)
     }
     let file = normalize(join(base, path))
     if (file !== base && !file.startsWith(base + sep)) return fail(404)

@@ -4,6 +4,7 @@
 // stay together without measuring anything; the textarea grows with the copy and the box around both scrolls.
 // All editing is the browser's own: undo, selection, input methods and screen readers work as anywhere.
 
+import { byId } from './dom'
 import type { Place } from './errors'
 import { offsetOf, spanAt, tokenize } from './sql'
 
@@ -18,8 +19,8 @@ export interface Editor {
 }
 
 export function createEditor(onRun: () => void, onEdit: () => void): Editor {
-  const area = document.querySelector<HTMLTextAreaElement>('#sql')!
-  const paint = document.querySelector<HTMLPreElement>('#editor-paint')!
+  const area = byId<HTMLTextAreaElement>('sql')
+  const paint = byId<HTMLPreElement>('editor-paint')
   let marked: { start: number; end: number } | undefined
 
   const render = () => {

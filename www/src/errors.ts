@@ -31,7 +31,11 @@ export function showError(box: HTMLElement, error: unknown, place?: Place, ...ac
         known ? el('span', { class: 'error-code' }, known.code) : undefined,
         known ? el('span', {}, `SQLSTATE ${known.sqlstate}`) : undefined,
         place
-          ? el('button', { class: 'link', type: 'button', onclick: place.go }, `line ${place.line}, column ${place.column}`)
+          ? el(
+              'button',
+              { class: 'link', type: 'button', onclick: place.go },
+              `line ${place.line}, column ${place.column}`,
+            )
           : undefined,
         ...actions,
       ),

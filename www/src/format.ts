@@ -49,7 +49,8 @@ export function formatValue(value: unknown, type: string): string {
     return `\\x${Array.from(value, byte => byte.toString(16).padStart(2, '0')).join('')}`
   }
   if (value instanceof Float32Array) return `[${Array.from(value, short).join(', ')}]`
-  if (typeof value === 'object') return JSON.stringify(value, (_, part) => (typeof part === 'bigint' ? `${part}` : part))
+  if (typeof value === 'object')
+    return JSON.stringify(value, (_, part) => (typeof part === 'bigint' ? `${part}` : part))
   return String(value)
 }
 

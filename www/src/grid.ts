@@ -91,7 +91,11 @@ function rowElement(at: number, columns: readonly ColumnInfo[], row: Row): HTMLE
       continue
     }
     const text = formatValue(value, type)
-    const cell = el('td', isNumeric(type) ? { class: 'number' } : {}, text.length > 400 ? `${text.slice(0, 400)}…` : text)
+    const cell = el(
+      'td',
+      isNumeric(type) ? { class: 'number' } : {},
+      text.length > 400 ? `${text.slice(0, 400)}…` : text,
+    )
     if (text.length > 24) cell.title = text.slice(0, 4000)
     tr.append(cell)
   }

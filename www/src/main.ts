@@ -188,7 +188,11 @@ async function runOne(on: Database, statement: Statement, signal: AbortSignal): 
 function showOutcomes(outcomes: Outcome[]): void {
   const buttons = outcomes.map((outcome, at) => {
     const label = /^\w+(\s+\w+)?/.exec(outcome.statement.sql)?.[0]?.toUpperCase() ?? 'STATEMENT'
-    const tab = el('button', { class: 'tab', type: 'button', role: 'tab', 'aria-controls': 'grid' }, `${at + 1} ${label}`)
+    const tab = el(
+      'button',
+      { class: 'tab', type: 'button', role: 'tab', 'aria-controls': 'grid' },
+      `${at + 1} ${label}`,
+    )
     tab.addEventListener('click', () => show(at))
     tab.addEventListener('keydown', event => {
       const step = event.key === 'ArrowRight' ? 1 : event.key === 'ArrowLeft' ? -1 : 0
@@ -207,7 +211,9 @@ function showOutcomes(outcomes: Outcome[]): void {
     const outcome = outcomes[at]
     if (!outcome) return
     if (outcome.rows) {
-      const more = outcome.cut ? `the first ${formatRows(outcome.rows.length)}; there are more` : formatRows(outcome.rows.length)
+      const more = outcome.cut
+        ? `the first ${formatRows(outcome.rows.length)}; there are more`
+        : formatRows(outcome.rows.length)
       head.textContent = `${more} · ${formatMs(outcome.ms)}`
       showGrid(grid, outcome.columns, outcome.rows)
     } else {
