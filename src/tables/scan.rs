@@ -31,7 +31,7 @@ use super::store::TableStore;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Instant};
 use crate::schema::{CachedTableData, TableType};
-use crate::types::{KalamDataType, coerce_array};
+use crate::types::{ColumnBuilder, KalamDataType, coerce_array};
 
 /// Name of the hidden column with a row's position; only the engine's own statements name it.
 pub const POSITION_COLUMN: &str = "_position";
@@ -52,6 +52,8 @@ pub struct Request {
     pub snapshot: Seq,
     /// Set when its caller has given up.
     pub cancelled: Arc<AtomicBool>,
+    /// When the request gives up by itself.
+    pub deadline: Option<Instant>,
 }
 
 impl Request {
@@ -59,6 +61,10 @@ impl Request {
     pub fn check(&self) -> Result<()> {
         if self.cancelled.load(Ordering::Relaxed) {
             return Err(KalamError::new(ErrorCode::Cancelled, "the statement was cancelled by its caller"));
+        }
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(KalamError::new(ErrorCode::Timeout, "the statement ran into its time limit")
+                .with_hint("Raise `timeoutMs`, or let the statement do less."));
         }
         Ok(())
     }
@@ -99,12 +105,15 @@ pub fn table_columns(table: &CachedTableData) -> Result<Vec<ScanColumn>> {
         .definition()
         .columns_in_order()
         .map(|c| {
-            Ok(ScanColumn::Table {
-                id: c.column_id,
-                data_type: c.data_type,
-                name: c.name.clone(),
-                initial: c.initial_array()?,
-            })
+            let value = c.initial_value()?;
+            let initial = if value.is_null() {
+                None
+            } else {
+                let mut builder = ColumnBuilder::new(&c.data_type, &c.name, 1);
+                builder.append(&value)?;
+                Some(builder.finish())
+            };
+            Ok(ScanColumn::Table { id: c.column_id, data_type: c.data_type, name: c.name.clone(), initial })
         })
         .collect()
 }
