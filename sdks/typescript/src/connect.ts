@@ -130,7 +130,7 @@ function chooseSpawn(worker: unknown): Spawn {
   // Deno and Bun have workers too, but no IndexedDB: there the engine runs in the caller's thread by default.
   const browser = typeof Worker !== 'undefined' && globalThis.indexedDB !== undefined
   if (worker === false || (worker === undefined && !browser)) {
-    return async (receiver: Receiver) => (await import('./engine/inline.js')).spawnInline(receiver)
+    return async (receiver: Receiver) => (await import('./engine/inline.js')).startInline(receiver)
   }
   if (typeof worker === 'function') return receiver => overWorker(worker() as Worker, receiver)
   if (worker !== true && worker !== undefined)
