@@ -1,0 +1,241 @@
+// The SDK on the real engine, inline in Node with memory storage. Needs pkg/ (make build); without it every test fails.
+
+import assert from 'node:assert/strict'
+import { after, before, describe, it } from 'node:test'
+import { parquetWriteBuffer } from 'hyparquet-writer'
+import { connect, type Database, type ImportProgress, KalamError } from '../src/index.js'
+
+const code =
+  (expected: string, more: Partial<KalamError> = {}) =>
+  (error: unknown) => {
+    assert.ok(error instanceof KalamError, String(error))
+    assert.equal(error.code, expected, error.message)
+    for (const [key, value] of Object.entries(more)) assert.deepEqual(error[key as keyof KalamError], value, key)
+    return true
+  }
+
+const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text)
+
+describe('the real engine', () => {
+  let db: Database
+  before(async () => {
+    db = await connect({ name: 'test', storage: 'memory' })
+  })
+  after(() => db.close())
+
+  it('creates, inserts, queries and reports', async () => {
+    await db.exec('CREATE TABLE people (id BIGINT PRIMARY KEY, name TEXT NOT NULL, age INT)')
+    const receipt = await db.exec("INSERT INTO people VALUES (1, 'Ann', 31), (2, 'Ben', NULL)")
+    assert.equal(receipt.rowsAffected, 2)
+    assert.equal(typeof receipt.seq, 'bigint')
+    const rows = await db.query('SELECT * FROM people ORDER BY id')
+    assert.deepEqual(
+      [...rows],
+      [
+        { id: 1n, name: 'Ann', age: 31 },
+        { id: 2n, name: 'Ben', age: null },
+      ],
+    )
+    assert.deepEqual(
+      rows.columns.map(c => [c.name, c.type, c.nullable]),
+      [
+        ['id', 'BIGINT', false],
+        ['name', 'TEXT', false],
+        ['age', 'INT', true],
+      ],
+    )
+    assert.equal(await db.queryOne('SELECT * FROM people WHERE id = 99'), undefined)
+    assert.equal((await db.query('SELECT * FROM people WHERE id = 99')).columns.length, 3)
+    const next = await db.exec('UPDATE people SET age = 32 WHERE id = 1; DELETE FROM people WHERE id = 2')
+    assert.equal(next.rowsAffected, 2)
+    assert.ok(next.seq > receipt.seq)
+    const status = await db.status()
+    assert.equal(status.storage, 'memory')
+    assert.equal(status.role, 'single')
+    assert.ok(status.memory.wasm > 0)
+    assert.match(status.version, /^\d+\.\d+\.\d+/)
+  })
+
+  const TYPES = `b BOOLEAN, s SMALLINT, i INT, l BIGINT, d DOUBLE, f FLOAT, dec DECIMAL(12,2), t TEXT, ts TIMESTAMP,
+    dt DATETIME, day DATE, clock TIME, j JSON, bin BYTES, e EMBEDDING(3), u UUID`
+  const FULL = {
+    b: true,
+    s: -32_768,
+    i: 2_147_483_647,
+    l: -(2n ** 63n),
+    d: Math.E,
+    f: 0.25,
+    dec: '-1234567890.12',
+    t: 'naïve 日本 🦀',
+    ts: new Date('1969-07-20T20:17:40.123Z'),
+    dt: new Date('2024-02-29T23:59:59.999Z'),
+    day: new Date('2000-02-29'),
+    clock: '12:34:56.789012',
+    j: { a: [1, 'ü', null], b: { c: true } },
+    bin: new Uint8Array([0, 1, 254, 255]),
+    e: new Float32Array([0.5, -1, 2]),
+    u: '550e8400-e29b-41d4-a716-446655440000',
+  }
+  const EMPTY = Object.fromEntries(Object.keys(FULL).map(key => [key, null]))
+
+  it('takes objects of every type and gives them back', async () => {
+    await db.exec(`CREATE TABLE everything (id INT PRIMARY KEY, ${TYPES})`)
+    const rows = [
+      { id: 1, ...FULL },
+      { id: 2, ...EMPTY },
+      { id: 3, ...FULL, t: '' },
+    ]
+    assert.equal((await db.insert('everything', rows)).rowsAffected, 3)
+    assert.deepEqual([...(await db.query('SELECT * FROM everything ORDER BY id'))], rows)
+    assert.deepEqual([...(await db.query('SELECT * FROM everything WHERE id > 3'))], [])
+  })
+
+  it('takes every type as a parameter', async () => {
+    await db.exec(`CREATE TABLE parameters (id INT PRIMARY KEY, ${TYPES})`)
+    const keys = Object.keys(FULL)
+    const sql = `INSERT INTO parameters (id, ${keys.join(', ')}) VALUES ($1, ${keys.map((_, i) => `$${i + 2}`).join(', ')})`
+    await db.exec(sql, [1, ...Object.values(FULL)])
+    await db.exec(sql, [2, ...Object.values(EMPTY)])
+    assert.deepEqual(
+      [...(await db.query('SELECT * FROM parameters ORDER BY id'))],
+      [
+        { id: 1, ...FULL },
+        { id: 2, ...EMPTY },
+      ],
+    )
+    const nasty = "x'; DROP TABLE parameters; --"
+    assert.deepEqual([...(await db.sql`SELECT id FROM parameters WHERE t = ${nasty}`)], [])
+    assert.deepEqual([...(await db.sql`SELECT id FROM parameters WHERE id = ${1} AND t = ${FULL.t}`)], [{ id: 1 }])
+  })
+
+  it('gives typed errors with their place, and leaves nothing behind', async () => {
+    await db.exec('CREATE TABLE strict (id INT PRIMARY KEY, n INT NOT NULL)')
+    await assert.rejects(db.query('SELECT *\nFORM strict'), (error: KalamError) => {
+      code('SYNTAX_ERROR', { sqlstate: '42601' })(error)
+      assert.equal(error.position?.line, 2)
+      return true
+    })
+    await assert.rejects(db.query('SELECT * FROM nowhere'), code('TABLE_NOT_FOUND', { sqlstate: '42P01' }))
+    await assert.rejects(db.query('SELECT nothing FROM strict'), code('COLUMN_NOT_FOUND', { sqlstate: '42703' }))
+    await assert.rejects(db.insert('nowhere', [{ id: 1 }]), code('TABLE_NOT_FOUND'))
+    await assert.rejects(db.insert('strict', [{ id: 1, m: 1 }]), code('COLUMN_NOT_FOUND'))
+    await assert.rejects(
+      db.insert('strict', [
+        { id: 1, n: 1 },
+        { id: 1, n: 2 },
+      ]),
+      code('UNIQUE_VIOLATION'),
+    )
+    await assert.rejects(db.insert('strict', [{ id: 1, n: 1 }, { id: 2 }]), code('NOT_NULL_VIOLATION'))
+    await assert.rejects(db.query('SELECT * FROM strict WHERE id = $1', []), code('PARAMETER_COUNT'))
+    assert.deepEqual([...(await db.query('SELECT * FROM strict'))], [])
+  })
+
+  it('inserts many rows as one statement', async () => {
+    await db.exec('CREATE TABLE many (id BIGINT PRIMARY KEY, name TEXT, score DOUBLE)')
+    const rows = Array.from({ length: 70_000 }, (_, i) => ({ id: BigInt(i), name: `n${i}`, score: i / 4 }))
+    assert.equal((await db.insert('many', rows)).rowsAffected, 70_000)
+    await assert.rejects(db.insert('many', [{ id: 70_000n }, { id: 5n }]), code('UNIQUE_VIOLATION'))
+    assert.equal((await db.queryOne('SELECT count(*) AS n FROM many'))?.n, 70_000n)
+    const all = await db.query('SELECT * FROM many ORDER BY id')
+    assert.equal(all.length, 70_000)
+    assert.deepEqual(all[69_999], rows[69_999])
+  })
+
+  it('fills defaults for columns that no row names', async () => {
+    await db.exec("CREATE TABLE defaults (id INT PRIMARY KEY, kind TEXT DEFAULT 'plain', n INT)")
+    await db.insert('defaults', [{ id: 1 }, { id: 2, n: 5 }])
+    await db.insert('defaults', [{ id: 3, kind: 'own' }, { id: 4 }])
+    assert.deepEqual(
+      [...(await db.query('SELECT * FROM defaults ORDER BY id'))],
+      [
+        { id: 1, kind: 'plain', n: null },
+        { id: 2, kind: 'plain', n: 5 },
+        { id: 3, kind: 'own', n: null },
+        { id: 4, kind: null, n: null },
+      ],
+    )
+  })
+
+  it('speaks Arrow both ways', async () => {
+    await db.exec(
+      'CREATE TABLE source (id INT PRIMARY KEY, name TEXT); CREATE TABLE target (id INT PRIMARY KEY, name TEXT)',
+    )
+    await db.insert('source', [
+      { id: 1, name: 'a' },
+      { id: 2, name: null },
+    ])
+    const ipc = await db.arrow('SELECT * FROM source ORDER BY id')
+    assert.deepEqual([...ipc.subarray(0, 4)], [255, 255, 255, 255])
+    const padded = new Uint8Array(ipc.length + 3)
+    padded.set(ipc, 3)
+    assert.equal((await db.insert('target', padded.subarray(3))).rowsAffected, 2)
+    assert.deepEqual(
+      [...(await db.query('SELECT * FROM target ORDER BY id'))],
+      [
+        { id: 1, name: 'a' },
+        { id: 2, name: null },
+      ],
+    )
+    assert.equal((await db.import('imported_arrow', ipc, { create: true })).rowsAffected, 2)
+  })
+
+  it('imports CSV, JSON lines, JSON and Parquet', async () => {
+    const expected = [
+      { id: 1, name: 'Ann' },
+      { id: 2, name: 'Bén, "the" 🦀' },
+    ]
+    const parquet = parquetWriteBuffer({
+      columnData: [
+        { name: 'id', data: new Int32Array([1, 2]), type: 'INT32' },
+        { name: 'name', data: expected.map(r => r.name), type: 'STRING' },
+      ],
+    })
+    const files: Record<string, File> = {
+      csv: new File([utf8('id,name\n1,Ann\n2,"Bén, ""the"" 🦀"\n') as never], 'people.csv'),
+      ndjson: new File([utf8(expected.map(r => JSON.stringify(r)).join('\n')) as never], 'people.ndjson'),
+      json: new File([utf8(JSON.stringify(expected)) as never], 'people.json'),
+      parquet: new File([parquet], 'people.parquet'),
+    }
+    for (const [format, file] of Object.entries(files)) {
+      await db.exec(`CREATE TABLE from_${format} (id INT PRIMARY KEY, name TEXT)`)
+      const seen: ImportProgress[] = []
+      const result = await db.import(`from_${format}`, file, { onProgress: p => seen.push(p) })
+      assert.equal(result.rowsAffected, 2, format)
+      assert.deepEqual([...(await db.query(`SELECT * FROM from_${format} ORDER BY id`))], expected, format)
+      assert.equal(seen.at(-1)?.phase, 'done')
+      assert.equal(seen.at(-1)?.rows, 2)
+      assert.equal(seen.at(-1)?.bytes, file.size)
+      assert.equal((await db.import(`made_from_${format}`, file, { create: true })).rowsAffected, 2, format)
+      assert.equal((await db.queryOne(`SELECT count(*) AS n FROM made_from_${format}`))?.n, 2n)
+    }
+  })
+
+  it('leaves nothing of an import that fails', async () => {
+    await db.exec('CREATE TABLE checked (id INT PRIMARY KEY, n INT)')
+    const failures: [Uint8Array, 'csv' | 'parquet' | 'json', RegExp][] = [
+      [utf8('id,n\n1,1\n2,two\n'), 'csv', /line 3/],
+      [utf8('PAR1 and then nothing'), 'parquet', /./],
+      [utf8('[{"id": 1, "n": 1}, {"id": '), 'json', /./],
+    ]
+    for (const [bytes, format, message] of failures) {
+      await assert.rejects(db.import('checked', bytes, { format }), (error: KalamError) => {
+        assert.ok(error instanceof KalamError)
+        assert.match(error.message, message)
+        return true
+      })
+    }
+    await assert.rejects(db.import('missing', utf8('id\n1\n'), { format: 'csv' }), code('TABLE_NOT_FOUND'))
+    assert.deepEqual([...(await db.query('SELECT * FROM checked'))], [])
+  })
+
+  it('keeps memory databases apart, even of one name', async () => {
+    const other = await connect({ name: 'test', storage: 'memory', int64: 'number' })
+    await assert.rejects(other.query('SELECT * FROM people'), code('TABLE_NOT_FOUND'))
+    assert.equal((await other.queryOne('SELECT CAST(5 AS BIGINT) AS n'))?.n, 5)
+    await assert.rejects(other.query('SELECT 9007199254740993 AS n'), code('NUMERIC_VALUE_OUT_OF_RANGE'))
+    await other.close()
+    await assert.rejects(other.query('SELECT 1'), code('CONNECTION_CLOSED'))
+    assert.equal((await db.query('SELECT 1 AS one')).length, 1)
+  })
+})
