@@ -16,6 +16,7 @@ step() { # name, command...
   section "$name"
   "$@" 2>&1 | tee "$log" || status=$?
   if [ "$status" -ne 0 ]; then
+    [ "$1" != in_dir ] || set -- cd "$2" "&&" "${@:3}"
     printf '\n=== FAILED: %s (exit %s). To run it alone: %s\n' "$name" "$status" "$*"
     node scripts/count-tests.mjs --at-least-one-failed "$logs"/*.log
     exit 1
