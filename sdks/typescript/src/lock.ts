@@ -27,13 +27,13 @@ export interface HeldLock {
  * Takes the lock of a database or throws `DATABASE_LOCKED` after a short grace.
  *
  * @param name name of the database
- * @param locks the lock manager, `navigator.locks` by default
  * @param graceMs how long to wait, in milliseconds
+ * @param locks the lock manager, `navigator.locks` by default
  */
 export async function lockDatabase(
   name: string,
-  locks: Locks | undefined = globalThis.navigator?.locks as Locks | undefined,
   graceMs: number = GRACE_MS,
+  locks: Locks | undefined = globalThis.navigator?.locks as Locks | undefined,
 ): Promise<HeldLock> {
   if (locks === undefined) {
     throw new KalamError({

@@ -44,10 +44,10 @@ class TestLocks implements Locks {
 describe('the database lock', () => {
   it('is exclusive per name, and free after its release', async () => {
     const locks = new TestLocks()
-    const held = await lockDatabase('shop', locks, 5)
+    const held = await lockDatabase('shop', 5, locks)
     assert.deepEqual(locks.names, ['kalamdb:shop'])
-    const other = await lockDatabase('other', locks, 5)
-    await assert.rejects(lockDatabase('shop', locks, 5), (error: unknown) => {
+    const other = await lockDatabase('other', 5, locks)
+    await assert.rejects(lockDatabase('shop', 5, locks), (error: unknown) => {
       assert.ok(error instanceof KalamError)
       assert.equal(error.code, 'DATABASE_LOCKED')
       assert.equal(error.sqlstate, '55006')
@@ -56,23 +56,23 @@ describe('the database lock', () => {
       return true
     })
     await held.release()
-    await (await lockDatabase('shop', locks, 5)).release()
+    await (await lockDatabase('shop', 5, locks)).release()
     await other.release()
   })
 
   it('waits for a holder that lets go within the grace', async () => {
     const locks = new TestLocks()
-    const held = await lockDatabase('shop', locks, 5)
-    const waiting = lockDatabase('shop', locks, 60_000)
+    const held = await lockDatabase('shop', 5, locks)
+    const waiting = lockDatabase('shop', 60_000, locks)
     await held.release()
     await (await waiting).release()
   })
 
   it('keeps the lock past the grace', async () => {
     const locks = new TestLocks()
-    const held = await lockDatabase('shop', locks, 1)
+    const held = await lockDatabase('shop', 1, locks)
     await new Promise(resolve => setTimeout(resolve, 20))
-    await assert.rejects(lockDatabase('shop', locks, 1), { code: 'DATABASE_LOCKED' })
+    await assert.rejects(lockDatabase('shop', 1, locks), { code: 'DATABASE_LOCKED' })
     await held.release()
   })
 

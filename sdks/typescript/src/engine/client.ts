@@ -12,6 +12,12 @@ import type { Op, Ops, Progress } from './protocol.js'
 import type { EngineConfig } from './surface.js'
 import type { Spawn } from './transport.js'
 
+/**
+ * How long a fresh engine waits for the lock of the one that it replaces, in milliseconds. Chromium lets a terminated
+ * worker that is busy run on for two seconds.
+ */
+const REPLACE_GRACE_MS = 10_000
+
 /** What a client is made of. */
 export interface ClientConfig {
   spawn: Spawn
@@ -30,6 +36,8 @@ export class EngineClient {
   private closing: Promise<void> | undefined
   private readonly inFlight = new Set<Promise<unknown>>()
   private wasm: ResolvedWasm | undefined
+  /** It has had the database open, so the lock that is in the way is most likely that of its own last engine. */
+  private opened = false
 
   constructor(private readonly settings: ClientConfig) {
     this.wasm = settings.wasm
@@ -121,8 +129,11 @@ export class EngineClient {
     const { spawn, config, graceMs } = this.settings
     const link: Link = await Link.start(spawn, reason => this.lost(reason), graceMs)
     try {
-      const { module } = await link.call('open', { config, wasm: this.wasm }, { onProgress, readOnly: true })
+      const lockGraceMs = this.opened ? { lockGraceMs: REPLACE_GRACE_MS } : {}
+      const args = { config, wasm: this.wasm, ...lockGraceMs }
+      const { module } = await link.call('open', args, { onProgress, readOnly: true })
       this.wasm = module
+      this.opened = true
       onProgress?.({ phase: 'ready', bytes: 0 })
       return link
     } catch (error) {

@@ -16,7 +16,8 @@ import type { Engine, Surface } from './surface.js'
 export interface HostEnvironment {
   compile(wasm: ResolvedWasm | undefined, onProgress?: (p: ConnectProgress) => void): Promise<WebAssembly.Module>
   instantiate(module: WebAssembly.Module, onTrap: (error: Error) => void): Promise<Surface>
-  lock(name: string): Promise<HeldLock>
+  /** Takes the database's lock; `graceMs` overrides how long to wait for its holder. */
+  lock(name: string, graceMs?: number): Promise<HeldLock>
 }
 
 /** Sends a message; buffers in `transfer` change hands where there is another thread. */
@@ -100,9 +101,9 @@ export class EngineHost {
     return [await this.environment.instantiate(module, error => this.onTrap(error)), module]
   }
 
-  protected async open({ config, wasm }: Ops['open']['args'], id: number): Promise<Ops['open']['result']> {
+  protected async open({ config, wasm, lockGraceMs }: Ops['open']['args'], id: number): Promise<Ops['open']['result']> {
     // The lock first: a second tab should not download the engine only to be turned away.
-    const lock = config.storage === 'memory' ? undefined : await this.environment.lock(config.name)
+    const lock = config.storage === 'memory' ? undefined : await this.environment.lock(config.name, lockGraceMs)
     this.lock = lock
     try {
       const [surface, module] = await this.surface(wasm, id)

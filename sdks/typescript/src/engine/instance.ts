@@ -8,7 +8,7 @@ import type { HostEnvironment } from './host.js'
 /** What a host needs from its surroundings, for real. */
 export const realEnvironment: HostEnvironment = {
   compile: compileEngine,
-  lock: name => lockDatabase(name),
+  lock: (name, graceMs) => lockDatabase(name, graceMs),
   async instantiate(module, onTrap) {
     const glue = createGlue(exports => guardExports(exports, onTrap))
     await glue.init({ module_or_path: module })

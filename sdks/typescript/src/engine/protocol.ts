@@ -19,7 +19,7 @@ export type HostSource =
 /** The requests: what each takes and what it answers. */
 export interface Ops {
   open: {
-    args: { config: EngineConfig; wasm: ResolvedWasm | undefined }
+    args: { config: EngineConfig; wasm: ResolvedWasm | undefined; lockGraceMs?: number }
     /** The compiled module, so that the next worker needs no download. */
     result: { module: WebAssembly.Module }
   }
