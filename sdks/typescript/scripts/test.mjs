@@ -29,6 +29,6 @@ if (status === 0) {
   const tests = readdirSync(join(out, 'test'))
     .filter(name => name.endsWith('.test.js') && !(withoutEngine && name.startsWith('engine')))
     .filter(name => only.length === 0 || only.some(part => name.startsWith(part)))
-  status = run('--test', ...tests.map(name => join(out, 'test', name)))
+  status = run('--test', '--test-force-exit', ...tests.map(name => join(out, 'test', name)))
 }
 process.exit(status)

@@ -281,6 +281,7 @@ for (const kind of ['remote', 'inline'] as const) {
       })
       assert.equal(world.engines.length, 1, 'it answered the cancellation, so it is not replaced')
       assert.equal((await db.query('q')).length, 1)
+      await db.close()
     })
 
     it('replaces a trapped engine once and tells reads from changes', async () => {
