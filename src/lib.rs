@@ -5,8 +5,12 @@
 //! `context` and `wasm`; a lower room never imports an upper one (`tests/layers.rs`). ARCHITECTURE.md shows the
 //! house.
 
+pub mod context;
 pub mod error;
+pub mod ingest;
 pub mod platform;
 pub mod schema;
+pub mod sql;
 pub mod storage;
+pub mod tables;
 pub mod types;

@@ -245,7 +245,7 @@ impl ContextProvider for PlanContext<'_> {
     }
 
     fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> DfResult<Arc<dyn TableSource>> {
-        datafusion_session::table_function(self.state, name, args)
+        datafusion_session::table_function(self.state, name, &args)
     }
 
     fn create_cte_work_table(&self, name: &str, schema: SchemaRef) -> DfResult<Arc<dyn TableSource>> {

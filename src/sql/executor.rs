@@ -153,6 +153,16 @@ impl SqlExecutor {
         self.state.runtime_env().memory_pool.reserved()
     }
 
+    /// What a statement that is not SQL text runs in.
+    pub(super) fn execution<'a>(
+        &'a self,
+        session: &'a Session,
+        params: &'a Params,
+        options: &'a ExecuteOptions,
+    ) -> Execution<'a> {
+        Execution { executor: self, session, params, options, state: Arc::clone(&self.state) }
+    }
+
     /// Runs every statement of a text and returns what each did.
     pub async fn execute(
         &self,
@@ -267,12 +277,6 @@ impl Execution<'_> {
                 outcome => return outcome,
             }
         }
-    }
-
-    /// Looks names up for this session.
-    pub fn with_names<T>(&self, run: impl FnOnce(Names<'_>) -> T) -> T {
-        let namespace = self.session.namespace();
-        run(Names { registry: &self.executor.registry, namespace: &namespace })
     }
 
     /// What this statement's plans read: the newest snapshot, as its user.

@@ -66,6 +66,19 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>> {
     StatementParser { parser }.statements().map_err(|e| syntax_error(&e))
 }
 
+/// Parses the name of a table as SQL writes it.
+pub fn parse_name(name: &str) -> Result<ObjectName> {
+    let dialect = GenericDialect {};
+    let parsed = Parser::new(&dialect).try_with_sql(name).and_then(|mut parser| {
+        let name = parser.parse_object_name(false)?;
+        let next = parser.peek_token();
+        if next.token == Token::EOF { Ok(name) } else { parser.expected("end of name", next) }
+    });
+    parsed.map_err(|e| {
+        KalamError::new(ErrorCode::InvalidName, format!("'{name}' is not the name of a table: {}", syntax_error(&e).message()))
+    })
+}
+
 struct StatementParser<'a> {
     parser: Parser<'a>,
 }

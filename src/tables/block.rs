@@ -13,8 +13,6 @@
 //! decoding checks every length against what is there before it is used, so damaged bytes give an error, never a
 //! panic or a wrong row.
 
-use std::sync::Arc;
-
 use arrow::array::{Array, ArrayData, ArrayRef, make_array};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
 use arrow::datatypes::DataType;

@@ -34,7 +34,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, Int64Array};
+use arrow::array::Int64Array;
 use bytes::Bytes;
 
 use super::seq::{Seq, SeqSpan};
@@ -199,7 +199,7 @@ impl LogRecord {
             commit,
             request,
             schema_version,
-            rows: (rows > 0).then_some(RowBlock { column_ids, rows, row_ids, block }),
+            rows: (rows > 0).then_some(RowBlock { columns: columns.into(), rows, row_ids, block }),
             deletions: keys,
         })
     }

@@ -34,7 +34,7 @@ use crate::schema::{CachedTableData, TableType};
 use crate::types::{ColumnBuilder, KalamDataType, coerce_array};
 
 /// Name of the hidden column with a row's position; only the engine's own statements name it.
-pub const POSITION_COLUMN: &str = "_position";
+pub const POSITION_COLUMN: &str = "_kalam_position";
 /// Name of the system column with a row's `_seq`.
 pub const SEQ_COLUMN: &str = "_seq";
 /// Name of the system column that identifies the rows of a table without a primary key.
@@ -238,7 +238,7 @@ impl ExecutionPlan for TableScanExec {
             .session_config()
             .get_extension::<Request>()
             .ok_or_else(|| external(KalamError::internal("a plan was run without a request")))?;
-        let schema = Arc::clone(self.properties.schema());
+        let schema = self.schema();
         let metrics = BaselineMetrics::new(&self.metrics, 0);
         let scan = self.clone();
         let open = async move { scan.open(request, metrics).await.map_err(external) };
@@ -328,7 +328,7 @@ impl TableScanExec {
     fn batch(&self, chunk: &Chunk) -> Result<RecordBatch> {
         let columns = self.columns.iter().map(|c| self.column(c, chunk)).collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(chunk.len()));
-        RecordBatch::try_new_with_options(Arc::clone(self.properties.schema()), columns, &options)
+        RecordBatch::try_new_with_options(self.schema(), columns, &options)
             .map_err(KalamError::internal)
     }
 }

@@ -1,0 +1,241 @@
+//! The application context: everything one open database consists of, built once.
+//!
+//! Invariant: an [`AppContext`] is the only owner of the node's id, the registry, the store and the executor, and the
+//! only place that creates a [`NodeId`]; whatever records one has it from here. A database that was written by a later
+//! format is refused before anything else is read.
+
+use std::fmt;
+use std::hash::Hasher;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::platform;
+use crate::schema::SchemaRegistry;
+use crate::sql::{Session, SqlExecutor};
+use crate::storage::record::{self, RecordKind};
+use crate::storage::{Durability, Partition, StorageBackend, WriteBatch};
+use crate::tables::{TableProviders, TableStore};
+
+/// The version of this engine.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The on-disk format that this engine writes, and the greatest that it opens; see ARCHITECTURE.md.
+pub const FORMAT: u32 = 1;
+
+/// Key of the record that says what a database is.
+const DATABASE_KEY: &[u8] = b"database";
+
+/// The user of a session that names none.
+pub const DEFAULT_USER: &str = "default";
+
+/// The name of a node, recorded wherever it matters which engine did something: letters, digits and `-`, at most 64.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NodeId(Arc<str>);
+
+impl NodeId {
+    fn new(text: &str) -> Result<Self> {
+        let valid = (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if !valid {
+            return Err(KalamError::new(
+                ErrorCode::InvalidOption,
+                format!("nodeId is '{text}', expected 1 to 64 letters, digits and '-'"),
+            ));
+        }
+        Ok(Self(Arc::from(text)))
+    }
+
+    fn generate() -> Self {
+        let id = Uuid::new_v4().simple().to_string();
+        Self(Arc::from(format!("node-{}", &id[..12])))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Ten bits of it, for `_seq`.
+    fn worker(&self) -> u16 {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.write(self.0.as_bytes());
+        (hasher.finalize() & 0x3FF) as u16
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What an application chooses when it opens a database.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The node's id; generated once and kept if none is given.
+    pub node_id: Option<String>,
+    /// The user of USER tables.
+    pub user: String,
+    /// Bytes that running queries may use together.
+    pub memory_limit: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { node_id: None, user: DEFAULT_USER.to_owned(), memory_limit: 512 << 20 }
+    }
+}
+
+/// What the record of a database holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct DatabaseRecord {
+    /// The on-disk format.
+    format: u32,
+    /// The node's id.
+    node_id: String,
+    /// When the database was made, in milliseconds since the epoch.
+    created_at_ms: u64,
+    /// The engine that made it.
+    created_by: String,
+}
+
+/// One open database; see the module's comment.
+#[derive(Debug)]
+pub struct AppContext {
+    node_id: NodeId,
+    backend: Arc<dyn StorageBackend>,
+    registry: Arc<SchemaRegistry>,
+    store: Arc<TableStore>,
+    executor: Arc<SqlExecutor>,
+    session: Arc<Session>,
+}
+
+impl AppContext {
+    /// Opens the database that a backend holds, and makes it if there is none.
+    pub async fn open(backend: Arc<dyn StorageBackend>, config: Config) -> Result<Arc<Self>> {
+        let given = config.node_id.as_deref().map(NodeId::new).transpose()?;
+        let stored = read_database(backend.as_ref()).await?;
+        let kept = stored.as_ref().map(|record| NodeId::new(&record.node_id)).transpose()?;
+        let node_id = given.or(kept).unwrap_or_else(NodeId::generate);
+        if stored.as_ref().is_none_or(|record| record.node_id != node_id.as_str()) {
+            write_database(backend.as_ref(), stored, &node_id).await?;
+        }
+        let store = TableStore::open(Arc::clone(&backend), node_id.worker()).await?;
+        let registry = Arc::new(SchemaRegistry::new(Arc::clone(&backend)));
+        registry.set_provider_factory(Arc::new(TableProviders::new(Arc::clone(&store))));
+        registry.ensure_defaults().await?;
+        let executor = Arc::new(SqlExecutor::new(Arc::clone(&registry), Arc::clone(&store), config.memory_limit)?);
+        Ok(Arc::new(Self { node_id, backend, registry, store, executor, session: Arc::new(Session::new(config.user)) }))
+    }
+
+    /// The node's id.
+    pub fn node_id(&self) -> &NodeId {
+        &self.node_id
+    }
+
+    /// What the database is stored on.
+    pub fn backend(&self) -> &Arc<dyn StorageBackend> {
+        &self.backend
+    }
+
+    /// The one door for schemas.
+    pub fn registry(&self) -> &Arc<SchemaRegistry> {
+        &self.registry
+    }
+
+    /// The rows of all tables.
+    pub fn store(&self) -> &Arc<TableStore> {
+        &self.store
+    }
+
+    /// Runs statements.
+    pub fn executor(&self) -> &Arc<SqlExecutor> {
+        &self.executor
+    }
+
+    /// The session of whoever opened the database.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// Waits for what is under way and closes the backend.
+    pub async fn close(&self) -> Result<()> {
+        self.store.close().await?;
+        self.backend.close().await
+    }
+}
+
+async fn read_database(backend: &dyn StorageBackend) -> Result<Option<DatabaseRecord>> {
+    let Some(value) = backend.get(Partition::Meta, DATABASE_KEY).await? else { return Ok(None) };
+    let payload = record::open(RecordKind::Entity, DATABASE_KEY, &value)?;
+    let stored: DatabaseRecord = serde_json::from_slice(&payload).map_err(|e| {
+        KalamError::new(ErrorCode::DataCorrupted, format!("the record of the database does not decode: {e}"))
+    })?;
+    if stored.format > FORMAT {
+        return Err(KalamError::new(
+            ErrorCode::UnsupportedFormat,
+            format!("the database has format {}, this version reads up to {FORMAT}", stored.format),
+        )
+        .with_hint("It was written by a later version of KalamDB. Update the package."));
+    }
+    Ok(Some(stored))
+}
+
+async fn write_database(backend: &dyn StorageBackend, old: Option<DatabaseRecord>, node_id: &NodeId) -> Result<()> {
+    let stored = DatabaseRecord {
+        format: FORMAT,
+        node_id: node_id.as_str().to_owned(),
+        created_at_ms: old.as_ref().map_or_else(platform::now_ms, |o| o.created_at_ms),
+        created_by: old.map_or_else(|| VERSION.to_owned(), |o| o.created_by),
+    };
+    let json = serde_json::to_vec(&stored).map_err(KalamError::internal)?;
+    let mut batch = WriteBatch::new();
+    batch.put(Partition::Meta, DATABASE_KEY, record::seal(RecordKind::Entity, DATABASE_KEY, &json));
+    backend.commit(batch, Durability::Strict).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryBackend;
+    use futures::executor::block_on;
+
+    #[test]
+    fn the_node_id_is_generated_once_and_kept() -> Result<()> {
+        block_on(async {
+            let backend = Arc::new(MemoryBackend::new());
+            let first = AppContext::open(Arc::clone(&backend) as _, Config::default()).await?;
+            let id = first.node_id().clone();
+            first.close().await?;
+            let again = AppContext::open(Arc::new(backend.reopen()), Config::default()).await?;
+            assert_eq!(again.node_id(), &id);
+            let given = Config { node_id: Some("laptop-1".into()), ..Config::default() };
+            let named = AppContext::open(Arc::new(backend.reopen()), given).await?;
+            assert_eq!(named.node_id().as_str(), "laptop-1");
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn a_bad_node_id_and_a_later_format_are_refused() -> Result<()> {
+        block_on(async {
+            for bad in ["", "a b", "ü", &"x".repeat(65)] {
+                let config = Config { node_id: Some((*bad).to_owned()), ..Config::default() };
+                let error = AppContext::open(Arc::new(MemoryBackend::new()), config).await.expect_err(bad);
+                assert_eq!(error.code(), ErrorCode::InvalidOption);
+            }
+            let backend = MemoryBackend::new();
+            let later = serde_json::json!({"format": FORMAT + 1, "node_id": "n", "created_at_ms": 0, "created_by": "9"});
+            let mut batch = WriteBatch::new();
+            let json = later.to_string();
+            batch.put(Partition::Meta, DATABASE_KEY, record::seal(RecordKind::Entity, DATABASE_KEY, json.as_bytes()));
+            backend.commit(batch, Durability::Strict).await?;
+            let error = AppContext::open(Arc::new(backend), Config::default()).await.expect_err("later format");
+            assert_eq!(error.code(), ErrorCode::UnsupportedFormat);
+            Ok(())
+        })
+    }
+}

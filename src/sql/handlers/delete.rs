@@ -1,0 +1,68 @@
+//! DELETE.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use datafusion::sql::sqlparser::ast::{Delete, FromTable, Ident, Query, TableWithJoins};
+
+use super::super::executor::{Execution, StatementResult};
+use super::dml::{TARGET, Target, column_item, select_from, target_name, unsupported};
+use super::update::first_of_each_row;
+use crate::error::Result;
+use crate::tables::POSITION_COLUMN;
+
+/// Runs a DELETE.
+pub async fn delete(execution: &Execution<'_>, delete: &Delete) -> Result<StatementResult> {
+    let (name, alias) = target_name(&table_of(delete)?.relation)?;
+    let target = Target::find(execution, name).await?;
+    let query = rows_query(&target, delete, &alias)?;
+    let (_, batches) =
+        execution.select(query, &target.extras(execution)?, Arc::clone(&target.request)).await?;
+    let mut seen = HashSet::new();
+    let mut positions = Vec::new();
+    let mut old_rows = Vec::new();
+    for batch in batches {
+        let batch = if delete.using.is_some() { first_of_each_row(&batch, &mut seen)? } else { batch };
+        positions.extend(batch.column(0).as_primitive::<Int64Type>().values().iter().map(|&p| p as u64));
+        if delete.returning.is_some() {
+            old_rows.push(target.batch(batch.columns()[1..].to_vec(), batch.num_rows(), 1)?);
+        }
+    }
+    let returned = target.returning(execution, delete.returning.as_ref(), &alias, old_rows).await?;
+    let mut result = target.commit(execution, Vec::new(), Vec::new(), positions).await?;
+    result.rows = returned;
+    Ok(result)
+}
+
+/// The SELECT behind a DELETE, for EXPLAIN.
+pub async fn explained(execution: &Execution<'_>, delete: &Delete) -> Result<(Query, Target)> {
+    let (name, alias) = target_name(&table_of(delete)?.relation)?;
+    let target = Target::find(execution, name).await?;
+    Ok((rows_query(&target, delete, &alias)?, target))
+}
+
+fn table_of(delete: &Delete) -> Result<&TableWithJoins> {
+    if !delete.tables.is_empty() || !delete.order_by.is_empty() || delete.limit.is_some() {
+        return unsupported("DELETE with a list of tables, ORDER BY or LIMIT");
+    }
+    let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
+    match from.as_slice() {
+        [table] if table.joins.is_empty() => Ok(table),
+        _ => unsupported("DELETE from several tables (use USING)"),
+    }
+}
+
+fn rows_query(target: &Target, delete: &Delete, alias: &Ident) -> Result<Query> {
+    let mut items = vec![column_item(alias, POSITION_COLUMN, "$position")];
+    if delete.returning.is_some() {
+        let columns = target.definition().columns_in_order().enumerate();
+        items.extend(columns.map(|(place, c)| column_item(alias, &c.name, &format!("${place}"))));
+    }
+    select_from(TARGET, alias, |select| {
+        select.projection = items;
+        select.selection.clone_from(&delete.selection);
+        select.from.extend(delete.using.iter().flatten().cloned());
+    })
+}

@@ -1,0 +1,202 @@
+//! What INSERT, UPDATE and DELETE share: the target, checks on rows, the commit, RETURNING.
+//!
+//! UPDATE and DELETE are bound here, not by DataFusion, whose providers are handed no filter when WHERE holds a
+//! subquery: the rows to change are found by a SELECT over the target with its hidden position column. Invariant:
+//! that column belongs to one relation named [`TARGET`], which no text can name, so nothing else in the statement
+//! sees it.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef};
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::datasource::MemTable;
+use datafusion::sql::sqlparser::ast::{self, Expr, Ident, ObjectName, Select, SelectItem, SetExpr, TableFactor};
+
+use super::super::catalog::{Extras, Names, fold};
+use super::super::errors::from_datafusion;
+use super::super::executor::{Execution, Rows, StatementResult, finish_rows};
+use super::super::parser::{self, Statement};
+use super::query::item_names;
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::schema::{CachedTableData, TableDefinition};
+use crate::tables::{
+    HotTable, PreparedRows, Request, ScopeKey, ScopeWrite, SharedTableProvider, TableProviderCore,
+};
+
+/// The relation that an UPDATE or DELETE changes, in the SELECT that finds its rows.
+pub const TARGET: &str = "$target";
+/// The relation that RETURNING reads.
+const RETURNING: &str = "$returning";
+
+/// The table that a statement changes, as its session sees it.
+pub struct Target {
+    /// The table.
+    pub table: Arc<CachedTableData>,
+    /// The session's part of it.
+    pub scope: ScopeKey,
+    /// That part's rows.
+    pub hot: Arc<HotTable>,
+    /// What the statement reads.
+    pub request: Arc<Request>,
+}
+
+impl Target {
+    /// Finds the table of a name and brings its rows into memory.
+    pub async fn find(execution: &Execution<'_>, name: &ObjectName) -> Result<Self> {
+        let namespace = execution.session.namespace();
+        let names = Names { registry: execution.executor.registry(), namespace: &namespace };
+        let table = names.writable(name).await?;
+        let request = execution.request();
+        let scope = request.scope(&table);
+        let hot = execution.executor.store().hot(&scope, table.definition()).await?;
+        // The snapshot comes after the rows are there: it must not be older than what a position points at.
+        let request = execution.request();
+        Ok(Self { table, scope, hot, request })
+    }
+
+    /// Its definition.
+    pub fn definition(&self) -> &TableDefinition {
+        self.table.definition()
+    }
+
+    /// The provider of [`TARGET`].
+    pub fn extras(&self, execution: &Execution<'_>) -> Result<Extras> {
+        let store = Arc::clone(execution.executor.store());
+        let core = TableProviderCore::with_system_columns(store, Arc::clone(&self.table))?;
+        Ok(Extras::from([(TARGET.to_owned(), Arc::new(SharedTableProvider::new(core)) as _)]))
+    }
+
+    /// A batch of the table's columns, checked against NOT NULL. `first_row` is the number of its first row, from 1.
+    pub fn batch(&self, columns: Vec<ArrayRef>, rows: usize, first_row: usize) -> Result<RecordBatch> {
+        checked_batch(&self.table, columns, rows, first_row)
+    }
+
+    /// Commits a change of the table.
+    pub async fn commit(
+        self,
+        execution: &Execution<'_>,
+        rows: Vec<PreparedRows>,
+        replaced: Vec<u64>,
+        deleted: Vec<u64>,
+    ) -> Result<StatementResult> {
+        // Deleted rows and new rows of one UPDATE are the same rows.
+        let inserted: usize = rows.iter().map(PreparedRows::len).sum();
+        let rows_affected = inserted.max(deleted.len()) as u64;
+        if rows_affected == 0 {
+            return Ok(StatementResult::default());
+        }
+        let registry = execution.executor.registry();
+        let current = registry.table(self.table.table_id()).await?;
+        if !current.is_some_and(|current| Arc::ptr_eq(&current, &self.table)) {
+            return Err(KalamError::new(
+                ErrorCode::Conflict,
+                format!("the definition of '{}' was changed meanwhile", self.table.table_id()),
+            ));
+        }
+        let write = ScopeWrite {
+            scope: self.scope,
+            hot: self.hot,
+            schema_version: self.table.schema_version(),
+            rows,
+            replaced,
+            deleted,
+        };
+        let receipt = execution.executor.store().submit(vec![write], execution.options.durability, None)?.await?;
+        Ok(StatementResult {
+            rows_affected,
+            seq: Some(receipt.seq),
+            durability: Some(receipt.durability),
+            rows: None,
+        })
+    }
+
+    /// The rows of a RETURNING list over `batches`, which have the table's columns.
+    pub async fn returning(
+        &self,
+        execution: &Execution<'_>,
+        items: Option<&Vec<SelectItem>>,
+        alias: &Ident,
+        batches: Vec<RecordBatch>,
+    ) -> Result<Option<Rows>> {
+        let Some(items) = items else { return Ok(None) };
+        let provider = MemTable::try_new(self.table.arrow_schema()?, vec![batches]).map_err(from_datafusion)?;
+        let extras = Extras::from([(RETURNING.to_owned(), Arc::new(provider) as _)]);
+        let query = select_from(RETURNING, alias, |select| select.projection.clone_from(items))?;
+        let (schema, batches) = execution.select(query, &extras, Arc::clone(&self.request)).await?;
+        Ok(Some(finish_rows(&schema, batches, item_names(items))?))
+    }
+}
+
+/// A batch of a table's columns, checked against NOT NULL. `first_row` is the number of its first row, from 1.
+pub fn checked_batch(
+    table: &CachedTableData,
+    columns: Vec<ArrayRef>,
+    rows: usize,
+    first_row: usize,
+) -> Result<RecordBatch> {
+    for (column, array) in table.definition().columns_in_order().zip(&columns) {
+        if !column.nullable
+            && let Some(nulls) = array.nulls()
+            && let Some(row) = (0..rows).find(|&row| nulls.is_null(row))
+        {
+            return Err(KalamError::new(
+                ErrorCode::NotNullViolation,
+                format!("column '{}' of '{}' is NOT NULL, but row {} has NULL", column.name, table.table_id(), first_row + row),
+            ));
+        }
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(table.arrow_schema()?, columns, &options).map_err(KalamError::internal)
+}
+
+/// A SELECT from one relation, completed by `change`.
+pub fn select_from(relation: &str, alias: &Ident, change: impl FnOnce(&mut Select)) -> Result<ast::Query> {
+    let template = format!("SELECT 1 FROM \"{relation}\" AS {}", Ident::with_quote('"', fold(alias)));
+    let mut statements = parser::parse(&template)?;
+    let Some(Statement::Sql(statement)) = statements.pop() else {
+        return Err(KalamError::internal("the SELECT of a statement did not parse"));
+    };
+    let ast::Statement::Query(mut query) = *statement else {
+        return Err(KalamError::internal("the SELECT of a statement is none"));
+    };
+    let SetExpr::Select(select) = query.body.as_mut() else {
+        return Err(KalamError::internal("the SELECT of a statement has no list"));
+    };
+    change(select);
+    Ok(*query)
+}
+
+/// The name of a target and what its columns are qualified with in the statement.
+pub fn target_name(factor: &TableFactor) -> Result<(&ObjectName, Ident)> {
+    match factor {
+        TableFactor::Table { name, alias, args: None, .. } => {
+            let last = name.0.last().and_then(|p| p.as_ident());
+            match (alias, last) {
+                (Some(alias), _) => Ok((name, alias.name.clone())),
+                (None, Some(last)) => Ok((name, last.clone())),
+                (None, None) => Err(not_a_table(factor)),
+            }
+        }
+        other => Err(not_a_table(other)),
+    }
+}
+
+fn not_a_table(factor: &TableFactor) -> KalamError {
+    KalamError::new(ErrorCode::InvalidStatement, format!("'{factor}' cannot be changed: it is not a table"))
+}
+
+/// `alias.column AS name`.
+pub fn column_item(alias: &Ident, column: &str, name: &str) -> SelectItem {
+    let parts = vec![Ident::with_quote('"', fold(alias)), Ident::with_quote('"', column)];
+    item(Expr::CompoundIdentifier(parts), name)
+}
+
+/// `expression AS name`.
+pub fn item(expr: Expr, name: &str) -> SelectItem {
+    SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', name) }
+}
+
+/// Refuses a clause that is not supported.
+pub fn unsupported<T>(clause: &str) -> Result<T> {
+    Err(KalamError::new(ErrorCode::FeatureNotSupported, format!("{clause} is not supported")))
+}

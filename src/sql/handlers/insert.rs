@@ -1,0 +1,266 @@
+//! INSERT.
+//!
+//! Rows of literals and parameters go straight into column builders; every other source is planned as a query and its
+//! result converted column by column. Both follow the same assignment rules (`types`).
+
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use arrow::record_batch::RecordBatch;
+use datafusion::sql::sqlparser::ast::{self, Expr, Ident, Insert, SetExpr, TableObject, UnaryOperator, Value as SqlValue};
+
+use super::super::catalog::{Extras, fold, single_ident};
+use super::super::defaults::default_column;
+use super::super::executor::{Execution, StatementResult};
+use super::super::params::Params;
+use super::super::parser::position_of;
+use super::dml::{Target, unsupported};
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::schema::TableDefinition;
+use crate::tables::prepare_rows;
+use crate::types::{ColumnBuilder, Value, coerce_array};
+
+/// Runs an INSERT.
+pub async fn insert(execution: &Execution<'_>, insert: &Insert) -> Result<StatementResult> {
+    if insert.or.is_some() || insert.ignore || insert.replace_into || insert.overwrite {
+        return unsupported("INSERT OR …, REPLACE and OVERWRITE");
+    }
+    if insert.on.is_some() {
+        return unsupported("ON CONFLICT");
+    }
+    let TableObject::TableName(name) = &insert.table else { return unsupported("INSERT INTO a function") };
+    let target = Target::find(execution, name).await?;
+    let listed = listed_columns(target.definition(), insert)?;
+    let parts = source_columns(execution, &target, insert, listed.as_deref()).await?;
+
+    let mut first_row = 1;
+    let mut batches = Vec::with_capacity(parts.len());
+    for part in parts {
+        let rows = part.rows;
+        let columns = complete(execution, target.definition(), part)?;
+        batches.push(target.batch(columns, rows, first_row)?);
+        first_row += rows;
+    }
+    let alias = match (&insert.table_alias, name.0.last().and_then(|p| p.as_ident())) {
+        (Some(alias), _) => alias.alias.clone(),
+        (None, Some(last)) => last.clone(),
+        (None, None) => Ident::new("inserted"),
+    };
+    let returned = target.returning(execution, insert.returning.as_ref(), &alias, batches.clone()).await?;
+    let mut prepared = Vec::new();
+    for batch in &batches {
+        prepared.extend(prepare_rows(target.definition(), batch, None)?);
+    }
+    let mut result = target.commit(execution, prepared, Vec::new(), Vec::new()).await?;
+    result.rows = returned;
+    Ok(result)
+}
+
+/// The columns that the statement lists, as places in the table's column order.
+fn listed_columns(definition: &TableDefinition, insert: &Insert) -> Result<Option<Vec<usize>>> {
+    if insert.columns.is_empty() {
+        return Ok(None);
+    }
+    let mut listed = Vec::with_capacity(insert.columns.len());
+    for name in &insert.columns {
+        let ident = single_ident(name, "column")?;
+        let place = column_place(definition, &ident)?;
+        if listed.contains(&place) {
+            return Err(KalamError::new(ErrorCode::DuplicateColumn, format!("column '{}' is listed twice", fold(&ident)))
+                .at(position_of(&ident)));
+        }
+        listed.push(place);
+    }
+    Ok(Some(listed))
+}
+
+/// The place of a named column in the table's column order.
+pub fn column_place(definition: &TableDefinition, ident: &Ident) -> Result<usize> {
+    let name = fold(ident);
+    definition.columns_in_order().position(|c| c.name == name).ok_or_else(|| {
+        let names: Vec<&str> = definition.columns_in_order().map(|c| c.name.as_str()).collect();
+        KalamError::new(
+            ErrorCode::ColumnNotFound,
+            format!("column '{name}' of '{}' does not exist", definition.table_id),
+        )
+        .with_hint(format!("There are: {}.", names.join(", ")))
+        .at(position_of(ident))
+    })
+}
+
+/// Columns of some rows: given, or to be filled with the default.
+struct Part {
+    columns: Vec<Option<ArrayRef>>,
+    rows: usize,
+}
+
+fn complete(execution: &Execution<'_>, definition: &TableDefinition, part: Part) -> Result<Vec<ArrayRef>> {
+    definition
+        .columns_in_order()
+        .zip(part.columns)
+        .map(|(column, given)| match given {
+            Some(array) => Ok(array),
+            None => default_column(execution, column, part.rows),
+        })
+        .collect()
+}
+
+async fn source_columns(
+    execution: &Execution<'_>,
+    target: &Target,
+    insert: &Insert,
+    listed: Option<&[usize]>,
+) -> Result<Vec<Part>> {
+    let width = target.definition().columns.len();
+    let Some(source) = &insert.source else {
+        return Ok(vec![Part { columns: vec![None; width], rows: 1 }]);
+    };
+    if let Some(rows) = plain_values(source) {
+        if let Some(part) = literal_rows(execution, target.definition(), rows, listed)? {
+            return Ok(vec![part]);
+        }
+        if rows.iter().any(|row| row.content.iter().any(is_default)) {
+            return unsupported("DEFAULT beside an expression that is not a literal or parameter");
+        }
+    }
+    let (schema, batches) =
+        execution.select(source.as_ref().clone(), &Extras::new(), Arc::clone(&target.request)).await?;
+    let places = places(target.definition(), listed, schema.fields().len(), None)?;
+    batches.into_iter().map(|batch| convert(target.definition(), &places, &batch)).collect()
+}
+
+/// Which column each value goes to. Without a list, fewer values than columns leave the last ones to their defaults.
+fn places(definition: &TableDefinition, listed: Option<&[usize]>, given: usize, row: Option<usize>) -> Result<Vec<usize>> {
+    let width = definition.columns.len();
+    let (expected, fits) = match listed {
+        Some(listed) => (listed.len(), listed.len() == given),
+        None => (width, given <= width && given > 0),
+    };
+    if !fits {
+        let whose = row.map_or("the query gives".to_owned(), |row| format!("row {row} has"));
+        return Err(KalamError::new(
+            ErrorCode::SyntaxError,
+            format!("{whose} {given} values for '{}', expected {expected}", definition.table_id),
+        ));
+    }
+    Ok(match listed {
+        Some(listed) => listed.to_vec(),
+        None => (0..given).collect(),
+    })
+}
+
+fn convert(definition: &TableDefinition, places: &[usize], batch: &RecordBatch) -> Result<Part> {
+    let all: Vec<_> = definition.columns_in_order().collect();
+    let mut columns = vec![None; all.len()];
+    for (array, &place) in batch.columns().iter().zip(places) {
+        columns[place] = Some(coerce_array(array, &all[place].data_type, &all[place].name)?);
+    }
+    Ok(Part { columns, rows: batch.num_rows() })
+}
+
+/// The rows of `VALUES (…), …` with nothing around them.
+fn plain_values(query: &ast::Query) -> Option<&Vec<ast::Parens<Vec<Expr>>>> {
+    match query.body.as_ref() {
+        SetExpr::Values(values)
+            if query.with.is_none() && query.order_by.is_none() && query.limit_clause.is_none() && query.fetch.is_none() =>
+        {
+            Some(&values.rows)
+        }
+        _ => None,
+    }
+}
+
+fn is_default(expr: &Expr) -> bool {
+    matches!(expr, Expr::Identifier(i) if i.quote_style.is_none() && i.value.eq_ignore_ascii_case("default"))
+}
+
+/// Builds the rows if every value is a literal, a parameter or DEFAULT; `None` otherwise.
+fn literal_rows(
+    execution: &Execution<'_>,
+    definition: &TableDefinition,
+    rows: &[ast::Parens<Vec<Expr>>],
+    listed: Option<&[usize]>,
+) -> Result<Option<Part>> {
+    let columns: Vec<_> = definition.columns_in_order().collect();
+    let Some(first) = rows.first() else { return Ok(None) };
+    let places = places(definition, listed, first.len(), Some(1))?;
+    let mut builders: Vec<ColumnBuilder> =
+        places.iter().map(|&p| ColumnBuilder::new(&columns[p].data_type, &columns[p].name, rows.len())).collect();
+    for (i, row) in rows.iter().enumerate() {
+        if row.len() != first.len() {
+            return Err(KalamError::new(
+                ErrorCode::SyntaxError,
+                format!("row {} has {} values, row 1 has {}", i + 1, row.len(), first.len()),
+            ));
+        }
+        for ((expr, builder), &place) in row.iter().zip(&mut builders).zip(&places) {
+            if is_default(expr) {
+                let one = default_column(execution, columns[place], 1)?;
+                builder.append(&Value::from_array(&one, 0, &columns[place].data_type)?)?;
+                continue;
+            }
+            match literal(expr, execution.params)? {
+                Some(value) => builder.append(&value)?,
+                None => return Ok(None),
+            }
+        }
+    }
+    let mut given = vec![None; columns.len()];
+    for (mut builder, place) in builders.into_iter().zip(places) {
+        given[place] = Some(builder.finish());
+    }
+    Ok(Some(Part { columns: given, rows: rows.len() }))
+}
+
+/// The value of a literal or parameter; `None` if the expression is more than that.
+pub fn literal(expr: &Expr, params: &Params) -> Result<Option<Value>> {
+    Ok(match expr {
+        Expr::Value(value) => match &value.value {
+            SqlValue::Number(text, _) => number(text),
+            SqlValue::SingleQuotedString(text) => Some(Value::Text(text.clone())),
+            SqlValue::Boolean(value) => Some(Value::Boolean(*value)),
+            SqlValue::Null => Some(Value::Null),
+            SqlValue::Placeholder(name) => Some(params.get(name)?.clone()),
+            _ => None,
+        },
+        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => match literal(expr, params)? {
+            Some(Value::BigInt(value)) => value.checked_neg().map(Value::BigInt),
+            Some(Value::Double(value)) => Some(Value::Double(-value)),
+            // 2^63 itself is no BIGINT, but its negative is one.
+            Some(Value::Decimal { unscaled, scale: 0 }) if -unscaled == i128::from(i64::MIN) => {
+                Some(Value::BigInt(i64::MIN))
+            }
+            Some(Value::Decimal { unscaled, scale }) => Some(Value::Decimal { unscaled: -unscaled, scale }),
+            _ => None,
+        },
+        Expr::UnaryOp { op: UnaryOperator::Plus, expr } | Expr::Nested(expr) => literal(expr, params)?,
+        _ => None,
+    })
+}
+
+/// A number as it is written: a BIGINT, an exact DECIMAL, or with an exponent a DOUBLE.
+fn number(text: &str) -> Option<Value> {
+    if let Ok(value) = text.parse::<i64>() {
+        return Some(Value::BigInt(value));
+    }
+    let digits = text.bytes().filter(u8::is_ascii_digit).count();
+    if text.bytes().all(|b| b.is_ascii_digit() || b == b'.') && digits <= 38 {
+        let scale = text.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+        let unscaled = text.replace('.', "").parse::<i128>().ok()?;
+        return Some(Value::Decimal { unscaled, scale: u8::try_from(scale).ok()? });
+    }
+    text.parse::<f64>().ok().map(Value::Double)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_what_is_written() {
+        assert_eq!(number("42"), Some(Value::BigInt(42)));
+        assert_eq!(number("0.10"), Some(Value::Decimal { unscaled: 10, scale: 2 }));
+        assert_eq!(number("9223372036854775808"), Some(Value::Decimal { unscaled: 1 << 63, scale: 0 }));
+        assert_eq!(number("1e3"), Some(Value::Double(1000.0)));
+    }
+}

@@ -1,0 +1,275 @@
+//! CREATE TABLE and DROP TABLE.
+
+use datafusion::sql::sqlparser::ast::{
+    ColumnDef, ColumnOption, CreateTable, CreateTableOptions, Expr, FunctionArguments, Ident, IndexColumn, ObjectName,
+    SqlOption, TableConstraint, Value as SqlValue,
+};
+use datafusion::sql::sqlparser::tokenizer::Token;
+
+use super::super::catalog::{Extras, Names, fold, position_of_name, table_id};
+use super::super::executor::{Execution, StatementResult, finish_rows};
+use super::super::information_schema::is_virtual;
+use super::super::parser::position_of;
+use super::dml::{Target, unsupported};
+use super::insert::literal;
+use super::query::column_names;
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::platform;
+use crate::schema::{
+    ColumnDefault, DefaultFunction, NewColumn, TableDefinition, TableId, TableOptions, TableType,
+};
+use crate::storage::{Durability, WriteBatch};
+use crate::tables::prepare_rows;
+use crate::types::{KalamDataType, coerce_array};
+
+/// Runs a CREATE TABLE.
+pub async fn create(execution: &Execution<'_>, kind: TableType, create: CreateTable) -> Result<StatementResult> {
+    if kind != TableType::Shared {
+        return unsupported("CREATE USER TABLE and CREATE STREAM TABLE");
+    }
+    if create.temporary || create.external || create.or_replace || create.like.is_some() || create.clone.is_some() {
+        return unsupported("CREATE TABLE with TEMPORARY, EXTERNAL, OR REPLACE, LIKE or CLONE");
+    }
+    let registry = execution.executor.registry();
+    let id = table_id(&create.name, &execution.session.namespace())?;
+    let position = position_of_name(&create.name);
+    if is_virtual(&id.namespace) || crate::schema::is_reserved_namespace(&id.namespace) {
+        return Err(KalamError::new(ErrorCode::InvalidName, format!("the namespace '{}' is reserved", id.namespace))
+            .at(position));
+    }
+    if registry.namespace(&id.namespace).await?.is_none() {
+        let namespace = execution.session.namespace();
+        let names = Names { registry, namespace: &namespace };
+        return Err(names.not_found(&id).await?.at(position));
+    }
+    if registry.table(&id).await?.is_some() {
+        if create.if_not_exists {
+            return Ok(StatementResult::default());
+        }
+        return Err(KalamError::new(ErrorCode::TableExists, format!("table '{id}' exists already")).at(position));
+    }
+    let (mut columns, mut key) = (Vec::new(), Vec::new());
+    for column in &create.columns {
+        columns.push(new_column(column, &mut key)?);
+    }
+    for constraint in &create.constraints {
+        match constraint {
+            TableConstraint::PrimaryKey(primary) if key.is_empty() => key = index_columns(&primary.columns)?,
+            TableConstraint::PrimaryKey(_) => {
+                return Err(KalamError::new(ErrorCode::InvalidDefinition, format!("'{id}' has two primary keys")));
+            }
+            other => return unsupported(&format!("the constraint '{other}'")),
+        }
+    }
+    let options = table_options(kind, &create.table_options)?;
+    let source = match &create.query {
+        None => None,
+        Some(query) => {
+            let names = column_names(query);
+            let statement = query.as_ref().clone();
+            let (schema, batches) = execution.select(statement, &Extras::new(), execution.request()).await?;
+            let rows = finish_rows(&schema, batches, names)?;
+            if columns.is_empty() {
+                for field in rows.schema.fields() {
+                    columns.push(NewColumn::new(field.name(), KalamDataType::from_arrow_field(field)?));
+                }
+            }
+            Some(rows)
+        }
+    };
+    let by = execution.session.user();
+    let number = registry.next_table_no().await?;
+    let definition =
+        TableDefinition::new(id.clone(), number, kind, columns, &key, options, platform::now_ms(), by)
+            .map_err(|e| e.at(position))?;
+    match registry.put(definition).await {
+        Err(error) if error.code() == ErrorCode::TableExists && create.if_not_exists => {
+            return Ok(StatementResult::default());
+        }
+        outcome => outcome.map_err(|e| e.at(position))?,
+    };
+    let Some(rows) = source else {
+        return Ok(StatementResult { durability: Some(Durability::Strict), ..StatementResult::default() });
+    };
+    match fill(execution, &create.name, rows).await {
+        Ok(result) => Ok(result),
+        Err(error) => {
+            drop_one(execution, &id).await?;
+            Err(error)
+        }
+    }
+}
+
+/// Inserts the rows of CREATE TABLE … AS.
+async fn fill(execution: &Execution<'_>, name: &ObjectName, rows: super::super::executor::Rows) -> Result<StatementResult> {
+    let target = Target::find(execution, name).await?;
+    if rows.schema.fields().len() != target.definition().columns.len() {
+        return Err(KalamError::new(
+            ErrorCode::InvalidDefinition,
+            format!("the query gives {} columns, the table has {}", rows.schema.fields().len(), target.definition().columns.len()),
+        ));
+    }
+    let mut prepared = Vec::new();
+    let mut first_row = 1;
+    for batch in rows.batches {
+        let columns = target
+            .definition()
+            .columns_in_order()
+            .zip(batch.columns())
+            .map(|(column, array)| coerce_array(array, &column.data_type, &column.name))
+            .collect::<Result<Vec<_>>>()?;
+        let batch = target.batch(columns, batch.num_rows(), first_row)?;
+        first_row += batch.num_rows();
+        prepared.extend(prepare_rows(target.definition(), &batch, None)?);
+    }
+    target.commit(execution, prepared, Vec::new(), Vec::new()).await
+}
+
+/// A column of a CREATE TABLE; adds its name to `key` if it is declared the primary key.
+pub fn new_column(column: &ColumnDef, key: &mut Vec<String>) -> Result<NewColumn> {
+    let at = |error: KalamError| error.at(position_of(&column.name));
+    let mut new = NewColumn::new(fold(&column.name), KalamDataType::from_sql(&column.data_type).map_err(at)?);
+    if KalamDataType::is_serial(&column.data_type) {
+        new.default = ColumnDefault::Function(DefaultFunction::SnowflakeId);
+        new.nullable = false;
+    }
+    for option in &column.options {
+        match &option.option {
+            ColumnOption::Null => new.nullable = true,
+            ColumnOption::NotNull => new.nullable = false,
+            ColumnOption::Default(expr) => new.default = column_default(expr).map_err(at)?,
+            ColumnOption::PrimaryKey(_) if key.is_empty() => key.push(new.name.clone()),
+            ColumnOption::PrimaryKey(_) => {
+                return Err(at(KalamError::new(
+                    ErrorCode::InvalidDefinition,
+                    format!("a second primary key at column '{}'", new.name),
+                )
+                .with_hint("Write PRIMARY KEY (a, b) for a key of several columns.")));
+            }
+            ColumnOption::Generated { generation_expr: None, .. } | ColumnOption::Identity(_) => {
+                new.default = ColumnDefault::Function(DefaultFunction::SnowflakeId);
+                new.nullable = false;
+            }
+            ColumnOption::DialectSpecific(tokens) if is_auto_increment(tokens) => {
+                new.default = ColumnDefault::Function(DefaultFunction::SnowflakeId);
+            }
+            ColumnOption::Comment(_) => {}
+            other => return Err(at(unsupported_option(&other.to_string()))),
+        }
+    }
+    Ok(new)
+}
+
+fn unsupported_option(option: &str) -> KalamError {
+    KalamError::new(ErrorCode::FeatureNotSupported, format!("the column option '{option}' is not supported"))
+}
+
+fn is_auto_increment(tokens: &[Token]) -> bool {
+    matches!(tokens, [Token::Word(w)] if w.value.replace('_', "").eq_ignore_ascii_case("autoincrement"))
+}
+
+/// The default that an expression means.
+pub fn column_default(expr: &Expr) -> Result<ColumnDefault> {
+    if let Some(value) = literal(expr, &super::super::params::Params::default())? {
+        return Ok(ColumnDefault::literal(&value));
+    }
+    match expr {
+        Expr::Nested(inner) => column_default(inner),
+        Expr::Identifier(ident) if ident.quote_style.is_none() => {
+            DefaultFunction::parse(&ident.value).map(ColumnDefault::Function)
+        }
+        Expr::Function(function) => {
+            let without_arguments = match &function.args {
+                FunctionArguments::None => true,
+                FunctionArguments::List(list) => list.args.is_empty(),
+                FunctionArguments::Subquery(_) => false,
+            };
+            if without_arguments {
+                DefaultFunction::parse(&function.name.to_string()).map(ColumnDefault::Function)
+            } else {
+                Err(not_a_default(expr))
+            }
+        }
+        other => Err(not_a_default(other)),
+    }
+}
+
+fn not_a_default(expr: &Expr) -> KalamError {
+    KalamError::new(ErrorCode::InvalidDefinition, format!("'{expr}' cannot be a default"))
+        .with_hint("A default is a literal or one of SNOWFLAKE_ID(), UUID_V7(), ULID(), NOW(), CURRENT_USER().")
+}
+
+fn index_columns(columns: &[IndexColumn]) -> Result<Vec<String>> {
+    columns
+        .iter()
+        .map(|c| match &c.column.expr {
+            Expr::Identifier(ident) => Ok(fold(ident)),
+            other => Err(KalamError::new(ErrorCode::InvalidDefinition, format!("'{other}' cannot be part of a key"))),
+        })
+        .collect()
+}
+
+/// The options of WITH (…).
+pub fn table_options(kind: TableType, given: &CreateTableOptions) -> Result<TableOptions> {
+    let mut options = TableOptions::default();
+    let given = match given {
+        CreateTableOptions::None => return Ok(options),
+        CreateTableOptions::With(given) | CreateTableOptions::Options(given) | CreateTableOptions::Plain(given) | CreateTableOptions::TableProperties(given) => given,
+    };
+    for option in given {
+        let SqlOption::KeyValue { key, value } = option else {
+            return Err(KalamError::new(ErrorCode::InvalidOption, format!("the option '{option}' is not NAME = value")));
+        };
+        options.set(kind, &key.value, &option_text(key, value)?).map_err(|e| e.at(position_of(key)))?;
+    }
+    Ok(options)
+}
+
+fn option_text(key: &Ident, value: &Expr) -> Result<String> {
+    match value {
+        Expr::Value(v) => match &v.value {
+            SqlValue::Number(text, _) | SqlValue::SingleQuotedString(text) => Ok(text.clone()),
+            other => Ok(other.to_string()),
+        },
+        Expr::Identifier(ident) => Ok(ident.value.clone()),
+        other => Err(KalamError::new(
+            ErrorCode::InvalidOption,
+            format!("the option {} is '{other}', expected a literal", key.value),
+        )),
+    }
+}
+
+/// Runs a DROP TABLE. Every name is checked before the first table is dropped.
+pub async fn drop(execution: &Execution<'_>, names: &[ObjectName], if_exists: bool) -> Result<StatementResult> {
+    let namespace = execution.session.namespace();
+    let lookup = Names { registry: execution.executor.registry(), namespace: &namespace };
+    let mut found = Vec::new();
+    for name in names {
+        match lookup.writable(name).await {
+            Ok(table) => found.push(table.table_id().clone()),
+            Err(error) if if_exists && matches!(error.code(), ErrorCode::TableNotFound | ErrorCode::NamespaceNotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    for id in &found {
+        drop_one(execution, id).await?;
+    }
+    Ok(StatementResult { durability: Some(Durability::Strict), ..StatementResult::default() })
+}
+
+async fn drop_one(execution: &Execution<'_>, id: &TableId) -> Result<()> {
+    let (registry, store) = (execution.executor.registry(), execution.executor.store());
+    let Some(table) = registry.table(id).await? else { return Ok(()) };
+    let number = table.definition().table_no;
+    let _no_commits = store.freeze(number).await?;
+    let mut batch = WriteBatch::new();
+    store.drop_table_into(&mut batch, number);
+    registry.delete_with(id, batch).await?;
+    store.evict_table(number);
+    Ok(())
+}
+
+/// Drops the table that a failed import created.
+pub async fn drop_created(execution: &Execution<'_>, id: &TableId) -> Result<()> {
+    drop_one(execution, id).await
+}

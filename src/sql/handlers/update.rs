@@ -1,0 +1,143 @@
+//! UPDATE.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::array::{AsArray, Int64Array, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::Int64Type;
+use arrow::record_batch::RecordBatch;
+use datafusion::sql::sqlparser::ast::{AssignmentTarget, Expr, Ident, Query, Update, UpdateTableFromKind};
+
+use super::super::catalog::{fold, single_ident};
+use super::super::defaults::default_column;
+use super::super::executor::{Execution, StatementResult};
+use super::dml::{TARGET, Target, column_item, item, select_from, target_name, unsupported};
+use super::insert::column_place;
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::schema::TableDefinition;
+use crate::tables::{POSITION_COLUMN, ROW_ID_COLUMN, prepare_rows};
+use crate::types::coerce_array;
+
+/// Runs an UPDATE.
+pub async fn update(execution: &Execution<'_>, update: &Update) -> Result<StatementResult> {
+    let (name, alias) = target_name(&update.table.relation)?;
+    let target = Target::find(execution, name).await?;
+    let assigned = assignments(target.definition(), update)?;
+    let query = rows_query(target.definition(), update, &alias, &assigned)?;
+    let (_, batches) =
+        execution.select(query, &target.extras(execution)?, Arc::clone(&target.request)).await?;
+
+    let definition = target.definition();
+    let has_row_ids = definition.primary_key.is_empty();
+    let key_changes = definition.key_indices().iter().any(|&place| assigned[place].is_some());
+    let mut seen = update.from.is_some().then(HashSet::new);
+    let mut positions = Vec::new();
+    let mut new_rows = Vec::new();
+    let mut prepared = Vec::new();
+    for batch in batches {
+        let batch = match &mut seen {
+            Some(seen) => first_of_each_row(&batch, seen)?,
+            None => batch,
+        };
+        let first_row = positions.len() + 1;
+        positions.extend(batch.column(0).as_primitive::<Int64Type>().values().iter().map(|&p| p as u64));
+        let skip = 1 + usize::from(has_row_ids);
+        let mut columns = Vec::with_capacity(definition.columns.len());
+        for (place, column) in definition.columns_in_order().enumerate() {
+            columns.push(match &assigned[place] {
+                Some(Assigned::Default) => default_column(execution, column, batch.num_rows())?,
+                _ => coerce_array(batch.column(skip + place), &column.data_type, &column.name)?,
+            });
+        }
+        let row_ids: Option<&Int64Array> = has_row_ids.then(|| batch.column(1).as_primitive::<Int64Type>());
+        let rows = target.batch(columns, batch.num_rows(), first_row)?;
+        prepared.extend(prepare_rows(definition, &rows, row_ids)?);
+        if update.returning.is_some() {
+            new_rows.push(rows);
+        }
+    }
+    let returned = target.returning(execution, update.returning.as_ref(), &alias, new_rows).await?;
+    let (replaced, deleted) = if key_changes { (Vec::new(), positions) } else { (positions, Vec::new()) };
+    let mut result = target.commit(execution, prepared, replaced, deleted).await?;
+    result.rows = returned;
+    Ok(result)
+}
+
+/// The SELECT behind an UPDATE, for EXPLAIN.
+pub async fn explained(execution: &Execution<'_>, update: &Update) -> Result<(Query, Target)> {
+    let (name, alias) = target_name(&update.table.relation)?;
+    let target = Target::find(execution, name).await?;
+    let assigned = assignments(target.definition(), update)?;
+    Ok((rows_query(target.definition(), update, &alias, &assigned)?, target))
+}
+
+/// What a column is set to.
+enum Assigned {
+    Expr(Expr),
+    Default,
+}
+
+/// The assignments by place in the table's column order.
+fn assignments(definition: &TableDefinition, update: &Update) -> Result<Vec<Option<Assigned>>> {
+    if update.or.is_some() || !update.order_by.is_empty() || update.limit.is_some() {
+        return unsupported("UPDATE with OR, ORDER BY or LIMIT");
+    }
+    if !update.table.joins.is_empty() {
+        return unsupported("JOIN in the target of an UPDATE (use FROM)");
+    }
+    let mut assigned: Vec<Option<Assigned>> = definition.columns.iter().map(|_| None).collect();
+    for assignment in &update.assignments {
+        let AssignmentTarget::ColumnName(name) = &assignment.target else {
+            return unsupported("assignment to a list of columns");
+        };
+        let ident = single_ident(name, "column")?;
+        let slot = &mut assigned[column_place(definition, &ident)?];
+        if slot.is_some() {
+            return Err(KalamError::new(ErrorCode::DuplicateColumn, format!("column '{}' is set twice", fold(&ident)))
+                .at(super::super::parser::position_of(&ident)));
+        }
+        let default = matches!(&assignment.value,
+            Expr::Identifier(i) if i.quote_style.is_none() && i.value.eq_ignore_ascii_case("default"));
+        *slot = Some(if default { Assigned::Default } else { Assigned::Expr(assignment.value.clone()) });
+    }
+    Ok(assigned)
+}
+
+/// The SELECT of the rows to change: position, row id if there is one, and every column as it is to become.
+fn rows_query(
+    definition: &TableDefinition,
+    update: &Update,
+    alias: &Ident,
+    assigned: &[Option<Assigned>],
+) -> Result<Query> {
+    let mut items = vec![column_item(alias, POSITION_COLUMN, "$position")];
+    if definition.primary_key.is_empty() {
+        items.push(column_item(alias, ROW_ID_COLUMN, "$rowid"));
+    }
+    for (place, column) in definition.columns_in_order().enumerate() {
+        let name = format!("${place}");
+        items.push(match &assigned[place] {
+            Some(Assigned::Expr(expr)) => item(expr.clone(), &name),
+            _ => column_item(alias, &column.name, &name),
+        });
+    }
+    select_from(TARGET, alias, |select| {
+        select.projection = items;
+        select.selection.clone_from(&update.selection);
+        if let Some(UpdateTableFromKind::BeforeSet(from) | UpdateTableFromKind::AfterSet(from)) = &update.from {
+            select.from.extend(from.iter().cloned());
+        }
+    })
+}
+
+/// With FROM a row can be found more than once: the first match counts, as in PostgreSQL.
+pub fn first_of_each_row(batch: &RecordBatch, seen: &mut HashSet<i64>) -> Result<RecordBatch> {
+    let positions = batch.column(0).as_primitive::<Int64Type>();
+    let keep: UInt32Array =
+        (0..batch.num_rows()).filter(|&row| seen.insert(positions.value(row))).map(|row| row as u32).collect();
+    if keep.len() == batch.num_rows() {
+        return Ok(batch.clone());
+    }
+    take_record_batch(batch, &keep).map_err(KalamError::internal)
+}

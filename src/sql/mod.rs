@@ -1,0 +1,19 @@
+//! SQL: from text to rows.
+
+mod catalog;
+mod datafusion_session;
+mod defaults;
+mod errors;
+mod executor;
+mod functions;
+mod handlers;
+mod import;
+mod information_schema;
+pub mod packed;
+mod params;
+mod parser;
+mod type_planner;
+
+pub use executor::{ExecuteOptions, Rows, Session, SqlExecutor, StatementResult};
+pub use import::{ImportOptions, ImportProgress, Importer, insert_columns};
+pub use params::Params;

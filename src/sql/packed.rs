@@ -1,0 +1,431 @@
+//! KPR1: columns packed into one buffer, the form in which small results and inserted objects cross to JavaScript.
+//!
+//! ```text
+//! u32 magic 'KPR1' | u32 columns | u32 rows | u32 0
+//! per column: u32 kind | u32 flags (1: has nulls) | u32 validity | u32 data | u32 data bytes | u32 offsets | u32 width | u32 0
+//! sections, each at a multiple of 8 bytes: validity (a byte per row), offsets (u32 × (rows + 1)), data
+//! ```
+//!
+//! Everything is little endian. Invariant: [`decode`] trusts nothing: every section is checked to lie within the
+//! buffer before it is read, because the bytes come from outside.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray};
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::{DataType, Date32Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type};
+use arrow::record_batch::RecordBatch;
+
+use super::executor::Rows;
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::types::{KalamDataType, Value, coerce_array};
+
+const MAGIC: u32 = 0x3152_504B;
+const HEADER: usize = 16;
+const COLUMN: usize = 32;
+
+/// Rows of one buffer at most.
+pub const ROWS_PER_BUFFER: usize = 65_536;
+
+/// How a column's values lie in a buffer; the numbers are shared with the SDK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum Kind {
+    Bool = 1,
+    Int32 = 2,
+    Int64 = 3,
+    Float64 = 4,
+    Utf8 = 5,
+    Timestamp = 6,
+    Date = 7,
+    Json = 8,
+    Bytes = 9,
+    Embedding = 10,
+    Uuid = 11,
+}
+
+impl Kind {
+    fn of(data_type: &KalamDataType) -> Self {
+        use KalamDataType as T;
+        match data_type {
+            T::Boolean => Kind::Bool,
+            T::Int | T::SmallInt => Kind::Int32,
+            T::BigInt => Kind::Int64,
+            T::Double | T::Float => Kind::Float64,
+            T::Text | T::File | T::Decimal { .. } | T::Time => Kind::Utf8,
+            T::Timestamp | T::DateTime => Kind::Timestamp,
+            T::Date => Kind::Date,
+            T::Json => Kind::Json,
+            T::Bytes => Kind::Bytes,
+            T::Embedding(_) => Kind::Embedding,
+            T::Uuid => Kind::Uuid,
+        }
+    }
+
+    fn from_number(number: u32) -> Option<Self> {
+        use Kind::*;
+        [Bool, Int32, Int64, Float64, Utf8, Timestamp, Date, Json, Bytes, Embedding, Uuid]
+            .into_iter()
+            .find(|k| *k as u32 == number)
+    }
+
+    /// Bytes of a value, for kinds of fixed width; `width` is an embedding's number of components.
+    fn fixed(self, width: usize) -> Option<usize> {
+        match self {
+            Kind::Bool => Some(1),
+            Kind::Int32 | Kind::Date => Some(4),
+            Kind::Int64 | Kind::Float64 | Kind::Timestamp => Some(8),
+            Kind::Uuid => Some(16),
+            Kind::Embedding => width.checked_mul(4),
+            Kind::Utf8 | Kind::Json | Kind::Bytes => None,
+        }
+    }
+}
+
+/// Packs a result into buffers of at most [`ROWS_PER_BUFFER`] rows.
+pub fn encode(rows: &Rows) -> Result<Vec<Vec<u8>>> {
+    let types: Vec<KalamDataType> =
+        rows.schema.fields().iter().map(|f| KalamDataType::from_arrow_field(f)).collect::<Result<_>>()?;
+    let mut buffers = Vec::new();
+    let mut group: Vec<RecordBatch> = Vec::new();
+    let mut grouped = 0;
+    for batch in &rows.batches {
+        let mut start = 0;
+        while start < batch.num_rows() {
+            let len = (batch.num_rows() - start).min(ROWS_PER_BUFFER - grouped);
+            group.push(batch.slice(start, len));
+            start += len;
+            grouped += len;
+            if grouped == ROWS_PER_BUFFER {
+                buffers.push(encode_group(&types, &group, grouped)?);
+                group.clear();
+                grouped = 0;
+            }
+        }
+    }
+    if grouped > 0 {
+        buffers.push(encode_group(&types, &group, grouped)?);
+    }
+    Ok(buffers)
+}
+
+fn encode_group(types: &[KalamDataType], batches: &[RecordBatch], rows: usize) -> Result<Vec<u8>> {
+    let mut out = vec![0; HEADER + COLUMN * types.len()];
+    for (i, word) in [MAGIC, types.len() as u32, rows as u32, 0].into_iter().enumerate() {
+        put_u32(&mut out, i * 4, word);
+    }
+    for (i, data_type) in types.iter().enumerate() {
+        let arrays: Vec<&ArrayRef> = batches.iter().map(|b| b.column(i)).collect();
+        let kind = Kind::of(data_type);
+        let nulls = arrays.iter().any(|a| a.null_count() > 0);
+        let mut words = [kind as u32, u32::from(nulls), 0, 0, 0, 0, 0, 0];
+        if nulls {
+            words[2] = align(&mut out)?;
+            for array in &arrays {
+                out.extend((0..array.len()).map(|row| u8::from(array.is_valid(row))));
+            }
+        }
+        if kind.fixed(1).is_none() {
+            let (offsets, bytes) = variable(data_type, &arrays)?;
+            words[5] = align(&mut out)?;
+            out.extend(offsets.iter().flat_map(|o| o.to_le_bytes()));
+            words[3] = align(&mut out)?;
+            out.extend_from_slice(&bytes);
+        } else {
+            words[3] = align(&mut out)?;
+            for array in &arrays {
+                fixed(data_type, array, &mut out);
+            }
+        }
+        words[4] = u32::try_from(out.len() - words[3] as usize).map_err(|_| too_large())?;
+        if let KalamDataType::Embedding(n) = data_type {
+            words[6] = *n;
+        }
+        for (w, word) in words.into_iter().enumerate() {
+            put_u32(&mut out, HEADER + i * COLUMN + w * 4, word);
+        }
+    }
+    Ok(out)
+}
+
+fn put_u32(out: &mut [u8], at: usize, word: u32) {
+    out[at..at + 4].copy_from_slice(&word.to_le_bytes());
+}
+
+fn align(out: &mut Vec<u8>) -> Result<u32> {
+    out.resize(out.len().next_multiple_of(8), 0);
+    u32::try_from(out.len()).map_err(|_| too_large())
+}
+
+fn too_large() -> KalamError {
+    KalamError::new(ErrorCode::OutOfMemory, "a part of the result is larger than 4 GiB")
+        .with_hint("Select fewer columns, or page through the rows with LIMIT.")
+}
+
+/// Null slots hold zeros, so that a reader that forgets the validity reads nothing stale.
+fn fixed(data_type: &KalamDataType, array: &ArrayRef, out: &mut Vec<u8>) {
+    use KalamDataType as T;
+    macro_rules! primitive {
+        ($t:ty, $as:ty) => {{
+            let values = array.as_primitive::<$t>();
+            match values.nulls() {
+                None => out.extend(values.values().iter().flat_map(|v| <$as>::from(*v).to_le_bytes())),
+                Some(_) => out.extend(values.iter().flat_map(|v| v.map_or(0 as $as, <$as>::from).to_le_bytes())),
+            }
+        }};
+    }
+    match data_type {
+        T::Boolean => out.extend(array.as_boolean().iter().map(|v| u8::from(v.unwrap_or(false)))),
+        T::SmallInt => primitive!(Int16Type, i32),
+        T::Int => primitive!(Int32Type, i32),
+        T::Date => primitive!(Date32Type, i32),
+        T::BigInt => primitive!(Int64Type, i64),
+        T::Float => primitive!(Float32Type, f64),
+        T::Double => primitive!(Float64Type, f64),
+        T::Timestamp | T::DateTime => {
+            let values = array.as_primitive::<arrow::datatypes::TimestampMicrosecondType>();
+            out.extend(values.iter().flat_map(|v| v.unwrap_or(0).to_le_bytes()));
+        }
+        T::Uuid => {
+            let values = array.as_fixed_size_binary();
+            for row in 0..values.len() {
+                out.extend_from_slice(if values.is_valid(row) { values.value(row) } else { &[0; 16] });
+            }
+        }
+        T::Embedding(n) => {
+            let lists = array.as_fixed_size_list();
+            for row in 0..lists.len() {
+                if lists.is_valid(row) {
+                    let item = lists.value(row);
+                    out.extend(item.as_primitive::<Float32Type>().values().iter().flat_map(|v| v.to_le_bytes()));
+                } else {
+                    out.resize(out.len() + *n as usize * 4, 0);
+                }
+            }
+        }
+        T::Text | T::File | T::Json | T::Bytes | T::Decimal { .. } | T::Time => {}
+    }
+}
+
+fn variable(data_type: &KalamDataType, arrays: &[&ArrayRef]) -> Result<(Vec<u32>, Vec<u8>)> {
+    use KalamDataType as T;
+    let mut offsets = vec![0u32];
+    let mut bytes = Vec::new();
+    for array in arrays {
+        for row in 0..array.len() {
+            if array.is_valid(row) {
+                match data_type {
+                    T::Bytes => bytes.extend_from_slice(array.as_binary::<i32>().value(row)),
+                    T::Text | T::File | T::Json => bytes.extend_from_slice(array.as_string::<i32>().value(row).as_bytes()),
+                    _ => bytes.extend_from_slice(Value::from_array(array.as_ref(), row, data_type)?.to_text().as_bytes()),
+                }
+            }
+            offsets.push(u32::try_from(bytes.len()).map_err(|_| too_large())?);
+        }
+    }
+    Ok((offsets, bytes))
+}
+
+fn malformed(what: impl std::fmt::Display) -> KalamError {
+    KalamError::new(ErrorCode::InvalidData, format!("the packed rows are malformed: {what}"))
+}
+
+/// Unpacks a buffer into arrays of the given columns, converted by the rules of assignment.
+pub fn decode(buffer: &[u8], columns: &[(&str, KalamDataType)]) -> Result<(Vec<ArrayRef>, usize)> {
+    let word = |at: usize| -> Result<u32> {
+        let bytes = buffer.get(at..at + 4).and_then(|b| b.first_chunk::<4>());
+        bytes.map(|b| u32::from_le_bytes(*b)).ok_or_else(|| malformed("the header ends early"))
+    };
+    if word(0)? != MAGIC {
+        return Err(malformed("they do not start with 'KPR1'"));
+    }
+    let (count, rows) = (word(4)? as usize, word(8)? as usize);
+    if count != columns.len() {
+        return Err(malformed(format_args!("{count} columns, expected {}", columns.len())));
+    }
+    let mut arrays = Vec::with_capacity(count);
+    for (i, (name, data_type)) in columns.iter().enumerate() {
+        let mut words = [0u32; 8];
+        for (w, slot) in words.iter_mut().enumerate() {
+            *slot = word(HEADER + i * COLUMN + w * 4)?;
+        }
+        let packed = Packed { buffer, words, rows };
+        let array = packed.array().map_err(|e| e.in_context(format_args!("column '{name}'")))?;
+        arrays.push(coerce_array(&array, data_type, name)?);
+    }
+    Ok((arrays, rows))
+}
+
+struct Packed<'a> {
+    buffer: &'a [u8],
+    words: [u32; 8],
+    rows: usize,
+}
+
+impl Packed<'_> {
+    fn section(&self, offset: u32, bytes: usize) -> Result<&[u8]> {
+        let start = offset as usize;
+        start
+            .checked_add(bytes)
+            .and_then(|end| self.buffer.get(start..end))
+            .ok_or_else(|| malformed(format_args!("{bytes} bytes at {start}, but there are {}", self.buffer.len())))
+    }
+
+    fn rows_of(&self, width: usize) -> Result<&[u8]> {
+        let bytes = self.rows.checked_mul(width).ok_or_else(|| malformed("too many rows"))?;
+        self.section(self.words[3], bytes)
+    }
+
+    fn array(&self) -> Result<ArrayRef> {
+        let kind = Kind::from_number(self.words[0]).ok_or_else(|| malformed(format_args!("kind {}", self.words[0])))?;
+        let nulls = if self.words[1] & 1 != 0 {
+            let valid = self.section(self.words[2], self.rows)?;
+            Some(NullBuffer::new(BooleanBuffer::collect_bool(self.rows, |row| valid[row] != 0)))
+        } else {
+            None
+        };
+        // Copied into an aligned buffer of Arrow's own.
+        let scalars = |width: usize| self.rows_of(width).map(Buffer::from);
+        Ok(match kind {
+            Kind::Bool => {
+                let bytes = self.rows_of(1)?;
+                Arc::new(BooleanArray::new(BooleanBuffer::collect_bool(self.rows, |row| bytes[row] != 0), nulls))
+            }
+            Kind::Int32 => Arc::new(Int32Array::new(ScalarBuffer::new(scalars(4)?, 0, self.rows), nulls)),
+            Kind::Int64 => Arc::new(Int64Array::new(ScalarBuffer::new(scalars(8)?, 0, self.rows), nulls)),
+            Kind::Float64 => Arc::new(Float64Array::new(ScalarBuffer::new(scalars(8)?, 0, self.rows), nulls)),
+            Kind::Timestamp => {
+                let values = ScalarBuffer::new(scalars(8)?, 0, self.rows);
+                Arc::new(arrow::array::TimestampMicrosecondArray::new(values, nulls).with_timezone("UTC"))
+            }
+            Kind::Date => {
+                Arc::new(arrow::array::Date32Array::new(ScalarBuffer::new(scalars(4)?, 0, self.rows), nulls))
+            }
+            Kind::Uuid => {
+                Arc::new(arrow::array::FixedSizeBinaryArray::try_new(16, scalars(16)?, nulls).map_err(malformed)?)
+            }
+            Kind::Embedding => self.embedding(nulls)?,
+            Kind::Utf8 | Kind::Json | Kind::Bytes => self.variable(kind, nulls)?,
+        })
+    }
+
+    fn embedding(&self, nulls: Option<NullBuffer>) -> Result<ArrayRef> {
+        let width = self.words[6] as usize;
+        let data_type = KalamDataType::embedding(self.words[6])?;
+        let bytes = width.checked_mul(4).ok_or_else(|| malformed("an embedding is too wide"))?;
+        let values = Buffer::from(self.rows_of(bytes)?);
+        let items = arrow::array::Float32Array::new(ScalarBuffer::new(values, 0, self.rows * width), None);
+        let DataType::FixedSizeList(field, n) = data_type.arrow_type() else {
+            return Err(KalamError::internal("an embedding is a list of fixed size"));
+        };
+        let lists = arrow::array::FixedSizeListArray::try_new(field, n, Arc::new(items), nulls);
+        Ok(Arc::new(lists.map_err(malformed)?))
+    }
+
+    fn variable(&self, kind: Kind, nulls: Option<NullBuffer>) -> Result<ArrayRef> {
+        let bytes = self.section(self.words[3], self.words[4] as usize)?;
+        let offsets = self.section(self.words[5], (self.rows + 1) * 4)?;
+        let offsets: Vec<i32> = offsets
+            .chunks_exact(4)
+            .filter_map(|b| b.first_chunk().and_then(|b| i32::try_from(u32::from_le_bytes(*b)).ok()))
+            .collect();
+        let ordered = offsets.len() == self.rows + 1 && offsets.first() == Some(&0) && offsets.is_sorted();
+        if !ordered || offsets.last().is_some_and(|&end| end as usize > bytes.len()) {
+            return Err(malformed("the offsets of its text are not in order or reach too far"));
+        }
+        let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
+        let values = Buffer::from(bytes);
+        Ok(match kind {
+            Kind::Bytes => Arc::new(BinaryArray::try_new(offsets, values, nulls).map_err(malformed)?),
+            _ => Arc::new(StringArray::try_new(offsets, values, nulls).map_err(malformed)?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::ColumnBuilder;
+    use arrow::datatypes::Schema;
+    use proptest::prelude::*;
+
+    fn rows(types: &[KalamDataType], values: &[Vec<Value>]) -> Rows {
+        let fields: Vec<_> =
+            types.iter().enumerate().map(|(i, t)| t.arrow_field(&format!("c{i}"), true, i as u32)).collect();
+        let columns = types
+            .iter()
+            .enumerate()
+            .map(|(i, t)| {
+                let mut builder = ColumnBuilder::new(t, "c", values.len());
+                for row in values {
+                    builder.append(&row[i]).expect("a value of the type");
+                }
+                builder.finish()
+            })
+            .collect();
+        Rows::one(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("columns of one length"))
+    }
+
+    #[test]
+    fn every_type_comes_back() -> Result<()> {
+        use KalamDataType as T;
+        let types = [
+            T::Boolean, T::Int, T::SmallInt, T::BigInt, T::Double, T::Float, T::Text, T::Timestamp, T::DateTime,
+            T::Date, T::Time, T::Json, T::Bytes, T::Embedding(2), T::Uuid, T::Decimal { precision: 10, scale: 2 },
+        ];
+        let full = vec![
+            Value::Boolean(true),
+            Value::BigInt(-7),
+            Value::BigInt(300),
+            Value::BigInt(i64::MIN),
+            Value::Double(-0.5),
+            Value::Double(1.5),
+            Value::Text("zażółć 🦀".into()),
+            Value::Timestamp(1_700_000_000_123_456),
+            Value::DateTime(-1),
+            Value::Date(-719_162),
+            Value::Time(86_399_999_999),
+            Value::Json("{\"a\":[1]}".into()),
+            Value::Bytes(vec![0, 255]),
+            Value::Embedding(vec![1.0, -2.5]),
+            Value::Uuid([7; 16]),
+            Value::Decimal { unscaled: -1234, scale: 2 },
+        ];
+        let nulls = vec![Value::Null; types.len()];
+        let rows = rows(&types, &[full.clone(), nulls.clone(), full]);
+        let buffers = encode(&rows)?;
+        let columns: Vec<(&str, T)> = types.iter().map(|t| ("c", *t)).collect();
+        let (arrays, count) = decode(&buffers[0], &columns)?;
+        assert_eq!((buffers.len(), count), (1, 3));
+        for (array, column) in arrays.iter().zip(rows.batches[0].columns()) {
+            assert_eq!(array, column);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn large_results_are_cut() -> Result<()> {
+        let values: Vec<Vec<Value>> = (0..ROWS_PER_BUFFER as i64 + 5).map(|i| vec![Value::BigInt(i)]).collect();
+        let buffers = encode(&rows(&[KalamDataType::BigInt], &values))?;
+        let counts: Vec<usize> = buffers
+            .iter()
+            .map(|b| decode(b, &[("c", KalamDataType::BigInt)]).map(|(_, rows)| rows))
+            .collect::<Result<_>>()?;
+        assert_eq!(counts, [ROWS_PER_BUFFER, 5]);
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn outside_bytes_never_panic(texts: Vec<Option<String>>, at: prop::sample::Index, byte: u8) {
+            let values: Vec<Vec<Value>> =
+                texts.into_iter().map(|t| vec![t.map_or(Value::Null, Value::Text)]).collect();
+            for buffer in encode(&rows(&[KalamDataType::Text], &values))? {
+                let mut buffer = buffer;
+                let at = at.index(buffer.len());
+                buffer[at] = byte;
+                let _ = decode(&buffer, &[("c", KalamDataType::Text)]);
+            }
+        }
+    }
+}
