@@ -68,3 +68,25 @@ impl<F: Future> Future for SendFuture<F> {
         unsafe { self.map_unchecked_mut(|s| &mut s.0) }.poll(cx)
     }
 }
+
+/// Lets the host run what is waiting (messages, timers) before the work goes on.
+#[cfg(target_arch = "wasm32")]
+pub async fn yield_to_host() {
+    use wasm_bindgen::JsCast;
+    let promise = js_sys::Promise::new(&mut |resolve, _| {
+        let set_timeout = js_sys::Reflect::get(&js_sys::global(), &"setTimeout".into());
+        match set_timeout.ok().and_then(|f| f.dyn_into::<js_sys::Function>().ok()) {
+            Some(set_timeout) => {
+                let _ = set_timeout.call2(&js_sys::global(), &resolve, &0.into());
+            }
+            None => {
+                let _ = resolve.call0(&wasm_bindgen::JsValue::UNDEFINED);
+            }
+        }
+    });
+    let _ = SendFuture::new(wasm_bindgen_futures::JsFuture::from(promise)).await;
+}
+
+/// Lets the host run what is waiting: natively, nothing waits for this thread.
+#[cfg(not(target_arch = "wasm32"))]
+pub async fn yield_to_host() {}

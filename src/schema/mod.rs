@@ -1,1 +1,25 @@
-//! Schemas.
+//! What tables there are and what they look like: definitions with their history, and the registry that is the only
+//! door to them.
+//!
+//! Invariant: a [`TableDefinition`] is never changed in place. Each ALTER makes a new one whose version is one
+//! higher and whose history can undo the step, and [`SchemaRegistry`] puts it in storage before anyone sees it.
+
+mod alter;
+mod definition;
+mod history;
+mod ids;
+mod options;
+mod registry;
+mod stores;
+
+pub use definition::{
+    ColumnDefault, ColumnDefinition, DefaultFunction, NewColumn, TableDefinition, TableType, ViewDefinition,
+};
+pub use history::{SchemaChange, SchemaVersion};
+pub use ids::{
+    DEFAULT_NAMESPACE, NamespaceDefinition, RESERVED_COLUMNS, RESERVED_NAMESPACES, TableId, check_name,
+    is_reserved_column, is_reserved_namespace,
+};
+pub use options::{AccessLevel, FlushPolicy, TableOptions};
+pub use registry::{CachedTableData, ProviderFactory, RegistryStatistics, SchemaRegistry};
+pub use stores::{NamespaceStore, TableSchemaStore};

@@ -1,0 +1,21 @@
+// Builds the npm package: TypeScript to dist/, the engine from ../../pkg to dist/wasm/.
+
+import { spawnSync } from 'node:child_process'
+import { copyFileSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { copyEngine, requireEngine, root } from './engine.mjs'
+
+try {
+  requireEngine()
+  rmSync(join(root, 'dist'), { recursive: true, force: true })
+  const tsc = spawnSync(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', root], {
+    stdio: 'inherit',
+  })
+  if (tsc.status !== 0) throw new Error('tsc failed')
+  console.log('sdk: sources -> dist')
+  for (const line of copyEngine(join(root, 'dist/wasm'))) console.log(line)
+  copyFileSync(join(root, '../../LICENSE'), join(root, 'LICENSE'))
+} catch (error) {
+  console.error(`sdk: ${error.message}`)
+  process.exit(1)
+}

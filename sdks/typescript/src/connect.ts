@@ -1,0 +1,158 @@
+// Making and deleting databases: options are checked here and turned into a client.
+//
+// Invariant: an option that is not understood is an error. Ignoring one (a storage that does not exist here, a path)
+// would mean losing data silently.
+
+import { Connection, durabilityOf } from './database.js'
+import { EngineClient } from './engine/client.js'
+import { Link } from './engine/link.js'
+import type { EngineConfig } from './engine/surface.js'
+import { overWorker, type Receiver, type Spawn, spawnWorker } from './engine/transport.js'
+import { KalamError } from './errors.js'
+import { Limit } from './limit.js'
+import type { ConnectOptions, ConnectProgress, Database, DeleteOptions, WasmSource } from './types.js'
+import { compileResponse, type ResolvedWasm } from './wasm.js'
+
+const OPTIONS: readonly string[] = [
+  'name',
+  'storage',
+  'worker',
+  'user',
+  'nodeId',
+  'durability',
+  'int64',
+  'memoryLimit',
+  'wasm',
+  'onProgress',
+  'signal',
+]
+
+function invalid(message: string, hint?: string): KalamError {
+  return new KalamError({ code: 'INVALID_OPTION', message, hint })
+}
+
+/**
+ * Opens a database and creates it if it is not there.
+ *
+ * In a browser the engine runs in a worker and the data lives in IndexedDB; elsewhere it runs in this thread and the
+ * data lives in memory. One engine owns a stored database at a time.
+ *
+ * Errors: `DATABASE_LOCKED` when another tab, worker or connection has it open; `CONNECTION_FAILED` when the engine's
+ * worker or wasm cannot be loaded; `FEATURE_NOT_SUPPORTED` for a storage that does not exist here; `INVALID_OPTION`;
+ * `UNSUPPORTED_FORMAT` when a later version wrote the database.
+ *
+ * @param options the name, or all options
+ */
+export async function connect(options: string | ConnectOptions): Promise<Database> {
+  const given = typeof options === 'string' ? { name: options } : options
+  checkOptions(given)
+  const { name, user, nodeId, memoryLimit, onProgress, signal, int64 = 'bigint' } = given
+  const durability = durabilityOf(given)
+  const storage = chooseStorage(given.storage)
+  const spawn = chooseSpawn(given.worker)
+  const config: EngineConfig = {
+    name,
+    storage,
+    ...(user !== undefined && { user }),
+    ...(nodeId !== undefined && { nodeId }),
+    ...durability,
+    ...(memoryLimit !== undefined && { memoryLimit }),
+  }
+  const client = new EngineClient({
+    spawn,
+    config,
+    wasm: await resolveWasm(given.wasm, onProgress),
+    onProgress: onProgress && (progress => onProgress(progress as ConnectProgress)),
+  })
+  await client.open(signal)
+  return new Connection(name, client, int64, durability.durability ?? 'relaxed')
+}
+
+/**
+ * Deletes a database with all its data. Deleting one that does not exist is no error.
+ *
+ * Errors: `DATABASE_LOCKED` while a connection has it open, in this tab or another.
+ *
+ * @param name name of the database
+ */
+export async function deleteDatabase(name: string, options: DeleteOptions = {}): Promise<void> {
+  checkName(name)
+  // Without IndexedDB nothing is ever stored: databases in memory end with their connections.
+  if (globalThis.indexedDB === undefined) return
+  const wasm = await resolveWasm(options.wasm)
+  const limit = new Limit(options.signal)
+  const done = new KalamError({ code: 'CONNECTION_CLOSED', message: 'the engine was started for one call only' })
+  let link: Link | undefined
+  try {
+    limit.check()
+    link = await Link.start(chooseSpawn(options.worker), () => {})
+    await link.call('deleteDatabase', { name, wasm }, { limit })
+  } finally {
+    limit.dispose()
+    link?.terminate(done)
+  }
+}
+
+function checkOptions(options: ConnectOptions): void {
+  if (typeof options !== 'object' || options === null) throw invalid('connect takes a name or an object of options')
+  for (const key of Object.keys(options)) {
+    if (!OPTIONS.includes(key)) throw invalid(`unknown option '${key}'`, `Options: ${OPTIONS.join(', ')}.`)
+  }
+  checkName(options.name)
+  const { int64 } = options
+  if (int64 !== undefined && !['bigint', 'number', 'string'].includes(int64)) {
+    throw invalid(`int64 is '${String(int64)}', expected 'bigint', 'number' or 'string'`)
+  }
+}
+
+function checkName(name: unknown): void {
+  if (typeof name === 'string' && name !== '') return
+  const message = `the name of a database is ${name === '' ? 'empty' : typeof name}, expected text`
+  throw new KalamError({ code: 'INVALID_NAME', message })
+}
+
+function chooseStorage(storage: unknown): 'indexeddb' | 'memory' {
+  const stored = globalThis.indexedDB !== undefined
+  if (storage === undefined) return stored ? 'indexeddb' : 'memory'
+  if (storage === 'memory' || (storage === 'indexeddb' && stored)) return storage
+  const possible = stored ? "'indexeddb' or 'memory'" : "'memory'"
+  if (storage === 'indexeddb' || storage === 'opfs') {
+    throw new KalamError({
+      code: 'FEATURE_NOT_SUPPORTED',
+      message: `storage '${storage}' is not available here`,
+      hint: `Use ${possible}.`,
+    })
+  }
+  throw invalid(`storage is '${String(storage)}', expected ${possible}`)
+}
+
+function chooseSpawn(worker: unknown): Spawn {
+  // Deno and Bun have workers too, but no IndexedDB: there the engine runs in the caller's thread by default.
+  const browser = typeof Worker !== 'undefined' && globalThis.indexedDB !== undefined
+  if (worker === false || (worker === undefined && !browser)) {
+    return async (receiver: Receiver) => (await import('./engine/inline.js')).startInline(receiver)
+  }
+  if (typeof worker === 'function') return receiver => overWorker(worker() as Worker, receiver)
+  if (worker !== true && worker !== undefined)
+    throw invalid(`worker is ${typeof worker}, expected a boolean or a function`)
+  if (typeof Worker !== 'undefined') return spawnWorker
+  throw new KalamError({
+    code: 'FEATURE_NOT_SUPPORTED',
+    message: 'there are no web workers here',
+    hint: 'Leave `worker` out: the engine then runs in this thread.',
+  })
+}
+
+/** An address that means the same in a worker, or a module. A response is compiled here: it cannot be sent. */
+async function resolveWasm(
+  wasm: WasmSource | undefined,
+  onProgress?: (progress: ConnectProgress) => void,
+): Promise<ResolvedWasm | undefined> {
+  if (wasm === undefined || wasm instanceof WebAssembly.Module) return wasm
+  if (wasm instanceof Response) return compileResponse(wasm, onProgress)
+  try {
+    return new URL(wasm, globalThis.document?.baseURI ?? globalThis.location?.href).href
+  } catch {
+    throw invalid(`wasm is '${String(wasm)}', expected an address, a Response or a WebAssembly.Module`)
+  }
+}

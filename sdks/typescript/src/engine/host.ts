@@ -1,0 +1,199 @@
+// The host: owns the engine and answers requests. It runs in the worker, or in the caller's thread.
+//
+// Invariant: a host owns at most one engine, and while that engine's database is stored it holds the database's lock.
+// Every request is answered once, unless the instance traps: then the trap is announced and nothing else is sent,
+// because the client rejects everything that was in flight.
+
+import { KalamError } from '../errors.js'
+import { openSource, runImport } from '../import.js'
+import type { HeldLock } from '../lock.js'
+import type { ConnectProgress } from '../types.js'
+import type { ResolvedWasm } from '../wasm.js'
+import type { FromHost, HostSource, Op, Ops, Progress, ToHost } from './protocol.js'
+import type { Engine, Surface } from './surface.js'
+
+/** What a host needs from its surroundings. */
+export interface HostEnvironment {
+  compile(wasm: ResolvedWasm | undefined, onProgress?: (p: ConnectProgress) => void): Promise<WebAssembly.Module>
+  instantiate(module: WebAssembly.Module, onTrap: (error: Error) => void): Promise<Surface>
+  lock(name: string): Promise<HeldLock>
+}
+
+/** Sends a message; buffers in `transfer` change hands where there is another thread. */
+export type Post = (message: FromHost, transfer: Transferable[]) => void
+
+interface Running {
+  abort: AbortController
+  /** Gives the piece that a fed import waits for. */
+  piece?: (message: { bytes?: Uint8Array; error?: KalamError }) => void
+}
+
+/** The host; see the module's comment. */
+export class EngineHost {
+  private engine: Engine | undefined
+  private lock: HeldLock | undefined
+  private trapped = false
+  private readonly running = new Map<number, Running>()
+
+  constructor(
+    private readonly post: Post,
+    private readonly environment: HostEnvironment,
+  ) {}
+
+  /** Takes a message of the client. Never throws. */
+  receive(message: ToHost): void {
+    if (this.trapped) return
+    if (message.op === 'cancel') {
+      this.cancel(message.id)
+    } else if (message.op === 'piece') {
+      const error = message.error === undefined ? {} : { error: KalamError.from(message.error) }
+      this.running.get(message.id)?.piece?.({ ...(message.bytes && { bytes: message.bytes }), ...error })
+    } else {
+      void this.answer(message.id, message.op, message.args)
+    }
+  }
+
+  private cancel(id: number): void {
+    this.send({ id, heard: true })
+    const running = this.running.get(id)
+    if (running === undefined) return
+    running.abort.abort()
+    this.engine?.cancel(id)
+  }
+
+  private async answer(id: number, op: Op, args: Ops[Op]['args']): Promise<void> {
+    const running: Running = { abort: new AbortController() }
+    this.running.set(id, running)
+    try {
+      const handler = this[op] as (args: Ops[Op]['args'], id: number, running: Running) => Promise<unknown>
+      const result = await handler.call(this, args, id, running)
+      this.send({ id, ok: result }, buffersOf(op, result))
+    } catch (error) {
+      this.send({ id, error: KalamError.from(error).toJSON() })
+    } finally {
+      this.running.delete(id)
+    }
+  }
+
+  private send(message: FromHost, transfer: Transferable[] = []): void {
+    if (this.trapped) return
+    this.post(message, transfer)
+  }
+
+  private onTrap(error: Error): void {
+    if (this.trapped) return
+    this.send({ trap: `${error.name}: ${error.message}` })
+    this.trapped = true
+    this.engine = undefined
+    // In a worker the lock ends with it. In the caller's thread it must be given free for the instance that follows.
+    void this.lock?.release()
+    this.lock = undefined
+  }
+
+  private get opened(): Engine {
+    if (this.engine === undefined) throw new KalamError({ code: 'CONNECTION_CLOSED', message: 'no database is open' })
+    return this.engine
+  }
+
+  private async surface(wasm: ResolvedWasm | undefined, id: number): Promise<[Surface, WebAssembly.Module]> {
+    const module = await this.environment.compile(wasm, progress => this.send({ id, progress }))
+    return [await this.environment.instantiate(module, error => this.onTrap(error)), module]
+  }
+
+  protected async open({ config, wasm }: Ops['open']['args'], id: number): Promise<Ops['open']['result']> {
+    // The lock first: a second tab should not download the engine only to be turned away.
+    const lock = config.storage === 'memory' ? undefined : await this.environment.lock(config.name)
+    this.lock = lock
+    try {
+      const [surface, module] = await this.surface(wasm, id)
+      this.send({ id, progress: { phase: 'open', bytes: 0 } })
+      this.engine = await surface.Engine.open(config)
+      return { module }
+    } catch (error) {
+      this.lock = undefined
+      await lock?.release()
+      throw error
+    }
+  }
+
+  protected run({ sql, params, mode, durability, timeoutMs }: Ops['run']['args'], id: number) {
+    return this.opened.run(sql, params, {
+      mode,
+      requestId: id,
+      ...(durability !== undefined && { durability }),
+      ...(timeoutMs !== undefined && { timeoutMs }),
+    })
+  }
+
+  protected describe({ table }: Ops['describe']['args']) {
+    return this.opened.describe(table)
+  }
+
+  protected insertPacked({ table, columns, packed, durability }: Ops['insertPacked']['args']) {
+    return this.opened.insertPacked(table, columns, packed, durability === undefined ? {} : { durability })
+  }
+
+  protected insertArrow({ table, ipc, durability }: Ops['insertArrow']['args']) {
+    return this.opened.insertArrow(table, ipc, durability === undefined ? {} : { durability })
+  }
+
+  protected async import(args: Ops['import']['args'], id: number, running: Running) {
+    const { table, source, progress, ...options } = args
+    const engine = this.opened
+    const { signal } = running.abort
+    const opened = await openSource(this.hostSource(source, id, running), signal)
+    return runImport(
+      settings => engine.importer(table, settings),
+      opened,
+      options,
+      signal,
+      p => {
+        if (progress) this.send({ id, progress: p as Progress })
+      },
+    )
+  }
+
+  private hostSource(source: HostSource, id: number, running: Running) {
+    if (source.kind !== 'fed') return source
+    const next = (): Promise<Uint8Array | undefined> =>
+      new Promise((resolve, reject) => {
+        running.piece = ({ bytes, error }) => (error === undefined ? resolve(bytes) : reject(error))
+        this.send({ id, need: true })
+      })
+    return { ...source, next }
+  }
+
+  protected status() {
+    return this.opened.status()
+  }
+
+  protected async close(): Promise<undefined> {
+    const { engine, lock } = this
+    this.engine = undefined
+    this.lock = undefined
+    try {
+      await engine?.close()
+    } finally {
+      await lock?.release()
+    }
+  }
+
+  protected async deleteDatabase({ name, wasm }: Ops['deleteDatabase']['args'], id: number): Promise<undefined> {
+    const lock = await this.environment.lock(name)
+    try {
+      const [surface] = await this.surface(wasm, id)
+      await surface.deleteDatabase(name)
+    } finally {
+      await lock.release()
+    }
+  }
+}
+
+/** The buffers of a result that change hands instead of being copied. */
+function buffersOf(op: Op, result: unknown): Transferable[] {
+  if (op !== 'run') return []
+  const { packed, ipc } = result as Ops['run']['result']
+  const buffers = new Set<ArrayBuffer>()
+  for (const view of ipc === undefined ? (packed ?? []) : [ipc]) buffers.add(view.buffer as ArrayBuffer)
+  return [...buffers]
+}

@@ -1,0 +1,74 @@
+// Messages between the SDK and the host of an engine.
+//
+// Invariant: a request carries an id and is answered exactly once, by `ok` or by `error`. Before that the host may
+// send progress and ask for the next piece of a source. The same messages go to a host in this thread and to one in
+// a worker; everything in them survives structured cloning.
+
+import type { KalamErrorInit } from '../errors.js'
+import type { ConnectProgress, Durability, ExecResult, ImportFormat, ImportProgress } from '../types.js'
+import type { ResolvedWasm } from '../wasm.js'
+import type { EngineConfig, EngineStatus, RunMode, RunResult, TableInfo } from './surface.js'
+
+/** Where the bytes of an import come from, as seen by the host. */
+export type HostSource =
+  | { kind: 'url'; url: string }
+  | { kind: 'blob'; blob: Blob; name?: string }
+  /** The client reads and the host asks for piece after piece. */
+  | { kind: 'fed'; name?: string; contentType?: string; totalBytes?: number }
+
+/** The requests: what each takes and what it answers. */
+export interface Ops {
+  open: {
+    args: { config: EngineConfig; wasm: ResolvedWasm | undefined }
+    /** The compiled module, so that the next worker needs no download. */
+    result: { module: WebAssembly.Module }
+  }
+  run: {
+    args: { sql: string; params: unknown; mode: RunMode; durability?: Durability; timeoutMs?: number }
+    result: RunResult
+  }
+  describe: { args: { table: string }; result: TableInfo }
+  insertPacked: {
+    args: { table: string; columns: string[]; packed: Uint8Array; durability?: Durability }
+    result: ExecResult
+  }
+  insertArrow: { args: { table: string; ipc: Uint8Array; durability?: Durability }; result: ExecResult }
+  import: {
+    args: {
+      table: string
+      source: HostSource
+      format?: ImportFormat
+      create?: boolean
+      header?: boolean
+      delimiter?: string
+      durability?: Durability
+      progress: boolean
+    }
+    result: ExecResult
+  }
+  status: { args: Record<never, never>; result: EngineStatus }
+  close: { args: Record<never, never>; result: undefined }
+  deleteDatabase: { args: { name: string; wasm: ResolvedWasm | undefined }; result: undefined }
+}
+
+export type Op = keyof Ops
+
+/** A request, or what belongs to one that runs: its cancellation, or the piece that it asked for. */
+export type ToHost =
+  | { [K in Op]: { id: number; op: K; args: Ops[K]['args'] } }[Op]
+  | { id: number; op: 'cancel' }
+  | { id: number; op: 'piece'; bytes?: Uint8Array; error?: KalamErrorInit }
+
+export type Progress = ConnectProgress | ImportProgress
+
+/** What a host sends. */
+export type FromHost =
+  | { id: number; ok: unknown }
+  | { id: number; error: KalamErrorInit }
+  | { id: number; progress: Progress }
+  /** The next piece of a fed source, please. */
+  | { id: number; need: true }
+  /** A cancellation arrived: the host is not deaf, even if the request takes a while to end. */
+  | { id: number; heard: true }
+  /** The instance stopped; nothing that runs will be answered. */
+  | { trap: string }

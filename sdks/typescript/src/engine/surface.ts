@@ -1,0 +1,94 @@
+// The wasm surface as the SDK uses it: the types of what `pkg/kalamdb.js` exports. The engine's side of this contract
+// is src/wasm/ in the repository's root.
+
+import type { ColumnInfo, Durability, ExecResult, ImportFormat } from '../types.js'
+
+/** What `Engine.open` takes. */
+export interface EngineConfig {
+  name: string
+  storage: 'memory' | 'indexeddb'
+  user?: string
+  nodeId?: string
+  durability?: Durability
+  memoryLimit?: number
+}
+
+/** What `run` gives back: the result in packed columns for people, in Arrow for machines. */
+export type RunMode = 'exec' | 'query' | 'arrow'
+
+export interface RunOptions {
+  mode: RunMode
+  durability?: Durability
+  requestId?: number
+  timeoutMs?: number
+}
+
+export interface RunResult extends ExecResult {
+  columns?: ColumnInfo[]
+  rowCount?: number
+  /** Mode `query`: KPR1 buffers of up to 64k rows each. */
+  packed?: Uint8Array[]
+  /** Mode `arrow`: an Arrow IPC stream. */
+  ipc?: Uint8Array
+}
+
+export interface TableColumn extends ColumnInfo {
+  primaryKey: boolean
+  hasDefault: boolean
+}
+
+export interface TableInfo {
+  namespace: string
+  name: string
+  type: 'SHARED' | 'USER' | 'STREAM' | 'SYSTEM' | 'VIEW'
+  columns: TableColumn[]
+}
+
+export interface EngineStatus {
+  storage: 'memory' | 'indexeddb'
+  version: string
+  nodeId: string
+  user?: string
+  records: number
+  bytes: number
+  usage?: number
+  quota?: number
+  memory: { wasm: number; hotRows: number; hotBytes: number; query: number }
+}
+
+export interface ImporterOptions {
+  format: ImportFormat
+  create?: boolean
+  header?: boolean
+  delimiter?: string
+  durability?: Durability
+}
+
+export interface Importer {
+  push(bytes: Uint8Array): Promise<{ bytes: number; rows: number }>
+  finish(onProgress?: (progress: { rows: number; totalRows?: number }) => void): Promise<ExecResult>
+  abort(): void
+}
+
+export interface Engine {
+  run(sql: string, params: unknown, options: RunOptions): Promise<RunResult>
+  cancel(requestId: number): void
+  describe(table: string): Promise<TableInfo>
+  insertPacked(
+    table: string,
+    columns: string[],
+    packed: Uint8Array,
+    options: { durability?: Durability },
+  ): Promise<ExecResult>
+  insertArrow(table: string, ipc: Uint8Array, options: { durability?: Durability }): Promise<ExecResult>
+  importer(table: string, options: ImporterOptions): Promise<Importer>
+  status(): Promise<EngineStatus>
+  close(): Promise<void>
+}
+
+/** One instance of the wasm module with its bindings. */
+export interface Surface {
+  Engine: { open(config: EngineConfig): Promise<Engine> }
+  deleteDatabase(name: string): Promise<void>
+  version(): string
+}

@@ -1,0 +1,33 @@
+/**
+ * KalamDB: a SQL database that runs where the app runs.
+ *
+ * {@link connect} opens a database; everything else is a method of the {@link Database} that it gives.
+ *
+ * @packageDocumentation
+ */
+
+export { connect, deleteDatabase } from './connect.js'
+export { KalamError, type KalamErrorInit, type Position } from './errors.js'
+export type {
+  CallOptions,
+  ColumnInfo,
+  ConnectOptions,
+  ConnectProgress,
+  Database,
+  DatabaseStatus,
+  DeleteOptions,
+  Durability,
+  ExecResult,
+  ImportFormat,
+  ImportOptions,
+  ImportProgress,
+  ImportSource,
+  Int64Mode,
+  JsonValue,
+  Param,
+  Params,
+  Row,
+  Rows,
+  Value,
+  WasmSource,
+} from './types.js'

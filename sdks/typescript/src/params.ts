@@ -1,0 +1,73 @@
+// What callers pass in, checked before it leaves their thread.
+//
+// Invariant: a parameter travels as the value it is. It is never turned into text, and what cannot be a value
+// (undefined, functions, symbols, invalid dates) fails here, with its place, instead of becoming NULL on the way.
+
+import { KalamError } from './errors.js'
+import { show } from './packed/encode.js'
+import type { Params } from './types.js'
+
+/** Checks a statement. */
+export function checkSql(sql: unknown): string {
+  if (typeof sql === 'string') return sql
+  throw new KalamError({ code: 'INVALID_OPTION', message: `sql is ${show(sql)}, expected a string` })
+}
+
+/** Checks parameters: an array for `$1…`, a plain object for `$name`, or nothing. */
+export function checkParams(params: unknown): Params | undefined {
+  if (params === undefined || params === null) return undefined
+  if (Array.isArray(params)) {
+    // Not forEach: it passes over holes, which are undefined values too.
+    for (let i = 0; i < params.length; i++) checkParam(params[i], `$${i + 1}`)
+    return params
+  }
+  if (!isPlainObject(params)) {
+    throw new KalamError({
+      code: 'PARAMETER_TYPE',
+      message: `params is ${show(params)}, expected an array for $1… or an object for $name`,
+    })
+  }
+  for (const [name, value] of Object.entries(params)) checkParam(value, `$${name}`)
+  return params as Params
+}
+
+function checkParam(value: unknown, place: string): void {
+  const invalid = value instanceof Date && Number.isNaN(value.getTime())
+  if (!invalid && value !== undefined && typeof value !== 'function' && typeof value !== 'symbol') return
+  throw new KalamError({
+    code: 'PARAMETER_TYPE',
+    message: `parameter ${place} is ${invalid ? 'an invalid Date' : show(value)}, expected a value`,
+    hint: value === undefined ? 'Pass null for NULL.' : undefined,
+  })
+}
+
+function isPlainObject(value: unknown): value is Record<string, unknown> {
+  if (typeof value !== 'object' || value === null) return false
+  const prototype: unknown = Object.getPrototypeOf(value)
+  // Objects of another realm (a frame, a vm context) are plain too: their prototype has none itself.
+  return prototype === null || Object.getPrototypeOf(prototype) === null
+}
+
+/** Turns a tagged template into a statement and its parameters. */
+export function templateToSql(strings: TemplateStringsArray, values: readonly unknown[]): string {
+  if (!Array.isArray(strings) || !Array.isArray(strings.raw)) {
+    throw new KalamError({
+      code: 'INVALID_OPTION',
+      message: 'db.sql is a template tag, not a function',
+      hint: 'Write db.sql`SELECT …`, or use db.query(text, params).',
+    })
+  }
+  let sql = ''
+  for (let i = 0; i < strings.length; i++) {
+    // A literal with an invalid escape has no cooked form.
+    sql += strings[i] ?? strings.raw[i]
+    if (i < values.length) sql += `$${i + 1}`
+  }
+  return sql
+}
+
+/** Statements that change nothing, told by their first word; anything doubtful counts as a change. */
+export function isReadOnly(sql: string): boolean {
+  const bare = sql.replace(/^(\s|--[^\n]*(\n|$)|\/\*[\s\S]*?\*\/)+/, '')
+  return /^(select|show|describe|values|explain)\b/i.test(bare) && !/;\s*\S/.test(bare)
+}

@@ -1,0 +1,221 @@
+// The public types. They hold no code.
+
+/** What a commit promises: kept in memory only, handed to the operating system, or flushed to disk. */
+export type Durability = 'memory' | 'relaxed' | 'strict'
+
+/** How BIGINT values arrive: exact as `bigint`, as `number` (a value that is not safe is an error), or as text. */
+export type Int64Mode = 'bigint' | 'number' | 'string'
+
+/** A JSON value, as JSON columns give it and as parameters accept it. */
+export type JsonValue = null | boolean | number | string | JsonValue[] | { [key: string]: JsonValue }
+
+/**
+ * A value as a query returns it: BIGINT `bigint` (see `int64`) · INT, SMALLINT, DOUBLE, FLOAT `number` · DECIMAL,
+ * TEXT, TIME, UUID, FILE `string` · BOOLEAN `boolean` · BYTES `Uint8Array` · DATE, TIMESTAMP, DATETIME `Date` ·
+ * JSON its parsed value · EMBEDDING `Float32Array` · NULL `null`.
+ */
+export type Value = null | boolean | number | bigint | string | Date | Uint8Array | Float32Array | JsonValue
+
+/** A row as a plain object, keyed by column name. Of two columns with one name the last one stays. */
+export type Row = Record<string, Value>
+
+/** A value that may stand for `$n`: the same types that queries return; plain objects and arrays are JSON. */
+export type Param = Value | readonly unknown[] | object
+
+/** Parameters of a statement: an array for `$1`, `$2`, …, or an object for `$name`. */
+export type Params = readonly Param[] | { readonly [name: string]: Param }
+
+/** A column of a result or a table. */
+export interface ColumnInfo {
+  /** Name, as it stands in the schema or after AS. */
+  name: string
+  /** SQL type, e.g. `BIGINT`, `DECIMAL(10,2)`, `EMBEDDING(3)`. */
+  type: string
+  /** Whether NULL may occur. */
+  nullable: boolean
+}
+
+/** Rows of a query; `columns` is not enumerable, so the array compares, spreads and serialises like any other. */
+export type Rows<T = Row> = T[] & {
+  /** Names and types of the columns, in order. */
+  readonly columns: readonly ColumnInfo[]
+}
+
+/** The receipt of a change. */
+export interface ExecResult {
+  /** Rows inserted, updated or deleted, summed over the statements. */
+  rowsAffected: number
+  /** The `_seq` that the change brought the database to; `0n` when nothing was written. */
+  seq: bigint
+  /** What was promised when the call returned. */
+  durability: Durability
+}
+
+/** Options of every call. */
+export interface CallOptions {
+  /** Cancels the call: it rejects with `CANCELLED`, the signal's reason as its `cause`. */
+  signal?: AbortSignal | undefined
+  /** Time limit in milliseconds; beyond it the call rejects with `TIMEOUT`. */
+  timeoutMs?: number | undefined
+  /** Durability of this call's commits; the connection's by default. */
+  durability?: Durability | undefined
+}
+
+/** Progress of `connect`: fetching and compiling the engine, then opening the database. */
+export interface ConnectProgress {
+  /** What is going on. `ready` is always the last. */
+  phase: 'download' | 'compile' | 'open' | 'ready'
+  /** Bytes of the engine received so far. */
+  bytes: number
+  /** Bytes expected, if the server tells (it does not when it compresses the answer). */
+  totalBytes?: number | undefined
+}
+
+/** Where the engine's wasm comes from: an address, a response, or a compiled module. */
+export type WasmSource = string | URL | Response | WebAssembly.Module
+
+/** Options of {@link connect}. */
+export interface ConnectOptions {
+  /** Name of the database. */
+  name: string
+  /**
+   * Where the data lives. `indexeddb` (the default where IndexedDB exists) or `memory` (private to the connection and
+   * gone when it closes; the default elsewhere).
+   */
+  storage?: 'indexeddb' | 'memory' | undefined
+  /**
+   * Where the engine runs: `true` (the default where workers exist) in a dedicated worker, `false` in this thread, or
+   * a function that makes the worker, for bundlers that do not follow `new Worker(new URL(…))`:
+   * `() => new Worker(new URL('kalamdb/worker', import.meta.url), { type: 'module' })`.
+   */
+  worker?: boolean | (() => Worker) | undefined
+  /** User whose rows of USER tables this connection sees. */
+  user?: string | undefined
+  /** Name of this installation: letters, digits and '-', at most 64. Generated and kept when left out. */
+  nodeId?: string | undefined
+  /** Durability of commits, `relaxed` by default; also per call. */
+  durability?: Durability | undefined
+  /** How BIGINT arrives, `bigint` by default. */
+  int64?: Int64Mode | undefined
+  /** Bytes that one query may use; beyond it the query ends with `OUT_OF_MEMORY`. */
+  memoryLimit?: number | undefined
+  /** The engine's wasm, where the bundler needs help; by default the file in the package. */
+  wasm?: WasmSource | undefined
+  /** Told about the engine's download and start-up. */
+  onProgress?: ((progress: ConnectProgress) => void) | undefined
+  /** Gives up connecting. */
+  signal?: AbortSignal | undefined
+}
+
+/** Options of {@link deleteDatabase}. */
+export type DeleteOptions = Pick<ConnectOptions, 'worker' | 'wasm' | 'signal'>
+
+/** Formats that `import` reads. `json` is an array of objects, `ndjson` one object per line. */
+export type ImportFormat = 'parquet' | 'csv' | 'json' | 'ndjson' | 'arrow'
+
+/** What `import` reads from. A string or URL is an address to fetch. */
+export type ImportSource = Blob | Response | ReadableStream<Uint8Array> | Uint8Array | ArrayBuffer | URL | string
+
+/** Progress of `import`, about ten times a second and once at the end. */
+export interface ImportProgress {
+  /** `read`: bytes go to the engine; `write`: the engine decodes and commits; `done`: always the last. */
+  phase: 'read' | 'write' | 'done'
+  /** Bytes read so far. */
+  bytes: number
+  /** Bytes of the source, if known. */
+  totalBytes?: number | undefined
+  /** Rows decoded so far. */
+  rows: number
+  /** Rows of the source, if known (Parquet tells). */
+  totalRows?: number | undefined
+}
+
+/** Options of `import`. */
+export interface ImportOptions extends CallOptions {
+  /** Format; by default detected from the content, the name or the content type. */
+  format?: ImportFormat | undefined
+  /** Create the table from the source's columns when it does not exist. */
+  create?: boolean | undefined
+  /** CSV: whether the first line holds the column names (the default). */
+  header?: boolean | undefined
+  /** CSV: the separator, `,` by default (a tab for `.tsv`). */
+  delimiter?: string | undefined
+  /** Told how far it is. */
+  onProgress?: ((progress: ImportProgress) => void) | undefined
+}
+
+/** What `status` tells. */
+export interface DatabaseStatus {
+  /** `single`: this connection owns the engine. */
+  role: 'single'
+  /** Where the data lives. */
+  storage: 'indexeddb' | 'memory'
+  /** Whether the browser promised not to evict the origin's data. */
+  persisted: boolean
+  /** Version of the engine. */
+  version: string
+  /** Name of this installation. */
+  nodeId: string
+  /** User of this connection, if any. */
+  user?: string | undefined
+  /** Bytes that the origin's storage uses, if known. */
+  usage?: number | undefined
+  /** Bytes that the origin may use, if known. */
+  quota?: number | undefined
+  /** Records in the storage. */
+  records: number
+  /** Bytes in those records. */
+  bytes: number
+  /** Memory in bytes: the whole wasm memory, rows in the hot tier, and what running queries hold. */
+  memory: { wasm: number; hotRows: number; hotBytes: number; query: number }
+}
+
+/** A connection to a database; {@link connect} makes one. Calls may overlap; each is answered on its own. */
+export interface Database {
+  /** Name of the database. */
+  readonly name: string
+
+  /** Runs one or several statements and gives the summed receipt. Rows that they return are dropped. */
+  exec(sql: string, params?: Params, options?: CallOptions): Promise<ExecResult>
+
+  /** Runs a statement and gives its rows as plain objects; of several statements the last one's. */
+  query<T = Row>(sql: string, params?: Params, options?: CallOptions): Promise<Rows<T>>
+
+  /** The first row of a query, or `undefined` when there is none. */
+  queryOne<T = Row>(sql: string, params?: Params, options?: CallOptions): Promise<T | undefined>
+
+  /** Tagged template: the values become parameters `$1`, `$2`, …, never text. */
+  sql<T = Row>(strings: TemplateStringsArray, ...values: Param[]): Promise<Rows<T>>
+
+  /** Runs a query and gives its rows as the bytes of an Arrow IPC stream. */
+  arrow(sql: string, params?: Params, options?: CallOptions): Promise<Uint8Array>
+
+  /**
+   * Inserts rows as one atomic statement: objects keyed by column name, or the bytes of an Arrow IPC stream.
+   *
+   * The columns are the keys that carry a value other than `undefined` in any row. A column that no row names takes
+   * its default; where only some rows name it, the others get NULL. Values are taken as queries return them; TEXT
+   * forms are accepted for BIGINT, DECIMAL, DATE, TIMESTAMP, DATETIME, TIME and UUID.
+   *
+   * Errors: `TABLE_NOT_FOUND`, `COLUMN_NOT_FOUND` for an unknown key, `DATATYPE_MISMATCH` and its like with column
+   * and row, and what the table's constraints raise. After any of them nothing of the call is visible.
+   */
+  insert(table: string, rows: readonly object[] | Uint8Array | ArrayBuffer, options?: CallOptions): Promise<ExecResult>
+
+  /**
+   * Imports a file as one atomic statement: nothing is visible before all of it is durable.
+   *
+   * Errors: `INVALID_DATA` for a source that cannot be read or decoded, `INVALID_OPTION` when the format cannot be
+   * told, `CANCELLED` after an abort. After any of them nothing of the import stays.
+   */
+  import(table: string, source: ImportSource, options?: ImportOptions): Promise<ExecResult>
+
+  /** State of the connection, its storage and its memory. */
+  status(options?: CallOptions): Promise<DatabaseStatus>
+
+  /** Waits for running calls, closes the engine and gives the database free. Calling it again is harmless. */
+  close(): Promise<void>
+
+  /** `await using db = await connect(…)` closes at the end of the block. */
+  [Symbol.asyncDispose](): Promise<void>
+}

@@ -1,0 +1,314 @@
+//! From names in statements to tables, and from statements to logical plans.
+//!
+//! Invariant: everything known of a table comes from the [`SchemaRegistry`]. The tables of a statement are looked up
+//! before DataFusion plans it, because its planner cannot wait; a name that was not found fails with our error, at its
+//! position, when the planner asks for it.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::{DataFusionError, Result as DfResult, TableReference};
+use datafusion::datasource::cte_worktable::CteWorkTable;
+use datafusion::datasource::provider_as_source;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, TypePlanner};
+use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
+use datafusion::sql::parser::Statement as DfStatement;
+use datafusion::sql::planner::SqlToRel;
+use datafusion::sql::resolve::resolve_table_references;
+use datafusion::sql::sqlparser::ast::{self, Ident, ObjectName, visit_relations};
+
+use super::datafusion_session;
+use super::errors::from_datafusion;
+use super::information_schema;
+use super::parser::position_of;
+use super::type_planner::KalamTypePlanner;
+use crate::error::{ErrorCode, KalamError, Position, Result};
+use crate::schema::{CachedTableData, SchemaRegistry, TableId, TableType};
+
+/// An identifier as SQL means it: folded to lower case unless quoted.
+pub fn fold(ident: &Ident) -> String {
+    match ident.quote_style {
+        Some(_) => ident.value.clone(),
+        None => ident.value.to_lowercase(),
+    }
+}
+
+/// The one identifier of a name that takes no dots.
+pub fn single_ident(name: &ObjectName, what: &str) -> Result<Ident> {
+    match name.0.as_slice() {
+        [part] => part.as_ident().cloned().ok_or_else(|| bad_name(name, what)),
+        _ => Err(bad_name(name, what)),
+    }
+}
+
+fn bad_name(name: &ObjectName, what: &str) -> KalamError {
+    KalamError::new(ErrorCode::InvalidName, format!("'{name}' is not the name of a {what}"))
+        .at(name.0.first().and_then(|p| p.as_ident()).and_then(position_of))
+}
+
+/// Where a name stands in the statement.
+pub fn position_of_name(name: &ObjectName) -> Option<Position> {
+    name.0.first().and_then(|p| p.as_ident()).and_then(position_of)
+}
+
+/// The table that a name means in a namespace.
+pub fn table_id(name: &ObjectName, namespace: &str) -> Result<TableId> {
+    let parts: Vec<String> = name.0.iter().filter_map(|p| p.as_ident()).map(fold).collect();
+    if parts.len() != name.0.len() {
+        return Err(bad_name(name, "table"));
+    }
+    match parts.as_slice() {
+        [table] => Ok(TableId::new(namespace, table.as_str())),
+        [namespace, table] => Ok(TableId::new(namespace.as_str(), table.as_str())),
+        _ => Err(bad_name(name, "table").with_hint("Write table or namespace.table.")),
+    }
+}
+
+/// Looks tables up for one session.
+#[derive(Debug, Clone, Copy)]
+pub struct Names<'a> {
+    /// All tables.
+    pub registry: &'a SchemaRegistry,
+    /// The session's namespace.
+    pub namespace: &'a str,
+}
+
+impl Names<'_> {
+    /// The table of a name, or the error that says what is missing.
+    pub async fn table(&self, name: &ObjectName) -> Result<Arc<CachedTableData>> {
+        let id = table_id(name, self.namespace)?;
+        match self.registry.table(&id).await? {
+            Some(table) => Ok(table),
+            None => Err(self.not_found(&id).await?.at(position_of_name(name))),
+        }
+    }
+
+    /// The table of a name that a statement is about to change rows of.
+    pub async fn writable(&self, name: &ObjectName) -> Result<Arc<CachedTableData>> {
+        let id = table_id(name, self.namespace)?;
+        let wrong = |what: &str| {
+            let message = format!("'{id}' is a {what}: its rows cannot be changed");
+            Err(KalamError::new(ErrorCode::WrongObjectType, message).at(position_of_name(name)))
+        };
+        if information_schema::is_virtual(&id.namespace) {
+            return wrong("system table");
+        }
+        let table = self.table(name).await?;
+        match table.definition().table_type {
+            TableType::View => wrong("view"),
+            TableType::System => wrong("system table"),
+            _ => Ok(table),
+        }
+    }
+
+    /// The error for a table that is not there, with the nearest name as a hint.
+    pub async fn not_found(&self, id: &TableId) -> Result<KalamError> {
+        let known_namespace = information_schema::is_virtual(&id.namespace)
+            || self.registry.namespace(&id.namespace).await?.is_some();
+        if !known_namespace {
+            let names = self.registry.namespaces().await?;
+            let names: Vec<String> = names.iter().map(|n| n.name.clone()).collect();
+            return Ok(KalamError::new(
+                ErrorCode::NamespaceNotFound,
+                format!("namespace '{}' does not exist", id.namespace),
+            )
+            .with_hint(format!("There are: {}.", names.join(", "))));
+        }
+        let error = KalamError::new(ErrorCode::TableNotFound, format!("table '{id}' does not exist"));
+        let tables = self.registry.tables(None).await?;
+        let nearest = tables
+            .iter()
+            .map(|t| (distance(t.table_id(), id), t.table_id()))
+            .filter(|(distance, _)| *distance <= 2.max(id.table.len() / 3))
+            .min();
+        Ok(match nearest {
+            Some((_, near)) => error.with_hint(format!("Did you mean '{near}'?")),
+            None => error,
+        })
+    }
+}
+
+/// How many letters differ; a table of that very name in another namespace is near.
+fn distance(a: &TableId, b: &TableId) -> usize {
+    if a.table == b.table { 1 } else { edit_distance(&a.table, &b.table) + usize::from(a.namespace != b.namespace) * 2 }
+}
+
+/// Levenshtein's distance.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let above = row[j + 1];
+            row[j + 1] = (diagonal + usize::from(x != *y)).min(above + 1).min(row[j] + 1);
+            diagonal = above;
+        }
+    }
+    row[b.len()]
+}
+
+/// Tables that only one statement knows, by their bare name: the target of an UPDATE, rows to be returned.
+pub type Extras = HashMap<String, Arc<dyn TableProvider>>;
+
+/// Plans a statement. What it names must be a table of the registry, a virtual one, or one of `extras`.
+pub async fn plan_statement(
+    state: &SessionState,
+    names: Names<'_>,
+    statement: ast::Statement,
+    extras: &Extras,
+) -> Result<LogicalPlan> {
+    let wrapped = DfStatement::Statement(Box::new(statement));
+    let (references, _) = resolve_table_references(&wrapped, true).map_err(from_datafusion)?;
+    let DfStatement::Statement(statement) = wrapped else {
+        return Err(KalamError::internal("a statement changed its kind"));
+    };
+    let mut tables: HashMap<TableReference, Lookup> = HashMap::with_capacity(references.len());
+    for reference in references {
+        if tables.contains_key(&reference) {
+            continue;
+        }
+        let lookup = look_up(names, &reference, &statement, extras).await?;
+        tables.insert(reference, lookup);
+    }
+    let context = PlanContext { state, tables };
+    SqlToRel::new(&context).sql_statement_to_plan(*statement).map_err(from_datafusion)
+}
+
+type Lookup = std::result::Result<Arc<dyn TableSource>, KalamError>;
+
+async fn look_up(
+    names: Names<'_>,
+    reference: &TableReference,
+    statement: &ast::Statement,
+    extras: &Extras,
+) -> Result<Lookup> {
+    let id = match reference {
+        TableReference::Bare { table } => match extras.get(table.as_ref()) {
+            Some(provider) => return Ok(Ok(provider_as_source(Arc::clone(provider)))),
+            None => TableId::new(names.namespace, Arc::clone(table)),
+        },
+        TableReference::Partial { schema, table } => TableId::new(Arc::clone(schema), Arc::clone(table)),
+        TableReference::Full { .. } => {
+            return Ok(Err(KalamError::new(
+                ErrorCode::InvalidName,
+                format!("'{reference}' has three parts, expected table or namespace.table"),
+            )));
+        }
+    };
+    if information_schema::is_virtual(&id.namespace) {
+        if let Some(provider) = information_schema::provider(names.registry, &id).await? {
+            return Ok(Ok(provider_as_source(provider)));
+        }
+    } else if let Some(provider) = names.registry.provider(&id).await? {
+        return Ok(Ok(provider_as_source(provider)));
+    }
+    Ok(Err(names.not_found(&id).await?.at(find_relation(statement, reference))))
+}
+
+/// Where a statement names a relation.
+fn find_relation(statement: &ast::Statement, reference: &TableReference) -> Option<Position> {
+    let wanted = reference.to_vec();
+    let mut found = None;
+    let _ = visit_relations(statement, |name| {
+        let parts: Vec<String> = name.0.iter().filter_map(|p| p.as_ident()).map(fold).collect();
+        if parts == wanted {
+            found = position_of_name(name);
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    });
+    found
+}
+
+/// What DataFusion's planner may ask.
+struct PlanContext<'a> {
+    state: &'a SessionState,
+    tables: HashMap<TableReference, Lookup>,
+}
+
+impl ContextProvider for PlanContext<'_> {
+    fn get_table_source(&self, name: TableReference) -> DfResult<Arc<dyn TableSource>> {
+        match self.tables.get(&name) {
+            Some(Ok(source)) => Ok(Arc::clone(source)),
+            Some(Err(error)) => Err(DataFusionError::External(Box::new(error.clone()))),
+            None => Err(DataFusionError::External(Box::new(KalamError::internal(format_args!(
+                "the table '{name}' was not looked up"
+            ))))),
+        }
+    }
+
+    fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> DfResult<Arc<dyn TableSource>> {
+        datafusion_session::table_function(self.state, name, args)
+    }
+
+    fn create_cte_work_table(&self, name: &str, schema: SchemaRef) -> DfResult<Arc<dyn TableSource>> {
+        Ok(provider_as_source(Arc::new(CteWorkTable::new(name, schema))))
+    }
+
+    fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
+        self.state.expr_planners()
+    }
+
+    fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
+        Some(Arc::new(KalamTypePlanner))
+    }
+
+    fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        self.state.scalar_functions().get(name).cloned()
+    }
+
+    fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {
+        self.state.higher_order_functions().get(name).cloned()
+    }
+
+    fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
+        self.state.aggregate_functions().get(name).cloned()
+    }
+
+    fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
+        self.state.window_functions().get(name).cloned()
+    }
+
+    fn get_variable_type(&self, _: &[String]) -> Option<DataType> {
+        None
+    }
+
+    fn options(&self) -> &ConfigOptions {
+        self.state.config_options()
+    }
+
+    fn udf_names(&self) -> Vec<String> {
+        self.state.scalar_functions().keys().cloned().collect()
+    }
+
+    fn higher_order_function_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn udaf_names(&self) -> Vec<String> {
+        self.state.aggregate_functions().keys().cloned().collect()
+    }
+
+    fn udwf_names(&self) -> Vec<String> {
+        self.state.window_functions().keys().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edit_distances() {
+        for (a, b, n) in [("items", "itms", 1), ("", "abc", 3), ("same", "same", 0), ("flights", "lfights", 2)] {
+            assert_eq!(edit_distance(a, b), n, "{a} {b}");
+        }
+    }
+}

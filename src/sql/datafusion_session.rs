@@ -1,0 +1,192 @@
+//! DataFusion as this engine uses it: one partition, no threads, no disk, a bounded memory pool.
+//!
+//! Invariant: no plan of this session needs a tokio runtime. Operators that would start tasks do so only with more
+//! than one partition: `target_partitions` is 1, every provider has one partition, and what still has several inputs
+//! (UNION ALL) is read in place by [`InPlaceCoalesce`] instead of by tasks.
+
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::catalog::TableFunctionArgs;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Result as DfResult, plan_datafusion_err};
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::SessionStateDefaults;
+use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext};
+use datafusion::logical_expr::TableSource;
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::execution_plan::ReplaceChildrenOptions;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
+};
+use datafusion::prelude::SessionConfig;
+use futures::{StreamExt, TryStreamExt};
+
+use super::type_planner::KalamTypePlanner;
+use crate::error::{KalamError, Result};
+
+/// Rows per batch between operators.
+const BATCH_ROWS: usize = 8192;
+
+/// A session of DataFusion with this engine's functions and rules. Queries together use at most `memory_limit` bytes.
+pub fn session_state(memory_limit: usize) -> Result<SessionState> {
+    let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH_ROWS);
+    let options = config.options_mut();
+    options.sql_parser.collect_spans = true;
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.explain.show_statistics = false;
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory_limit)))
+        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
+        .build_arc()
+        .map_err(KalamError::internal)?;
+    let mut physical_rules = PhysicalOptimizer::new().rules;
+    physical_rules.push(Arc::new(InPlaceCoalesce));
+    let table_functions =
+        SessionStateDefaults::default_table_functions().into_iter().map(|f| (f.name().to_owned(), f)).collect();
+    Ok(SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_expr_planners(SessionStateDefaults::default_expr_planners())
+        .with_type_planner(Arc::new(KalamTypePlanner))
+        .with_scalar_functions(super::functions::scalar_functions())
+        .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+        .with_window_functions(SessionStateDefaults::default_window_functions())
+        .with_table_functions(table_functions)
+        .with_physical_optimizer_rules(physical_rules)
+        .build())
+}
+
+/// The source of a call to a table function.
+pub fn table_function(
+    state: &SessionState,
+    name: &str,
+    args: &[datafusion::logical_expr::Expr],
+) -> DfResult<Arc<dyn TableSource>> {
+    let function = state
+        .table_functions()
+        .get(name)
+        .ok_or_else(|| plan_datafusion_err!("Invalid function '{name}': there is no table function of that name"))?;
+    let provider = function.create_table_provider_with_args(TableFunctionArgs::new(args, state))?;
+    Ok(datafusion::datasource::provider_as_source(provider))
+}
+
+/// Replaces a `CoalescePartitionsExec` over several partitions, which starts a task for each, with one that reads
+/// them in place, one after the other.
+#[derive(Debug)]
+struct InPlaceCoalesce;
+
+impl PhysicalOptimizerRule for InPlaceCoalesce {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> DfResult<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(|plan| {
+            let Some(coalesce) = plan.downcast_ref::<CoalescePartitionsExec>() else {
+                return Ok(Transformed::no(plan));
+            };
+            if coalesce.input().output_partitioning().partition_count() < 2 {
+                return Ok(Transformed::no(plan));
+            }
+            let in_place = ConcatPartitionsExec::new(Arc::clone(coalesce.input()), coalesce.fetch());
+            Ok(Transformed::yes(Arc::new(in_place) as Arc<dyn ExecutionPlan>))
+        })
+        .data()
+    }
+
+    fn name(&self) -> &str {
+        "in_place_coalesce"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// One partition out of several: each is read to its end before the next.
+#[derive(Debug)]
+struct ConcatPartitionsExec {
+    input: Arc<dyn ExecutionPlan>,
+    fetch: Option<usize>,
+    properties: Arc<PlanProperties>,
+}
+
+impl ConcatPartitionsExec {
+    fn new(input: Arc<dyn ExecutionPlan>, fetch: Option<usize>) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(input.schema()),
+            Partitioning::UnknownPartitioning(1),
+            input.pipeline_behavior(),
+            input.boundedness(),
+        );
+        Self { input, fetch, properties: Arc::new(properties) }
+    }
+}
+
+impl DisplayAs for ConcatPartitionsExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConcatPartitionsExec")?;
+        self.fetch.map_or(Ok(()), |fetch| write!(f, ": fetch={fetch}"))
+    }
+}
+
+impl ExecutionPlan for ConcatPartitionsExec {
+    fn name(&self) -> &str {
+        "ConcatPartitionsExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
+    ) -> DfResult<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let input = children.pop().ok_or_else(|| plan_datafusion_err!("ConcatPartitionsExec needs an input"))?;
+        Ok(Arc::new(Self::new(input, self.fetch)))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let input = children.pop().ok_or_else(|| plan_datafusion_err!("ConcatPartitionsExec needs an input"))?;
+        Ok(Arc::new(Self::new(input, self.fetch)))
+    }
+
+    fn execute(&self, _: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
+        let input = Arc::clone(&self.input);
+        let partitions = input.output_partitioning().partition_count();
+        let batches = futures::stream::iter(0..partitions)
+            .map(move |partition| input.execute(partition, Arc::clone(&context)))
+            .try_flatten();
+        let mut remaining = self.fetch.unwrap_or(usize::MAX);
+        let limited = batches
+            .scan((), move |(), batch| {
+                if remaining == 0 {
+                    return futures::future::ready(None);
+                }
+                let batch = batch.map(|b| b.slice(0, b.num_rows().min(remaining)));
+                remaining -= batch.as_ref().map_or(0, |b| b.num_rows());
+                futures::future::ready(Some(batch))
+            });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.input.schema(), limited)))
+    }
+}

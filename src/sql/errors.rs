@@ -1,0 +1,188 @@
+//! DataFusion's errors as ours.
+//!
+//! Invariant: an error of this engine that travelled through DataFusion comes out as it went in; everything else gets
+//! the code that PostgreSQL would give, and a position where DataFusion knows one.
+
+use arrow::error::ArrowError;
+use datafusion::common::{DataFusionError, SchemaError, Span};
+
+use super::parser::syntax_error;
+use crate::error::{ErrorCode, KalamError, Position};
+
+/// Translates an error of planning or execution.
+pub fn from_datafusion(error: DataFusionError) -> KalamError {
+    match error {
+        DataFusionError::External(inner) => match inner.downcast::<KalamError>() {
+            Ok(ours) => *ours,
+            Err(other) => match other.downcast::<DataFusionError>() {
+                Ok(inner) => from_datafusion(*inner),
+                Err(other) => KalamError::internal(other),
+            },
+        },
+        DataFusionError::ArrowError(inner, _) => from_arrow(*inner),
+        DataFusionError::SQL(inner, _) => syntax_error(&inner),
+        DataFusionError::NotImplemented(what) => {
+            KalamError::new(ErrorCode::FeatureNotSupported, format!("not supported: {}", first_line(&what)))
+        }
+        DataFusionError::Plan(what) => from_plan(&what),
+        DataFusionError::Configuration(what) => KalamError::new(ErrorCode::InvalidStatement, what),
+        DataFusionError::SchemaError(inner, _) => from_schema(*inner),
+        DataFusionError::Execution(what) => from_execution(&what),
+        DataFusionError::ResourcesExhausted(what) => {
+            KalamError::new(ErrorCode::OutOfMemory, format!("the query needs more memory than its limit: {}", first_line(&what)))
+                .with_hint("Raise `memoryLimit`, select fewer rows or columns, or add a filter.")
+        }
+        DataFusionError::Context(_, inner) => from_datafusion(*inner),
+        DataFusionError::Diagnostic(diagnostic, inner) => {
+            let position = diagnostic.span.and_then(position);
+            from_datafusion(*inner).at(position)
+        }
+        DataFusionError::Collection(errors) => errors
+            .into_iter()
+            .next()
+            .map_or_else(|| KalamError::internal("an empty collection of errors"), from_datafusion),
+        DataFusionError::Shared(inner) => from_shared(&inner),
+        other => KalamError::internal(other),
+    }
+}
+
+/// A shared error cannot be taken apart by value: what matters of it is looked up by reference.
+fn from_shared(error: &DataFusionError) -> KalamError {
+    match error {
+        DataFusionError::External(inner) => match inner.downcast_ref::<KalamError>() {
+            Some(ours) => ours.clone(),
+            None => KalamError::internal(inner),
+        },
+        DataFusionError::Context(_, inner) => from_shared(inner),
+        DataFusionError::Shared(inner) => from_shared(inner),
+        DataFusionError::Diagnostic(diagnostic, inner) => {
+            from_shared(inner).at(diagnostic.span.and_then(position))
+        }
+        DataFusionError::ResourcesExhausted(what) => from_datafusion(DataFusionError::ResourcesExhausted(what.clone())),
+        DataFusionError::Execution(what) => from_execution(what),
+        DataFusionError::Plan(what) => from_plan(what),
+        DataFusionError::ArrowError(inner, _) => from_arrow_text(inner),
+        other => KalamError::internal(other),
+    }
+}
+
+fn position(span: Span) -> Option<Position> {
+    let position =
+        Position { line: u32::try_from(span.start.line).ok()?, column: u32::try_from(span.start.column).ok()? };
+    (position.line > 0).then_some(position)
+}
+
+/// Translates an error of Arrow's kernels.
+pub fn from_arrow(error: ArrowError) -> KalamError {
+    match error {
+        ArrowError::ExternalError(inner) => match inner.downcast::<KalamError>() {
+            Ok(ours) => *ours,
+            Err(other) => match other.downcast::<DataFusionError>() {
+                Ok(inner) => from_datafusion(*inner),
+                Err(other) => KalamError::internal(other),
+            },
+        },
+        other => from_arrow_text(&other),
+    }
+}
+
+fn from_arrow_text(error: &ArrowError) -> KalamError {
+    match error {
+        ArrowError::DivideByZero => KalamError::new(ErrorCode::DivisionByZero, "division by zero"),
+        ArrowError::ArithmeticOverflow(what) => {
+            KalamError::new(ErrorCode::OutOfRange, format!("the result is out of range: {what}"))
+        }
+        ArrowError::CastError(what) | ArrowError::ParseError(what) => from_cast(what),
+        ArrowError::InvalidArgumentError(what) | ArrowError::ComputeError(what) if what.contains("out of range") => {
+            KalamError::new(ErrorCode::OutOfRange, what.clone())
+        }
+        ArrowError::InvalidArgumentError(what) | ArrowError::ComputeError(what) => {
+            KalamError::new(ErrorCode::InvalidValue, what.clone())
+        }
+        ArrowError::MemoryError(what) => KalamError::new(ErrorCode::OutOfMemory, what.clone()),
+        ArrowError::OffsetOverflowError(bytes) => {
+            KalamError::new(ErrorCode::OutOfMemory, format!("a column of {bytes} bytes of text is too large for one batch"))
+        }
+        other => KalamError::internal(other),
+    }
+}
+
+fn from_cast(what: &str) -> KalamError {
+    let lower = what.to_ascii_lowercase();
+    let code = if lower.contains("overflow") || lower.contains("can't cast value") || lower.contains("out of range") || lower.contains("too large") {
+        ErrorCode::OutOfRange
+    } else if lower.contains("timestamp") || lower.contains("date") || lower.contains("time") {
+        ErrorCode::InvalidDatetime
+    } else {
+        ErrorCode::InvalidText
+    };
+    KalamError::new(code, what.to_owned())
+}
+
+fn from_schema(error: SchemaError) -> KalamError {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let error = KalamError::new(
+                ErrorCode::ColumnNotFound,
+                format!("column '{}' does not exist", field.flat_name().replace('"', "")),
+            )
+            .at(field.spans.first().and_then(position));
+            let mut names: Vec<&str> = valid_fields.iter().map(|c| c.name.as_str()).filter(|n| !n.starts_with('_')).collect();
+            names.dedup();
+            match names.is_empty() {
+                true => error,
+                false => error.with_hint(format!("There are: {}.", names.join(", "))),
+            }
+        }
+        SchemaError::AmbiguousReference { field } => {
+            KalamError::new(ErrorCode::AmbiguousColumn, format!("column '{}' is ambiguous", field.name))
+                .with_hint("Put the table's name or alias and a dot before it.")
+                .at(field.spans.first().and_then(position))
+        }
+        other => KalamError::new(ErrorCode::DuplicateColumn, other.to_string()),
+    }
+}
+
+fn from_plan(what: &str) -> KalamError {
+    let what = first_line(what);
+    let lower = what.to_ascii_lowercase();
+    let code = if lower.starts_with("invalid function") || lower.contains("no function matches") {
+        ErrorCode::FunctionNotFound
+    } else if lower.contains("cannot coerce")
+        || lower.contains("cannot infer common")
+        || lower.contains("is not comparable")
+        || lower.contains("failed to coerce")
+        || lower.contains("can't be evaluated because there isn't a common type")
+        || lower.contains("type mismatch")
+    {
+        ErrorCode::DatatypeMismatch
+    } else if lower.contains("duplicate") && lower.contains("name") {
+        ErrorCode::DuplicateColumn
+    } else if lower.contains("placeholder") {
+        ErrorCode::ParameterCount
+    } else {
+        ErrorCode::InvalidStatement
+    };
+    KalamError::new(code, what.to_owned())
+}
+
+fn from_execution(what: &str) -> KalamError {
+    let lower = what.to_ascii_lowercase();
+    let code = if lower.contains("more than one row") || lower.contains("scalar subquery") {
+        ErrorCode::TooManyRows
+    } else if lower.contains("overflow") || lower.contains("out of range") {
+        ErrorCode::OutOfRange
+    } else if lower.contains("divide by zero") {
+        ErrorCode::DivisionByZero
+    } else if lower.contains("timestamp") || lower.contains("date") {
+        ErrorCode::InvalidDatetime
+    } else {
+        ErrorCode::InvalidValue
+    };
+    KalamError::new(code, first_line(what).to_owned())
+}
+
+/// DataFusion appends backtraces and plans after the first line.
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or(text)
+}

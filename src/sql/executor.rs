@@ -1,0 +1,382 @@
+//! Runs statements: parses a request, finds the handler of each statement, and gives handlers what they share.
+//!
+//! Invariant: a request is parsed, and its parameters are counted, before any of its statements runs; each statement
+//! then commits by itself (autocommit), in order, and the first error ends the request. A statement that lost a race
+//! against another writer (`SERIALIZATION_FAILURE`) is run again from the start: nothing of it was applied.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::execution::{SessionState, TaskContext};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::sql::sqlparser::ast::{self, Expr, ObjectType, Value as SqlValue, visit_expressions};
+use futures::StreamExt;
+use parking_lot::RwLock;
+
+use super::catalog::{Extras, Names, plan_statement};
+use super::datafusion_session;
+use super::errors::from_datafusion;
+use super::handlers;
+use super::params::Params;
+use super::parser::{self, Statement};
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::platform::{self, Instant};
+use crate::schema::{DEFAULT_NAMESPACE, SchemaRegistry};
+use crate::storage::Durability;
+use crate::tables::{Request, Seq, TableStore};
+use crate::types::{KalamDataType, coerce_array};
+
+/// A statement that keeps losing races against other writers fails after so many attempts.
+const ATTEMPTS: usize = 20;
+
+/// Words that make a statement depend on the clock.
+const CLOCK_WORDS: [&str; 4] = ["now", "current_", "today", "localtime"];
+
+/// Who asks: the user of USER tables and the namespace of bare names.
+#[derive(Debug)]
+pub struct Session {
+    user: Arc<str>,
+    namespace: RwLock<Arc<str>>,
+}
+
+impl Session {
+    /// A session in the namespace `default`.
+    pub fn new(user: impl Into<Arc<str>>) -> Self {
+        Self { user: user.into(), namespace: RwLock::new(Arc::from(DEFAULT_NAMESPACE)) }
+    }
+
+    /// The user.
+    pub fn user(&self) -> &Arc<str> {
+        &self.user
+    }
+
+    /// The namespace of bare table names.
+    pub fn namespace(&self) -> Arc<str> {
+        Arc::clone(&self.namespace.read())
+    }
+
+    pub(super) fn use_namespace(&self, namespace: &str) {
+        *self.namespace.write() = Arc::from(namespace);
+    }
+}
+
+/// How a request is run.
+#[derive(Debug, Clone, Default)]
+pub struct ExecuteOptions {
+    /// The durability asked for.
+    pub durability: Durability,
+    /// Set by the caller to give up.
+    pub cancelled: Arc<AtomicBool>,
+    /// When the request gives up by itself.
+    pub deadline: Option<Instant>,
+}
+
+/// Rows of a result.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    /// Names and types; every type is one that [`KalamDataType`] knows.
+    pub schema: SchemaRef,
+    /// The rows.
+    pub batches: Vec<RecordBatch>,
+}
+
+impl Rows {
+    /// How many rows.
+    pub fn len(&self) -> usize {
+        self.batches.iter().map(RecordBatch::num_rows).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The rows of one batch.
+    pub fn one(batch: RecordBatch) -> Self {
+        Self { schema: batch.schema(), batches: vec![batch] }
+    }
+}
+
+/// What a statement did.
+#[derive(Debug, Clone, Default)]
+pub struct StatementResult {
+    /// Rows inserted, updated or deleted.
+    pub rows_affected: u64,
+    /// The last `_seq` of its commit, if it changed rows.
+    pub seq: Option<Seq>,
+    /// The durability that its commit reached, if it changed anything.
+    pub durability: Option<Durability>,
+    /// Its rows, if it gives any.
+    pub rows: Option<Rows>,
+}
+
+impl StatementResult {
+    /// A result of rows.
+    pub fn rows(rows: Rows) -> Self {
+        Self { rows: Some(rows), ..Self::default() }
+    }
+}
+
+/// Runs statements; see the module's comment.
+#[derive(Debug)]
+pub struct SqlExecutor {
+    registry: Arc<SchemaRegistry>,
+    store: Arc<TableStore>,
+    state: Arc<SessionState>,
+}
+
+impl SqlExecutor {
+    /// An executor over tables. Queries together use at most `memory_limit` bytes.
+    pub fn new(registry: Arc<SchemaRegistry>, store: Arc<TableStore>, memory_limit: usize) -> Result<Self> {
+        let state = Arc::new(datafusion_session::session_state(memory_limit)?);
+        Ok(Self { registry, store, state })
+    }
+
+    /// The registry.
+    pub fn registry(&self) -> &Arc<SchemaRegistry> {
+        &self.registry
+    }
+
+    /// The tables' rows.
+    pub fn store(&self) -> &Arc<TableStore> {
+        &self.store
+    }
+
+    /// Bytes that running queries have reserved.
+    pub fn query_memory(&self) -> usize {
+        self.state.runtime_env().memory_pool.reserved()
+    }
+
+    /// Runs every statement of a text and returns what each did.
+    pub async fn execute(
+        &self,
+        session: &Session,
+        sql: &str,
+        params: &Params,
+        options: &ExecuteOptions,
+    ) -> Result<Vec<StatementResult>> {
+        let statements = parser::parse(sql)?;
+        let mut used = BTreeSet::new();
+        for statement in &statements {
+            placeholders(statement, &mut used);
+        }
+        params.check_all_used(used.iter().map(String::as_str))?;
+        for placeholder in &used {
+            params.get(placeholder)?;
+        }
+        let lower = sql.to_lowercase();
+        let clock = CLOCK_WORDS.iter().any(|word| lower.contains(word));
+        let mut results = Vec::with_capacity(statements.len());
+        for statement in statements {
+            let state = if clock {
+                let mut state = self.state.as_ref().clone();
+                state.mark_start_execution();
+                Arc::new(state)
+            } else {
+                Arc::clone(&self.state)
+            };
+            let execution = Execution { executor: self, session, params, options, state };
+            results.push(execution.statement(statement).await?);
+        }
+        Ok(results)
+    }
+}
+
+/// Collects the placeholders of a statement.
+fn placeholders(statement: &Statement, used: &mut BTreeSet<String>) {
+    match statement {
+        Statement::Explain { statement, .. } => placeholders(statement, used),
+        Statement::Sql(statement) => {
+            let _ = visit_expressions(statement.as_ref(), |expr| {
+                if let Expr::Value(value) = expr
+                    && let SqlValue::Placeholder(name) = &value.value
+                {
+                    used.insert(name.clone());
+                }
+                ControlFlow::<()>::Continue(())
+            });
+        }
+        Statement::CreateTable(_, create) => {
+            if let Some(query) = &create.query {
+                let statement = ast::Statement::Query(query.clone());
+                placeholders(&Statement::Sql(Box::new(statement)), used);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// One statement being run.
+pub(super) struct Execution<'a> {
+    pub executor: &'a SqlExecutor,
+    pub session: &'a Session,
+    pub params: &'a Params,
+    pub options: &'a ExecuteOptions,
+    pub state: Arc<SessionState>,
+}
+
+impl Execution<'_> {
+    async fn statement(&self, statement: Statement) -> Result<StatementResult> {
+        match statement {
+            Statement::CreateNamespace { name, if_not_exists } => {
+                handlers::namespace::create(self, &name, if_not_exists).await
+            }
+            Statement::DropNamespace { name, if_exists } => handlers::namespace::drop(self, &name, if_exists).await,
+            Statement::UseNamespace(name) => handlers::namespace::use_namespace(self, &name).await,
+            Statement::ShowNamespaces => handlers::show::namespaces(self).await,
+            Statement::ShowTables(namespace) => handlers::show::tables(self, namespace.as_ref()).await,
+            Statement::Describe(name) => handlers::show::describe(self, &name).await,
+            Statement::CreateTable(kind, create) => handlers::table::create(self, kind, *create).await,
+            Statement::Explain { analyze, verbose, statement } => {
+                handlers::explain::explain(self, analyze, verbose, *statement).await
+            }
+            Statement::Sql(statement) => match *statement {
+                ast::Statement::Query(query) => handlers::query::query(self, *query).await,
+                ast::Statement::Insert(insert) => self.retrying(|| handlers::insert::insert(self, &insert)).await,
+                ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, &update)).await,
+                ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, &delete)).await,
+                ast::Statement::Drop { object_type: ObjectType::Table, if_exists, names, .. } => {
+                    handlers::table::drop(self, &names, if_exists).await
+                }
+                other => Err(KalamError::new(
+                    ErrorCode::FeatureNotSupported,
+                    format!("the statement '{}' is not supported", first_words(&other.to_string())),
+                )),
+            },
+        }
+    }
+
+    async fn retrying<F>(&self, run: impl Fn() -> F) -> Result<StatementResult>
+    where
+        F: Future<Output = Result<StatementResult>>,
+    {
+        let mut attempt = 1;
+        loop {
+            match run().await {
+                Err(error) if error.code() == ErrorCode::Conflict && attempt < ATTEMPTS => {
+                    attempt += 1;
+                    // The commit that was first becomes visible, or fails, before the next attempt reads.
+                    self.executor.store.barrier().await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Looks names up for this session.
+    pub fn with_names<T>(&self, run: impl FnOnce(Names<'_>) -> T) -> T {
+        let namespace = self.session.namespace();
+        run(Names { registry: &self.executor.registry, namespace: &namespace })
+    }
+
+    /// What this statement's plans read: the newest snapshot, as its user.
+    pub fn request(&self) -> Arc<Request> {
+        Arc::new(Request {
+            user: Arc::clone(self.session.user()),
+            snapshot: self.executor.store.snapshot(),
+            cancelled: Arc::clone(&self.options.cancelled),
+            deadline: self.options.deadline,
+        })
+    }
+
+    /// Plans a query or the SELECT behind another statement, with its parameters in place.
+    pub async fn plan(&self, statement: ast::Statement, extras: &Extras) -> Result<LogicalPlan> {
+        let namespace = self.session.namespace();
+        let names = Names { registry: &self.executor.registry, namespace: &namespace };
+        let plan = plan_statement(&self.state, names, statement, extras).await?;
+        self.params.bind(plan)
+    }
+
+    /// The physical plan of a logical one.
+    pub async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+        self.state.create_physical_plan(plan).await.map_err(from_datafusion)
+    }
+
+    /// Runs a physical plan to its end.
+    pub async fn collect(&self, plan: Arc<dyn ExecutionPlan>, request: Arc<Request>) -> Result<Vec<RecordBatch>> {
+        let config = self.state.config().clone().with_extension(Arc::clone(&request));
+        let context = TaskContext::new(
+            None,
+            String::new(),
+            config,
+            Default::default(),
+            Default::default(),
+            Default::default(),
+            Default::default(),
+            Arc::clone(self.state.runtime_env()),
+        );
+        let mut stream = execute_stream(plan, Arc::new(context)).map_err(from_datafusion)?;
+        let mut batches = Vec::new();
+        let mut worked = Instant::now();
+        while let Some(batch) = stream.next().await {
+            let batch = batch.map_err(from_datafusion)?;
+            if batch.num_rows() > 0 {
+                batches.push(batch);
+            }
+            if worked.elapsed().as_millis() > 40 {
+                platform::yield_to_host().await;
+                worked = Instant::now();
+            }
+            request.check()?;
+        }
+        Ok(batches)
+    }
+
+    /// Plans and runs the SELECT behind a statement; columns keep the types that DataFusion gives them.
+    pub async fn select(
+        &self,
+        query: ast::Query,
+        extras: &Extras,
+        request: Arc<Request>,
+    ) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+        let plan = self.plan(ast::Statement::Query(Box::new(query)), extras).await?;
+        let physical = self.physical(&plan).await?;
+        let schema = physical.schema();
+        Ok((schema, self.collect(physical, request).await?))
+    }
+}
+
+/// Gives a result's columns the names of its SELECT list, where known, and types that this engine has.
+pub(super) fn finish_rows(schema: &SchemaRef, batches: Vec<RecordBatch>, names: Option<Vec<String>>) -> Result<Rows> {
+    let names = names.filter(|n| n.len() == schema.fields().len());
+    let mut types = Vec::with_capacity(schema.fields().len());
+    let mut fields = Vec::with_capacity(schema.fields().len());
+    for (i, field) in schema.fields().iter().enumerate() {
+        // What has no type of ours (intervals, say) is shown as text.
+        let data_type = KalamDataType::from_arrow_field(field).unwrap_or(KalamDataType::Text);
+        let name = names.as_ref().map_or(field.name(), |n| &n[i]);
+        let mut ours = data_type.arrow_field(name, field.is_nullable(), 0);
+        ours.set_metadata(ours.metadata().iter().filter(|(k, _)| *k == crate::types::TYPE_KEY).map(|(k, v)| (k.clone(), v.clone())).collect());
+        fields.push(ours);
+        types.push(data_type);
+    }
+    let schema = Arc::new(Schema::new(fields));
+    let batches = batches.into_iter().map(|batch| convert(&schema, &types, &batch)).collect::<Result<_>>()?;
+    Ok(Rows { schema, batches })
+}
+
+fn convert(schema: &SchemaRef, types: &[KalamDataType], batch: &RecordBatch) -> Result<RecordBatch> {
+    let column = |(i, array): (usize, &ArrayRef)| -> Result<ArrayRef> {
+        let field: &Field = schema.field(i);
+        if array.data_type() == field.data_type() {
+            return Ok(Arc::clone(array));
+        }
+        match coerce_array(array, &types[i], field.name()) {
+            Ok(array) => Ok(array),
+            Err(_) => arrow::compute::cast(array, field.data_type()).map_err(super::errors::from_arrow),
+        }
+    };
+    let columns = batch.columns().iter().enumerate().map(column).collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(KalamError::internal)
+}
+
+fn first_words(text: &str) -> String {
+    text.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,11 @@
+//! One handler for each kind of statement.
+
+pub mod delete;
+pub mod dml;
+pub mod explain;
+pub mod insert;
+pub mod namespace;
+pub mod query;
+pub mod show;
+pub mod table;
+pub mod update;

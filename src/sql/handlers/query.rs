@@ -1,0 +1,42 @@
+//! SELECT, WITH, VALUES, set operations.
+
+use datafusion::sql::sqlparser::ast::{self, Expr, SelectItem, SetExpr};
+
+use super::super::catalog::{Extras, fold};
+use super::super::executor::{Execution, StatementResult, finish_rows};
+use crate::error::Result;
+
+/// Runs a query.
+pub async fn query(execution: &Execution<'_>, query: ast::Query) -> Result<StatementResult> {
+    let names = column_names(&query);
+    let (schema, batches) = execution.select(query, &Extras::new(), execution.request()).await?;
+    Ok(StatementResult::rows(finish_rows(&schema, batches, names)?))
+}
+
+/// Names of a query's columns as they are written: the alias, the column, or the text of the expression. `None` when
+/// the list holds a `*`, whose columns only the planner knows.
+pub fn column_names(query: &ast::Query) -> Option<Vec<String>> {
+    let mut body = query.body.as_ref();
+    loop {
+        match body {
+            SetExpr::Select(select) => return item_names(&select.projection),
+            SetExpr::Query(inner) => body = inner.body.as_ref(),
+            SetExpr::SetOperation { left, .. } => body = left.as_ref(),
+            _ => return None,
+        }
+    }
+}
+
+/// Names of the items of a SELECT or RETURNING list.
+pub fn item_names(items: &[SelectItem]) -> Option<Vec<String>> {
+    items
+        .iter()
+        .map(|item| match item {
+            SelectItem::ExprWithAlias { alias, .. } => Some(fold(alias)),
+            SelectItem::UnnamedExpr(Expr::Identifier(ident)) => Some(fold(ident)),
+            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => parts.last().map(fold),
+            SelectItem::UnnamedExpr(expr) => Some(expr.to_string()),
+            _ => None,
+        })
+        .collect()
+}

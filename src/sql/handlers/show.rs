@@ -1,0 +1,49 @@
+//! SHOW NAMESPACES, SHOW TABLES, DESCRIBE: answered from the registry.
+
+use datafusion::sql::sqlparser::ast::ObjectName;
+
+use super::super::catalog::{fold, single_ident};
+use super::super::executor::{Execution, Rows, StatementResult, finish_rows};
+use super::super::information_schema::text_batch;
+use crate::error::Result;
+
+fn text_rows(columns: Vec<(&str, Vec<Option<String>>)>) -> Result<StatementResult> {
+    let rows = Rows::one(text_batch(columns)?);
+    Ok(StatementResult::rows(finish_rows(&rows.schema, rows.batches, None)?))
+}
+
+/// `SHOW NAMESPACES`.
+pub async fn namespaces(execution: &Execution<'_>) -> Result<StatementResult> {
+    let mut names: Vec<String> =
+        execution.executor.registry().namespaces().await?.into_iter().map(|n| n.name.clone()).collect();
+    names.sort();
+    text_rows(vec![("name", names.into_iter().map(Some).collect())])
+}
+
+/// `SHOW TABLES [IN n]`.
+pub async fn tables(execution: &Execution<'_>, namespace: Option<&ObjectName>) -> Result<StatementResult> {
+    let namespace = namespace.map(|n| single_ident(n, "namespace")).transpose()?.map(|ident| fold(&ident));
+    let tables = execution.executor.registry().tables(namespace.as_deref()).await?;
+    text_rows(vec![
+        ("namespace", tables.iter().map(|t| Some(t.table_id().namespace.to_string())).collect()),
+        ("name", tables.iter().map(|t| Some(t.table_id().table.to_string())).collect()),
+        ("type", tables.iter().map(|t| Some(t.definition().table_type.to_string())).collect()),
+    ])
+}
+
+/// `DESCRIBE t`.
+pub async fn describe(execution: &Execution<'_>, name: &ObjectName) -> Result<StatementResult> {
+    let namespace = execution.session.namespace();
+    let names = super::super::catalog::Names { registry: execution.executor.registry(), namespace: &namespace };
+    let table = names.table(name).await?;
+    let definition = table.definition();
+    let columns: Vec<_> = definition.columns_in_order().collect();
+    let yes_no = |yes: bool| Some(if yes { "YES" } else { "NO" }.to_owned());
+    text_rows(vec![
+        ("column", columns.iter().map(|c| Some(c.name.clone())).collect()),
+        ("type", columns.iter().map(|c| Some(c.data_type.sql_name().into_owned())).collect()),
+        ("nullable", columns.iter().map(|c| yes_no(c.nullable)).collect()),
+        ("key", columns.iter().map(|c| yes_no(definition.primary_key.contains(&c.column_id))).collect()),
+        ("default", columns.iter().map(|c| (!c.default.is_none()).then(|| c.default.to_string())).collect()),
+    ])
+}

@@ -1,0 +1,154 @@
+//! Values for `$1` and `$name`.
+//!
+//! Invariant: a parameter is a typed value in the plan, never text in the statement.
+
+use std::collections::HashMap;
+
+use datafusion::common::ScalarValue;
+use datafusion::common::metadata::ScalarAndMetadata;
+use datafusion::common::ParamValues;
+use datafusion::logical_expr::LogicalPlan;
+
+use super::errors::from_datafusion;
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::types::{ColumnBuilder, KalamDataType, Value};
+
+/// The parameters of a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Params {
+    /// `$1`, `$2`, …
+    Positional(Vec<Value>),
+    /// `$name`.
+    Named(HashMap<String, Value>),
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Params::Positional(Vec::new())
+    }
+}
+
+impl Params {
+    /// The value of a placeholder as it is written, with its `$`.
+    pub fn get(&self, placeholder: &str) -> Result<&Value> {
+        let name = placeholder.trim_start_matches('$');
+        let found = match self {
+            Params::Positional(values) => {
+                name.parse::<usize>().ok().and_then(|n| n.checked_sub(1)).and_then(|i| values.get(i))
+            }
+            Params::Named(values) => values.get(name),
+        };
+        found.ok_or_else(|| match self {
+            Params::Positional(values) => KalamError::new(
+                ErrorCode::ParameterCount,
+                format!("the statement uses {placeholder}, but {} given", count(values.len())),
+            ),
+            Params::Named(values) => {
+                let mut names: Vec<&str> = values.keys().map(String::as_str).collect();
+                names.sort_unstable();
+                KalamError::new(
+                    ErrorCode::ParameterCount,
+                    format!("the statement uses {placeholder}, given are: {}", if names.is_empty() { "none".into() } else { names.join(", ") }),
+                )
+            }
+        })
+    }
+
+    /// Fails if positional parameters were given that no statement of the request uses. `used` holds the placeholders.
+    pub fn check_all_used<'a>(&self, used: impl Iterator<Item = &'a str>) -> Result<()> {
+        let Params::Positional(values) = self else { return Ok(()) };
+        let most = used.filter_map(|p| p.trim_start_matches('$').parse::<usize>().ok()).max().unwrap_or(0);
+        if values.len() > most {
+            return Err(KalamError::new(
+                ErrorCode::ParameterCount,
+                format!("{} given, but the statement uses {}", count(values.len()), if most == 0 { "none".to_owned() } else { format!("only ${most}") }),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Puts the values into a plan. A placeholder whose type the plan tells takes a value of that type: text is
+    /// parsed, a number converted when it fits; what does not fit is `PARAMETER_TYPE`.
+    pub fn bind(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
+        let types = plan.get_parameter_types().map_err(from_datafusion)?;
+        if types.is_empty() {
+            return Ok(plan);
+        }
+        let mut values = HashMap::with_capacity(types.len());
+        for (placeholder, data_type) in types {
+            let value = self.get(&placeholder)?;
+            let scalar = match data_type {
+                Some(data_type) => coerced(value, &data_type, &placeholder)?,
+                None => natural(value)?,
+            };
+            values.insert(placeholder.trim_start_matches('$').to_owned(), ScalarAndMetadata::from(scalar));
+        }
+        let values = match self {
+            Params::Named(_) => ParamValues::Map(values),
+            Params::Positional(given) => ParamValues::List(
+                (1..=given.len())
+                    .map(|n| values.remove(&n.to_string()).unwrap_or_else(|| ScalarAndMetadata::from(ScalarValue::Null)))
+                    .collect(),
+            ),
+        };
+        plan.with_param_values(values).map_err(from_datafusion)
+    }
+}
+
+fn count(n: usize) -> String {
+    match n {
+        0 => "no parameter is".into(),
+        1 => "1 parameter is".into(),
+        n => format!("{n} parameters are"),
+    }
+}
+
+/// The value as the type that it has by itself.
+pub fn natural(value: &Value) -> Result<ScalarValue> {
+    let data_type = match value {
+        Value::Null => return Ok(ScalarValue::Null),
+        Value::Boolean(_) => KalamDataType::Boolean,
+        Value::BigInt(_) => KalamDataType::BigInt,
+        Value::Double(_) => KalamDataType::Double,
+        Value::Decimal { scale, .. } => KalamDataType::Decimal { precision: 38, scale: *scale },
+        Value::Text(_) => KalamDataType::Text,
+        Value::Json(_) => KalamDataType::Json,
+        Value::Bytes(_) => KalamDataType::Bytes,
+        Value::Timestamp(_) => KalamDataType::Timestamp,
+        Value::DateTime(_) => KalamDataType::DateTime,
+        Value::Date(_) => KalamDataType::Date,
+        Value::Time(_) => KalamDataType::Time,
+        Value::Uuid(_) => KalamDataType::Uuid,
+        Value::Embedding(values) => KalamDataType::Embedding(values.len() as u32),
+    };
+    scalar(value, &data_type, "parameter")
+}
+
+fn coerced(value: &Value, data_type: &arrow::datatypes::DataType, placeholder: &str) -> Result<ScalarValue> {
+    use arrow::datatypes::{DataType, Field};
+    // A number keeps its own type where it could lose something: `score > 1.5` with an INT column compares as DOUBLE.
+    if matches!(value, Value::Null) {
+        return ScalarValue::try_from(data_type).map_err(from_datafusion);
+    }
+    let integer = matches!(data_type, DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64);
+    if integer && matches!(value, Value::BigInt(_) | Value::Double(_) | Value::Decimal { .. }) {
+        return natural(value);
+    }
+    let field = Field::new("", data_type.clone(), true);
+    let Ok(target) = KalamDataType::from_arrow_field(&field) else { return natural(value) };
+    if target.arrow_type() != *data_type {
+        return natural(value);
+    }
+    scalar(value, &target, placeholder).map_err(|error| {
+        KalamError::new(
+            ErrorCode::ParameterType,
+            format!("{placeholder} is {value}, expected a value of type {}: {}", target.sql_name(), error.message()),
+        )
+    })
+}
+
+fn scalar(value: &Value, data_type: &KalamDataType, name: &str) -> Result<ScalarValue> {
+    let mut builder = ColumnBuilder::new(data_type, name, 1);
+    builder.append(value)?;
+    ScalarValue::try_from_array(&builder.finish(), 0).map_err(from_datafusion)
+}

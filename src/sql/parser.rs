@@ -1,0 +1,231 @@
+//! From text to statements.
+//!
+//! sqlparser reads SQL; what only KalamDB has (namespaces, the kinds of table, DESCRIBE) is recognised here, before
+//! it. Invariant: every error of this module is `SYNTAX_ERROR` with a position, and a request is parsed as a whole
+//! before any of its statements runs.
+
+use datafusion::sql::sqlparser::ast::{self, ObjectName};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer, Word};
+
+use crate::error::{ErrorCode, KalamError, Position, Result};
+use crate::schema::TableType;
+
+/// How deep expressions and subqueries may nest.
+const RECURSION_LIMIT: usize = 128;
+
+/// A parsed statement.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Statement {
+    /// `CREATE NAMESPACE [IF NOT EXISTS] n`, also spelled SCHEMA.
+    CreateNamespace {
+        /// Its name.
+        name: ObjectName,
+        /// Whether one that exists is fine.
+        if_not_exists: bool,
+    },
+    /// `DROP NAMESPACE [IF EXISTS] n`, also spelled SCHEMA.
+    DropNamespace {
+        /// Its name.
+        name: ObjectName,
+        /// Whether none is fine.
+        if_exists: bool,
+    },
+    /// `USE [NAMESPACE] n`.
+    UseNamespace(ObjectName),
+    /// `SHOW NAMESPACES`.
+    ShowNamespaces,
+    /// `SHOW TABLES [IN n]`.
+    ShowTables(Option<ObjectName>),
+    /// `DESCRIBE [TABLE] t`, `SHOW COLUMNS FROM t`.
+    Describe(ObjectName),
+    /// `CREATE [USER | SHARED | STREAM] TABLE`.
+    CreateTable(TableType, Box<ast::CreateTable>),
+    /// `EXPLAIN [ANALYZE] [VERBOSE] statement`.
+    Explain {
+        /// Whether the statement is run.
+        analyze: bool,
+        /// Whether every detail is shown.
+        verbose: bool,
+        /// What is explained.
+        statement: Box<Statement>,
+    },
+    /// Everything else.
+    Sql(Box<ast::Statement>),
+}
+
+/// Parses the statements of a text, separated by semicolons.
+pub fn parse(sql: &str) -> Result<Vec<Statement>> {
+    let dialect = GenericDialect {};
+    let tokens = Tokenizer::new(&dialect, sql)
+        .tokenize_with_location()
+        .map_err(|e| syntax_error(&ParserError::TokenizerError(e.to_string())))?;
+    let parser = Parser::new(&dialect).with_recursion_limit(RECURSION_LIMIT).with_tokens_with_locations(tokens);
+    StatementParser { parser }.statements().map_err(|e| syntax_error(&e))
+}
+
+struct StatementParser<'a> {
+    parser: Parser<'a>,
+}
+
+impl StatementParser<'_> {
+    fn statements(&mut self) -> Result<Vec<Statement>, ParserError> {
+        let mut statements = Vec::new();
+        loop {
+            while self.parser.consume_token(&Token::SemiColon) {}
+            if self.parser.peek_token_ref().token == Token::EOF {
+                return Ok(statements);
+            }
+            statements.push(self.statement()?);
+            let next = self.parser.peek_token();
+            if next.token != Token::SemiColon && next.token != Token::EOF {
+                return self.parser.expected("end of statement", next);
+            }
+        }
+    }
+
+    fn statement(&mut self) -> Result<Statement, ParserError> {
+        let [first, second, third] = [0, 1, 2].map(|n| self.word(n));
+        let is = |word: &Option<Word>, text: &str| {
+            word.as_ref().is_some_and(|w| w.quote_style.is_none() && w.value.eq_ignore_ascii_case(text))
+        };
+        let namespace = |word: &Option<Word>| is(word, "namespace") || is(word, "schema");
+        if is(&first, "create") && namespace(&second) {
+            self.skip(2);
+            let if_not_exists = self.parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
+            return Ok(Statement::CreateNamespace { name: self.parser.parse_object_name(false)?, if_not_exists });
+        }
+        if is(&first, "drop") && namespace(&second) {
+            self.skip(2);
+            let if_exists = self.parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
+            let name = self.parser.parse_object_name(false)?;
+            let _ = self.parser.parse_keyword(Keyword::RESTRICT);
+            return Ok(Statement::DropNamespace { name, if_exists });
+        }
+        if is(&first, "use") {
+            self.skip(if namespace(&second) { 2 } else { 1 });
+            return Ok(Statement::UseNamespace(self.parser.parse_object_name(false)?));
+        }
+        if is(&first, "show") {
+            if is(&second, "namespaces") || is(&second, "schemas") {
+                self.skip(2);
+                return Ok(Statement::ShowNamespaces);
+            }
+            if is(&second, "tables") {
+                self.skip(2);
+                let filtered = self.parser.parse_one_of_keywords(&[Keyword::IN, Keyword::FROM]).is_some();
+                let namespace = if filtered { Some(self.parser.parse_object_name(false)?) } else { None };
+                return Ok(Statement::ShowTables(namespace));
+            }
+            if is(&second, "columns") && (is(&third, "from") || is(&third, "in")) {
+                self.skip(3);
+                return Ok(Statement::Describe(self.parser.parse_object_name(false)?));
+            }
+        }
+        if is(&first, "describe") || is(&first, "desc") {
+            self.skip(if is(&second, "table") { 2 } else { 1 });
+            return Ok(Statement::Describe(self.parser.parse_object_name(false)?));
+        }
+        if is(&first, "explain") {
+            self.skip(1);
+            let analyze = self.parser.parse_keyword(Keyword::ANALYZE);
+            let verbose = self.parser.parse_keyword(Keyword::VERBOSE);
+            let _ = self.parser.parse_keywords(&[Keyword::QUERY, Keyword::PLAN]);
+            return Ok(Statement::Explain { analyze, verbose, statement: Box::new(self.statement()?) });
+        }
+        let kind = [("user", TableType::User), ("shared", TableType::Shared), ("stream", TableType::Stream)]
+            .into_iter()
+            .find(|(name, _)| is(&second, name))
+            .map(|(_, kind)| kind);
+        if let Some(kind) = kind
+            && is(&first, "create")
+            && is(&third, "table")
+        {
+            self.skip(3);
+            return Ok(Statement::CreateTable(kind, Box::new(self.parser.parse_create_table(false, false, None, false)?)));
+        }
+        Ok(match self.parser.parse_statement()? {
+            ast::Statement::CreateTable(create) => Statement::CreateTable(TableType::Shared, Box::new(create)),
+            other => Statement::Sql(Box::new(other)),
+        })
+    }
+
+    fn word(&self, n: usize) -> Option<Word> {
+        match self.parser.peek_nth_token_ref(n).token {
+            Token::Word(ref word) => Some(word.clone()),
+            _ => None,
+        }
+    }
+
+    fn skip(&mut self, tokens: usize) {
+        for _ in 0..tokens {
+            self.parser.advance_token();
+        }
+    }
+}
+
+/// A parser's error as ours, with the position that it appends to its message.
+pub fn syntax_error(error: &ParserError) -> KalamError {
+    let text = match error {
+        ParserError::TokenizerError(text) | ParserError::ParserError(text) => text.as_str(),
+        ParserError::RecursionLimitExceeded => {
+            return KalamError::new(
+                ErrorCode::SyntaxError,
+                format!("the statement nests deeper than {RECURSION_LIMIT} levels"),
+            );
+        }
+    };
+    let (message, position) = split_position(text);
+    KalamError::new(ErrorCode::SyntaxError, format!("syntax error: {message}")).at(position)
+}
+
+fn split_position(text: &str) -> (&str, Option<Position>) {
+    let Some((message, place)) = text.rsplit_once(" at Line: ") else { return (text, None) };
+    let position = place.split_once(", Column: ").and_then(|(line, column)| {
+        Some(Position { line: line.trim().parse().ok()?, column: column.trim().parse().ok()? })
+    });
+    (message, position)
+}
+
+/// The position of an identifier in the text it was parsed from.
+pub fn position_of(ident: &ast::Ident) -> Option<Position> {
+    let start = ident.span.start;
+    let position = Position { line: u32::try_from(start.line).ok()?, column: u32::try_from(start.column).ok()? };
+    (position.line > 0).then_some(position)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_statements_and_sql_side_by_side() -> Result<()> {
+        let parsed = parse(
+            "create namespace if not exists shop; use shop; CREATE USER TABLE t (id INT); select 1;; \
+             explain analyze select 2; show tables in shop; describe shop.t; drop schema shop",
+        )?;
+        assert!(matches!(parsed[0], Statement::CreateNamespace { if_not_exists: true, .. }));
+        assert!(matches!(parsed[1], Statement::UseNamespace(_)));
+        assert!(matches!(parsed[2], Statement::CreateTable(TableType::User, _)));
+        assert!(matches!(parsed[3], Statement::Sql(_)));
+        assert!(matches!(parsed[4], Statement::Explain { analyze: true, .. }));
+        assert!(matches!(parsed[5], Statement::ShowTables(Some(_))));
+        assert!(matches!(parsed[6], Statement::Describe(_)));
+        assert!(matches!(parsed[7], Statement::DropNamespace { .. }));
+        assert_eq!(parsed.len(), 8);
+        Ok(())
+    }
+
+    #[test]
+    fn errors_have_positions() {
+        for (sql, line, column) in
+            [("selec 1", 1, 1), ("select 1,\n  from", 2, 3), ("select 'open", 1, 8), ("select 1 2 3", 1, 12)]
+        {
+            let error = parse(sql).expect_err(sql);
+            assert_eq!(error.code(), ErrorCode::SyntaxError);
+            assert_eq!(error.position(), Some(Position { line, column }), "{sql}: {error}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! A run of row versions in memory: Arrow columns, the `_seq` of every row, and the `_seq` that superseded it.
+//!
+//! Invariant: a row is visible at snapshot `s` when `seq <= s < superseded`. Columns and sequence numbers never
+//! change; a row's `superseded` goes once from [`LIVE`] to the number of the commit that replaced it. That number is
+//! above every snapshot taken before, so a scan that holds a chunk reads the same rows however long it takes.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+
+use arrow::array::{Array, ArrayRef, Int64Array};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute;
+use std::sync::Arc;
+
+use super::block;
+use super::seq::Seq;
+use crate::error::{KalamError, Result};
+
+/// `superseded` of a row that nothing has replaced.
+pub const LIVE: Seq = Seq::MAX;
+
+/// A run of row versions; see the module's comment.
+#[derive(Debug)]
+pub struct Chunk {
+    /// Position of the first row in its table scope.
+    pub base: u64,
+    /// Ids of `columns`, in the same order.
+    pub column_ids: Arc<[u32]>,
+    /// The table's columns as they were written.
+    pub columns: Vec<ArrayRef>,
+    /// The columns that identify the rows, in key order: the primary key, or the hidden row ids.
+    pub keys: Vec<ArrayRef>,
+    /// The hidden row ids, for a table without a primary key.
+    pub row_ids: Option<Int64Array>,
+    /// `_seq` of every row, ascending.
+    pub seqs: Int64Array,
+    /// Bytes held by the columns.
+    pub bytes: usize,
+    superseded: OnceLock<Box<[AtomicI64]>>,
+    superseded_rows: AtomicUsize,
+}
+
+impl Chunk {
+    /// A chunk of live rows. All arrays have the length of `seqs`.
+    pub fn new(
+        base: u64,
+        column_ids: Arc<[u32]>,
+        columns: Vec<ArrayRef>,
+        keys: Vec<ArrayRef>,
+        row_ids: Option<Int64Array>,
+        seqs: Int64Array,
+    ) -> Self {
+        debug_assert!(columns.iter().all(|c| c.len() == seqs.len()));
+        let bytes = block::memory_size(&columns);
+        Self {
+            base,
+            column_ids,
+            columns,
+            keys,
+            row_ids,
+            seqs,
+            bytes,
+            superseded: OnceLock::new(),
+            superseded_rows: AtomicUsize::new(0),
+        }
+    }
+
+    /// Rows, superseded ones included.
+    pub fn len(&self) -> usize {
+        self.seqs.len()
+    }
+
+    /// Whether it holds no row.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The position after its last row.
+    pub fn end(&self) -> u64 {
+        self.base + self.len() as u64
+    }
+
+    /// The column of an id, if the rows were written with it.
+    pub fn column(&self, id: u32) -> Option<&ArrayRef> {
+        self.column_ids.iter().position(|&c| c == id).map(|i| &self.columns[i])
+    }
+
+    /// The `_seq` that superseded a row, or [`LIVE`].
+    pub fn superseded(&self, row: usize) -> Seq {
+        self.superseded.get().map_or(LIVE, |s| s[row].load(Ordering::Acquire))
+    }
+
+    /// Marks a row as superseded. `seq` is above every snapshot that is being read.
+    pub fn supersede(&self, row: usize, seq: Seq) {
+        let all = self.superseded.get_or_init(|| (0..self.len()).map(|_| AtomicI64::new(LIVE)).collect());
+        if all[row].swap(seq, Ordering::AcqRel) == LIVE {
+            self.superseded_rows.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Takes a [`Chunk::supersede`] back whose change was refused before anybody could see it.
+    pub fn revive(&self, row: usize) {
+        if let Some(all) = self.superseded.get()
+            && all[row].swap(LIVE, Ordering::AcqRel) != LIVE
+        {
+            self.superseded_rows.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Rows that something has superseded.
+    pub fn superseded_rows(&self) -> usize {
+        self.superseded_rows.load(Ordering::Acquire)
+    }
+
+    /// Whether a row is visible at a snapshot.
+    pub fn visible(&self, row: usize, snapshot: Seq) -> bool {
+        self.seqs.value(row) <= snapshot && snapshot < self.superseded(row)
+    }
+
+    /// Which rows are visible at a snapshot.
+    pub fn visibility(&self, snapshot: Seq) -> Visibility {
+        let Some(last) = self.seqs.values().last() else { return Visibility::None };
+        let written = if *last <= snapshot {
+            self.len()
+        } else {
+            self.seqs.values().partition_point(|&seq| seq <= snapshot)
+        };
+        if written == 0 {
+            return Visibility::None;
+        }
+        if self.superseded_rows() == 0 {
+            return if written == self.len() { Visibility::All } else { Visibility::First(written) };
+        }
+        let mask = BooleanBuffer::collect_bool(self.len(), |row| row < written && snapshot < self.superseded(row));
+        match mask.count_set_bits() {
+            0 => Visibility::None,
+            n if n == self.len() => Visibility::All,
+            _ => Visibility::Some(mask),
+        }
+    }
+
+    /// The first `len` rows.
+    pub fn head(&self, len: usize) -> Chunk {
+        let slice = |columns: &[ArrayRef]| columns.iter().map(|c| c.slice(0, len)).collect::<Vec<_>>();
+        let row_ids = self.row_ids.as_ref().map(|r| r.slice(0, len));
+        let (columns, keys) = (slice(&self.columns), slice(&self.keys));
+        let head =
+            Chunk::new(self.base, Arc::clone(&self.column_ids), columns, keys, row_ids, self.seqs.slice(0, len));
+        head.copy_superseded(self, 0);
+        head
+    }
+
+    /// Marks the rows from `offset` on that are superseded in `from`.
+    fn copy_superseded(&self, from: &Chunk, offset: usize) {
+        if from.superseded_rows() == 0 {
+            return;
+        }
+        for row in 0..from.len().min(self.len() - offset) {
+            let seq = from.superseded(row);
+            if seq != LIVE {
+                self.supersede(offset + row, seq);
+            }
+        }
+    }
+
+    /// One chunk of two neighbours with the same columns, `self` before `next`.
+    pub fn merge(&self, next: &Chunk) -> Result<Chunk> {
+        let concat = |a: &dyn Array, b: &dyn Array| compute::concat(&[a, b]).map_err(KalamError::internal);
+        let columns: Vec<ArrayRef> =
+            self.columns.iter().zip(&next.columns).map(|(a, b)| concat(a, b)).collect::<Result<_>>()?;
+        let ints = |a: &Int64Array, b: &Int64Array| -> Int64Array {
+            a.values().iter().chain(b.values().iter()).copied().collect()
+        };
+        let row_ids = self.row_ids.as_ref().zip(next.row_ids.as_ref()).map(|(a, b)| ints(a, b));
+        let seqs = ints(&self.seqs, &next.seqs);
+        let keys = match &row_ids {
+            Some(ids) => vec![Arc::new(ids.clone()) as ArrayRef],
+            None => self.keys.iter().zip(&next.keys).map(|(a, b)| concat(a, b)).collect::<Result<_>>()?,
+        };
+        let merged = Chunk::new(self.base, Arc::clone(&self.column_ids), columns, keys, row_ids, seqs);
+        merged.copy_superseded(self, 0);
+        merged.copy_superseded(next, self.len());
+        Ok(merged)
+    }
+}
+
+/// The visible rows of a chunk.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Visibility {
+    /// None.
+    None,
+    /// All.
+    All,
+    /// The first so many.
+    First(usize),
+    /// Those whose bit is set.
+    Some(BooleanBuffer),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(base: u64, seqs: &[i64]) -> Chunk {
+        let values: ArrayRef = Arc::new(Int64Array::from_iter_values(seqs.iter().map(|s| s * 10)));
+        Chunk::new(base, Arc::from([1u32]), vec![Arc::clone(&values)], vec![values], None, Int64Array::from(seqs.to_vec()))
+    }
+
+    #[test]
+    fn visibility_follows_the_rule() {
+        let c = chunk(0, &[1, 2, 3, 4]);
+        assert_eq!(c.visibility(0), Visibility::None);
+        assert_eq!(c.visibility(2), Visibility::First(2));
+        assert_eq!(c.visibility(9), Visibility::All);
+        c.supersede(1, 6);
+        assert_eq!(c.visibility(5), Visibility::All);
+        assert_eq!(c.visibility(6), Visibility::Some(BooleanBuffer::from(vec![true, false, true, true])));
+        assert!(c.visible(1, 5) && !c.visible(1, 6) && !c.visible(3, 3));
+    }
+
+    #[test]
+    fn a_merged_chunk_shows_the_same_rows() -> Result<()> {
+        let (a, b) = (chunk(0, &[1, 2]), chunk(2, &[3, 4]));
+        a.supersede(0, 3);
+        b.supersede(1, 7);
+        let merged = a.merge(&b)?;
+        for snapshot in 0..9 {
+            for row in 0..4 {
+                let original = if row < 2 { a.visible(row, snapshot) } else { b.visible(row - 2, snapshot) };
+                assert_eq!(merged.visible(row, snapshot), original, "row {row} at {snapshot}");
+            }
+        }
+        assert_eq!((merged.end(), merged.superseded_rows()), (4, 2));
+        Ok(())
+    }
+}

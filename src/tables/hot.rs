@@ -1,0 +1,524 @@
+//! The hot tier of one table scope: every row version that the log holds, in memory.
+//!
+//! Row versions lie in [`Chunk`]s at ascending positions; an index leads from the encoded key to the newest version.
+//! Invariants: positions are in commit order; for each key at most one version is live, and the index points at the
+//! newest one (live or superseded) of every key it knows; [`HotTable::apply`] changes everything or nothing. Small
+//! chunks are merged with their neighbour once that is no larger, so a row is copied a logarithmic number of times
+//! and a table has few chunks however it was written.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int64Array};
+use hashbrown::{DefaultHashBuilder, HashTable};
+use parking_lot::RwLock;
+
+use super::chunk::{Chunk, LIVE};
+use super::seq::Seq;
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::types::{KalamDataType, KeyCodec, Value};
+
+/// Chunks below this many rows are merged with their neighbours.
+const MERGE_BELOW_ROWS: usize = 4096;
+
+/// What identifies the rows of a table.
+#[derive(Debug)]
+pub struct KeySpec {
+    codec: KeyCodec,
+    /// Ids of the key's columns in key order; empty: the hidden row id.
+    columns: Vec<u32>,
+    /// Their names, for messages.
+    names: Vec<String>,
+}
+
+impl KeySpec {
+    /// The key of a table with these key columns; none: the hidden row id.
+    pub fn new(columns: &[(u32, &str, KalamDataType)]) -> Result<Self> {
+        let types: Vec<KalamDataType> = match columns {
+            [] => vec![KalamDataType::BigInt],
+            some => some.iter().map(|c| c.2).collect(),
+        };
+        Ok(Self {
+            codec: KeyCodec::new(&types)?,
+            columns: columns.iter().map(|c| c.0).collect(),
+            names: columns.iter().map(|c| c.1.to_owned()).collect(),
+        })
+    }
+
+    /// Whether rows are identified by the hidden row id.
+    pub fn is_row_id(&self) -> bool {
+        self.columns.is_empty()
+    }
+
+    /// Ids of the key's columns in key order.
+    pub fn columns(&self) -> &[u32] {
+        &self.columns
+    }
+
+    /// The codec of encoded keys.
+    pub fn codec(&self) -> &KeyCodec {
+        &self.codec
+    }
+
+    fn describe(&self, key: &[u8]) -> String {
+        let values = self.codec.decode(key).unwrap_or_default();
+        let values: Vec<String> = values.iter().map(Value::to_string).collect();
+        format!("({})=({})", self.names.join(", "), values.join(", "))
+    }
+}
+
+/// Rows to be added in one step.
+#[derive(Debug)]
+pub struct NewRows {
+    /// Ids of `columns`.
+    pub column_ids: Arc<[u32]>,
+    /// The rows.
+    pub columns: Vec<ArrayRef>,
+    /// `_seq` of each.
+    pub seqs: Int64Array,
+    /// Hidden row ids of updated rows; `None`: they are new, and their `_seq` becomes their row id.
+    pub row_ids: Option<Int64Array>,
+}
+
+/// What [`HotTable::apply`] does when a key is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnLiveKey {
+    /// Refuses the whole change.
+    Fail,
+    /// The new row replaces it: how the log is replayed.
+    Replace,
+}
+
+/// The hot tier of one table scope; see the module's comment.
+#[derive(Debug)]
+pub struct HotTable {
+    key: KeySpec,
+    state: RwLock<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    chunks: Arc<Vec<Arc<Chunk>>>,
+    next: u64,
+    /// Position of the newest version by key; built when first needed for a table without a primary key.
+    index: Option<HashTable<u64>>,
+    hasher: DefaultHashBuilder,
+    live: u64,
+    bytes: usize,
+}
+
+/// Rows and bytes of a hot table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HotStatistics {
+    /// Rows that nothing has superseded.
+    pub live_rows: u64,
+    /// Row versions, superseded ones included.
+    pub versions: u64,
+    /// Bytes of their columns.
+    pub bytes: u64,
+}
+
+impl HotTable {
+    /// An empty table.
+    pub fn new(key: KeySpec) -> Self {
+        let index = (!key.is_row_id()).then(HashTable::new);
+        Self {
+            key,
+            state: RwLock::new(State {
+                chunks: Arc::default(),
+                next: 0,
+                index,
+                hasher: DefaultHashBuilder::default(),
+                live: 0,
+                bytes: 0,
+            }),
+        }
+    }
+
+    /// What identifies its rows.
+    pub fn key(&self) -> &KeySpec {
+        &self.key
+    }
+
+    /// The chunks as they are now, in position order. Their rows still have to be tested against a snapshot.
+    pub fn chunks(&self) -> Arc<Vec<Arc<Chunk>>> {
+        Arc::clone(&self.state.read().chunks)
+    }
+
+    /// Rows and bytes.
+    pub fn statistics(&self) -> HotStatistics {
+        let state = self.state.read();
+        let versions = state.chunks.iter().map(|c| c.len() as u64).sum();
+        HotStatistics { live_rows: state.live, versions, bytes: state.bytes as u64 }
+    }
+
+    /// The row of an encoded key that is visible at a snapshot.
+    pub fn lookup(&self, key: &[u8], snapshot: Seq) -> Result<Option<(Arc<Chunk>, usize)>> {
+        self.ensure_index()?;
+        let state = self.state.read();
+        let Some(position) = state.find(&self.key, key) else { return Ok(None) };
+        let (chunk, row) = state.locate(position).ok_or_else(|| lost(position))?;
+        if chunk.seqs.value(row) <= snapshot {
+            return Ok(chunk.visible(row, snapshot).then_some((chunk, row)));
+        }
+        // The newest version belongs to a commit that is not visible yet: an older one may be.
+        let mut candidate = Vec::new();
+        for chunk in state.chunks.iter().rev() {
+            for row in 0..chunk.len() {
+                if chunk.visible(row, snapshot) {
+                    candidate.clear();
+                    self.key.codec.encode(&chunk.keys, row, &mut candidate)?;
+                    if candidate == key {
+                        return Ok(Some((Arc::clone(chunk), row)));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The chunk and row of a position.
+    pub fn locate(&self, position: u64) -> Option<(Arc<Chunk>, usize)> {
+        self.state.read().locate(position)
+    }
+
+    /// The encoded key of the row at a position.
+    pub fn key_at(&self, position: u64) -> Result<Vec<u8>> {
+        let (chunk, row) = self.locate(position).ok_or_else(|| lost(position))?;
+        let mut key = Vec::new();
+        self.key.codec.encode(&chunk.keys, row, &mut key)?;
+        Ok(key)
+    }
+
+    /// Positions of the live rows of encoded keys; keys without one are left out.
+    pub fn live_positions<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) -> Result<Vec<u64>> {
+        self.ensure_index()?;
+        let state = self.state.read();
+        Ok(keys.filter_map(|key| state.find(&self.key, key)).filter(|&p| state.is_live(p)).collect())
+    }
+
+    /// Fails with a conflict unless every position holds a live row.
+    pub fn check_live(&self, positions: &[u64]) -> Result<()> {
+        let state = self.state.read();
+        match positions.iter().find(|&&p| !state.is_live(p)) {
+            None => Ok(()),
+            Some(_) => Err(KalamError::new(
+                ErrorCode::Conflict,
+                "a row that this statement changes was changed by another writer meanwhile",
+            )
+            .with_hint("Run the statement or transaction again.")),
+        }
+    }
+
+    /// Supersedes the rows at `superseded` (live ones, each once) and adds `rows`, or does neither.
+    /// What is superseded ends at `end`, the last `_seq` of the change. The result takes the change back with
+    /// [`HotTable::revert`] as long as nothing was applied after it.
+    pub fn apply(
+        &self,
+        rows: &[NewRows],
+        superseded: &[u64],
+        end: Seq,
+        on_live_key: OnLiveKey,
+    ) -> Result<Applied> {
+        self.check_live(superseded)?;
+        if on_live_key == OnLiveKey::Replace && rows.iter().any(|r| r.row_ids.is_some()) {
+            self.ensure_index()?;
+        }
+        let mut state = self.state.write();
+        let mut applied = Applied { first: state.next, ..Applied::default() };
+        let mut chunks = Vec::with_capacity(rows.len());
+        let change = Change { end, on_live_key, rows: rows.iter().map(|r| r.seqs.len()).sum() };
+        match state.apply(&self.key, rows, superseded, &change, &mut chunks, &mut applied) {
+            Ok(()) => {
+                applied.rows = change.rows as u64;
+                state.live = state.live + applied.rows - applied.superseded.len() as u64;
+                for chunk in chunks.into_iter().filter_map(Arc::into_inner) {
+                    state.push(chunk)?;
+                }
+                Ok(applied)
+            }
+            Err(error) => {
+                state.restore(&self.key, &applied, &chunks)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes back what the last [`HotTable::apply`] did.
+    pub fn revert(&self, applied: Applied) -> Result<()> {
+        let mut state = self.state.write();
+        let chunks = Arc::clone(&state.chunks);
+        state.restore(&self.key, &applied, &chunks)?;
+        state.live = state.live + applied.superseded.len() as u64 - applied.rows;
+        state.truncate(applied.first);
+        Ok(())
+    }
+
+    fn ensure_index(&self) -> Result<()> {
+        if self.state.read().index.is_some() {
+            return Ok(());
+        }
+        let mut state = self.state.write();
+        let mut index = HashTable::with_capacity(usize::try_from(state.next).unwrap_or(0));
+        let mut key = Vec::new();
+        let chunks = Arc::clone(&state.chunks);
+        // Without deletions or updates every row id is there once; else later versions replace earlier ones.
+        for chunk in chunks.iter() {
+            for row in 0..chunk.len() {
+                key.clear();
+                self.key.codec.encode(&chunk.keys, row, &mut key)?;
+                let position = chunk.base + row as u64;
+                state.set(&mut index, &self.key, &key, position, &[]);
+            }
+        }
+        state.index = Some(index);
+        Ok(())
+    }
+}
+
+fn lost(position: u64) -> KalamError {
+    KalamError::internal(format_args!("no row at position {position}"))
+}
+
+/// What a change did, so that it can be taken back.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Positions that it superseded.
+    superseded: Vec<u64>,
+    /// Position of its first row.
+    first: u64,
+    /// How many of its rows, from the first on, the index knows.
+    indexed: u64,
+    /// Rows added.
+    rows: u64,
+    /// New positions whose key the index knew before, and the position it had.
+    before: HashMap<u64, u64>,
+}
+
+/// The numbers of a change.
+struct Change {
+    rows: usize,
+    end: Seq,
+    on_live_key: OnLiveKey,
+}
+
+impl State {
+    fn locate(&self, position: u64) -> Option<(Arc<Chunk>, usize)> {
+        locate(&self.chunks, position).map(|(chunk, row)| (Arc::clone(chunk), row))
+    }
+
+    fn is_live(&self, position: u64) -> bool {
+        locate(&self.chunks, position).is_some_and(|(chunk, row)| chunk.superseded(row) == LIVE)
+    }
+
+    fn find(&self, spec: &KeySpec, key: &[u8]) -> Option<u64> {
+        let mut buffer = Vec::with_capacity(key.len());
+        let hash = self.hasher.hash_one(key);
+        self.index.as_ref()?.find(hash, |&p| key_equals(spec, locate(&self.chunks, p), key, &mut buffer)).copied()
+    }
+
+    /// Points the index from `key` to `position`; returns where it pointed before. `pending` are chunks that are
+    /// not in the table yet.
+    fn set(
+        &self,
+        index: &mut HashTable<u64>,
+        spec: &KeySpec,
+        key: &[u8],
+        position: u64,
+        pending: &[Arc<Chunk>],
+    ) -> Option<u64> {
+        let find = |p: u64| locate(&self.chunks, p).or_else(|| locate(pending, p));
+        let mut buffer = Vec::with_capacity(key.len());
+        let hash = self.hasher.hash_one(key);
+        if let Some(slot) = index.find_mut(hash, |&p| key_equals(spec, find(p), key, &mut buffer)) {
+            return Some(std::mem::replace(slot, position));
+        }
+        index.insert_unique(hash, position, |&p| {
+            let mut key = Vec::new();
+            // A position whose key does not encode cannot be in the index.
+            if let Some((chunk, row)) = find(p) {
+                let _ = spec.codec.encode(&chunk.keys, row, &mut key);
+            }
+            self.hasher.hash_one(key.as_slice())
+        });
+        None
+    }
+
+    fn apply(
+        &mut self,
+        spec: &KeySpec,
+        rows: &[NewRows],
+        superseded: &[u64],
+        change: &Change,
+        chunks: &mut Vec<Arc<Chunk>>,
+        applied: &mut Applied,
+    ) -> Result<()> {
+        for &position in superseded {
+            let (chunk, row) = locate(&self.chunks, position).ok_or_else(|| lost(position))?;
+            chunk.supersede(row, change.end);
+            applied.superseded.push(position);
+        }
+        let mut index = self.index.take();
+        if let Some(index) = &mut index {
+            self.reserve(index, spec, change.rows);
+        }
+        let mut base = self.next;
+        let mut outcome = Ok(());
+        for part in rows.iter().filter(|r| !r.seqs.is_empty()) {
+            outcome = build_chunk(spec, part, base).and_then(|chunk| {
+                base = chunk.end();
+                chunks.push(Arc::new(chunk));
+                index.as_mut().map_or(Ok(()), |index| self.index_chunk(index, spec, chunks, change, applied))
+            });
+            if outcome.is_err() {
+                break;
+            }
+        }
+        self.index = index;
+        outcome
+    }
+
+    /// Enters the last of `chunks` into the index and deals with the live rows of its keys.
+    fn index_chunk(
+        &self,
+        index: &mut HashTable<u64>,
+        spec: &KeySpec,
+        chunks: &[Arc<Chunk>],
+        change: &Change,
+        applied: &mut Applied,
+    ) -> Result<()> {
+        let Some(chunk) = chunks.last() else { return Ok(()) };
+        let mut key = Vec::new();
+        for row in 0..chunk.len() {
+            key.clear();
+            spec.codec.encode(&chunk.keys, row, &mut key)?;
+            let position = chunk.base + row as u64;
+            let before = self.set(index, spec, &key, position, chunks);
+            applied.indexed += 1;
+            let Some(before) = before else { continue };
+            applied.before.insert(position, before);
+            let found = locate(&self.chunks, before).or_else(|| locate(chunks, before));
+            let (old, old_row) = found.ok_or_else(|| lost(before))?;
+            if old.superseded(old_row) != LIVE {
+                continue;
+            }
+            if change.on_live_key == OnLiveKey::Fail {
+                return Err(KalamError::new(
+                    ErrorCode::UniqueViolation,
+                    format!("duplicate key: a row with {} exists already", spec.describe(&key)),
+                ));
+            }
+            old.supersede(old_row, change.end);
+            applied.superseded.push(before);
+        }
+        Ok(())
+    }
+
+    /// Makes room for `more` keys at once: growing step by step would hash every key again each time.
+    fn reserve(&self, index: &mut HashTable<u64>, spec: &KeySpec, more: usize) {
+        index.reserve(more, |&p| {
+            let mut key = Vec::new();
+            if let Some((chunk, row)) = locate(&self.chunks, p) {
+                let _ = spec.codec.encode(&chunk.keys, row, &mut key);
+            }
+            self.hasher.hash_one(key.as_slice())
+        });
+    }
+
+    /// Takes the index and the superseded rows back to what they were; the new rows lie in `chunks`.
+    fn restore(&mut self, spec: &KeySpec, applied: &Applied, chunks: &[Arc<Chunk>]) -> Result<()> {
+        if let Some(mut index) = self.index.take() {
+            let mut key = Vec::new();
+            for position in (applied.first..applied.first + applied.indexed).rev() {
+                let (chunk, row) = locate(chunks, position).ok_or_else(|| lost(position))?;
+                key.clear();
+                spec.codec.encode(&chunk.keys, row, &mut key)?;
+                if let Ok(mut entry) = index.find_entry(self.hasher.hash_one(key.as_slice()), |&p| p == position) {
+                    match applied.before.get(&position) {
+                        Some(&before) => *entry.get_mut() = before,
+                        None => {
+                            entry.remove();
+                        }
+                    }
+                }
+            }
+            self.index = Some(index);
+        }
+        for &position in &applied.superseded {
+            if let Some((chunk, row)) = locate(&self.chunks, position) {
+                chunk.revive(row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops every row from a position on.
+    fn truncate(&mut self, position: u64) {
+        let chunks = Arc::make_mut(&mut self.chunks);
+        while let Some(last) = chunks.last()
+            && last.end() > position
+        {
+            self.bytes -= last.bytes;
+            let kept = (position > last.base).then(|| last.head((position - last.base) as usize));
+            chunks.pop();
+            if let Some(kept) = kept {
+                self.bytes += kept.bytes;
+                chunks.push(Arc::new(kept));
+            }
+        }
+        self.next = position;
+    }
+
+    /// Adds a chunk at the end and merges small neighbours.
+    fn push(&mut self, chunk: Chunk) -> Result<()> {
+        self.next = chunk.end();
+        self.bytes += chunk.bytes;
+        let chunks = Arc::make_mut(&mut self.chunks);
+        let mut last = chunk;
+        while let Some(previous) = chunks.last()
+            && previous.len() <= last.len()
+            && previous.len() + last.len() <= MERGE_BELOW_ROWS
+            && previous.column_ids == last.column_ids
+            && previous.columns.iter().zip(&last.columns).all(|(a, b)| a.data_type() == b.data_type())
+        {
+            let merged = previous.merge(&last)?;
+            self.bytes = self.bytes - previous.bytes - last.bytes + merged.bytes;
+            chunks.pop();
+            last = merged;
+        }
+        chunks.push(Arc::new(last));
+        Ok(())
+    }
+}
+
+fn locate(chunks: &[Arc<Chunk>], position: u64) -> Option<(&Arc<Chunk>, usize)> {
+    let after = chunks.partition_point(|c| c.base <= position);
+    let chunk = chunks.get(after.checked_sub(1)?)?;
+    let row = usize::try_from(position - chunk.base).ok()?;
+    (row < chunk.len()).then_some((chunk, row))
+}
+
+fn key_equals(spec: &KeySpec, at: Option<(&Arc<Chunk>, usize)>, key: &[u8], buffer: &mut Vec<u8>) -> bool {
+    let Some((chunk, row)) = at else { return false };
+    buffer.clear();
+    spec.codec.encode(&chunk.keys, row, buffer).is_ok() && buffer.as_slice() == key
+}
+
+fn build_chunk(spec: &KeySpec, rows: &NewRows, base: u64) -> Result<Chunk> {
+    let seqs = rows.seqs.clone();
+    let row_ids = spec.is_row_id().then(|| rows.row_ids.clone().unwrap_or_else(|| seqs.clone()));
+    let keys = match &row_ids {
+        Some(ids) => vec![Arc::new(ids.clone()) as ArrayRef],
+        None => spec
+            .columns
+            .iter()
+            .map(|id| {
+                let at = rows.column_ids.iter().position(|c| c == id);
+                at.map(|i| Arc::clone(&rows.columns[i]))
+                    .ok_or_else(|| KalamError::internal(format_args!("rows without their key column {id}")))
+            })
+            .collect::<Result<_>>()?,
+    };
+    Ok(Chunk::new(base, Arc::clone(&rows.column_ids), rows.columns.clone(), keys, row_ids, seqs))
+}

@@ -1,0 +1,345 @@
+//! The commit log: its keys and the layout of its records.
+//!
+//! A commit is one atomic storage batch of log records, one or more for every table scope that it touches. A record's
+//! key is (table scope, `_seq`, part), so the log of one scope is one range of keys in commit order, and flushing or
+//! dropping a table deletes just that range:
+//!
+//! ```text
+//! key    u32 table number, big endian
+//!        user id: bytes with 00 written as 00 FF, ended by 00 00   (empty for tables without users)
+//!        u64 first _seq of the record, big endian
+//!        u16 part, big endian: a payload above what one stored value holds is cut into parts 0, 1, 2 …
+//! ```
+//!
+//! The payload, little endian, within the frame of `storage/record.rs` (which carries the format version):
+//!
+//! ```text
+//! u32  bytes of the whole payload, all parts together
+//! u8   flags: 1 = rows are updates with explicit row ids, 2 = a request id follows
+//! u64  first _seq         deletions take the numbers from here on, then the rows do
+//! u64  last _seq of the commit
+//! [16] request id, if flagged
+//! u32  schema version that the rows were written under
+//! u16  columns, then for each its u32 column id and its wire type (types/), as written at the time
+//! u32  rows
+//! u32  deletions
+//! if flagged: rows × i64 row ids
+//! u32  bytes of the column block, then the block (tables/block.rs)
+//! deletions × (u32 length, encoded key)
+//! ```
+//!
+//! Replaying a record means: every deleted key's live row ends, then every row replaces the live row of its key.
+//! Invariant: records are immutable, and a scope's records in key order give the state that readers saw, because
+//! `_seq` grows with every commit.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, Int64Array};
+use bytes::Bytes;
+
+use super::seq::{Seq, SeqSpan};
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::storage::record::{self, HEADER_BYTES, RecordKind};
+use crate::storage::{KeyRange, MAX_VALUE_BYTES, Partition, WriteBatch};
+use crate::types::KalamDataType;
+
+const UPDATES: u8 = 1;
+const REQUEST: u8 = 2;
+/// Sequence number and part at the end of a key.
+const KEY_TAIL: usize = 8 + 2;
+
+/// Identifies a request, so that one that is sent again after a fail-over is applied once.
+pub type RequestId = [u8; 16];
+
+/// The data of one table, or of one user's part of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ScopeKey {
+    /// The table's number, never used again for another table.
+    pub table_no: u32,
+    /// The user, for USER tables.
+    pub user: Option<Arc<str>>,
+}
+
+impl ScopeKey {
+    /// First bytes of the log keys of every scope of a table.
+    pub fn table_prefix(table_no: u32) -> [u8; 4] {
+        table_no.to_be_bytes()
+    }
+
+    /// First bytes of the scope's log keys.
+    pub fn prefix(&self) -> Vec<u8> {
+        let mut key = Self::table_prefix(self.table_no).to_vec();
+        for &byte in self.user.as_deref().unwrap_or("").as_bytes() {
+            key.push(byte);
+            if byte == 0 {
+                key.push(0xFF);
+            }
+        }
+        key.extend_from_slice(&[0, 0]);
+        key
+    }
+
+    /// The log keys of the scope.
+    pub fn range(&self) -> KeyRange {
+        KeyRange::prefix(&self.prefix())
+    }
+}
+
+/// Rows of a record, encoded before their `_seq` is known.
+#[derive(Debug, Clone)]
+pub struct RowBlock {
+    /// Ids and types of the columns.
+    pub columns: Arc<[(u32, KalamDataType)]>,
+    /// How many rows.
+    pub rows: usize,
+    /// Row ids of updated rows of a table without a primary key.
+    pub row_ids: Option<Int64Array>,
+    /// The column block.
+    pub block: Bytes,
+}
+
+/// One record of the log.
+#[derive(Debug, Clone)]
+pub struct LogRecord {
+    /// Numbers of the rows and deletions.
+    pub seqs: SeqSpan,
+    /// The last number of the commit that it belongs to.
+    pub commit: Seq,
+    /// The request that made it.
+    pub request: Option<RequestId>,
+    /// The schema version that the rows were written under.
+    pub schema_version: u32,
+    /// Rows, if there are any.
+    pub rows: Option<RowBlock>,
+    /// Encoded keys of deleted rows.
+    pub deletions: Vec<Vec<u8>>,
+}
+
+impl LogRecord {
+    /// Adds the record to a batch.
+    pub fn write(&self, scope: &ScopeKey, batch: &mut WriteBatch) {
+        let payload = self.encode();
+        let mut key = scope.prefix();
+        key.extend_from_slice(&self.seqs.first().to_be_bytes());
+        for (part, bytes) in payload.chunks(MAX_VALUE_BYTES - HEADER_BYTES).enumerate() {
+            let mut key = key.clone();
+            key.extend_from_slice(&(part as u16).to_be_bytes());
+            let value = record::seal(RecordKind::Log, &key, bytes);
+            batch.put(Partition::Log, key, value);
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let block_bytes = self.rows.as_ref().map_or(0, |r| r.block.len());
+        let mut out = Vec::with_capacity(block_bytes + 128);
+        out.extend_from_slice(&[0; 4]);
+        let row_ids = self.rows.as_ref().and_then(|r| r.row_ids.as_ref());
+        let flags = if row_ids.is_some() { UPDATES } else { 0 } | if self.request.is_some() { REQUEST } else { 0 };
+        out.push(flags);
+        out.extend_from_slice(&self.seqs.first().to_le_bytes());
+        out.extend_from_slice(&self.commit.to_le_bytes());
+        out.extend_from_slice(self.request.as_ref().map_or(&[], |r| r.as_slice()));
+        out.extend_from_slice(&self.schema_version.to_le_bytes());
+        let columns: &[(u32, KalamDataType)] = self.rows.as_ref().map_or(&[], |r| &r.columns);
+        out.extend_from_slice(&(columns.len() as u16).to_le_bytes());
+        for (id, data_type) in columns {
+            out.extend_from_slice(&id.to_le_bytes());
+            data_type.encode_wire(&mut out);
+        }
+        out.extend_from_slice(&(self.rows.as_ref().map_or(0, |r| r.rows) as u32).to_le_bytes());
+        out.extend_from_slice(&(self.deletions.len() as u32).to_le_bytes());
+        for id in row_ids.into_iter().flat_map(|ids| ids.values().iter()) {
+            out.extend_from_slice(&id.to_le_bytes());
+        }
+        out.extend_from_slice(&(block_bytes as u32).to_le_bytes());
+        out.extend_from_slice(self.rows.as_ref().map_or(&[], |r| &r.block));
+        for key in &self.deletions {
+            out.extend_from_slice(&(key.len() as u32).to_le_bytes());
+            out.extend_from_slice(key);
+        }
+        let length = out.len() as u32;
+        out[..4].copy_from_slice(&length.to_le_bytes());
+        out
+    }
+
+    fn decode(payload: &Bytes) -> Option<Self> {
+        let mut reader = Reader { bytes: payload, at: 4 };
+        let flags = reader.take(1)?[0];
+        let first = reader.i64()?;
+        let commit = reader.i64()?;
+        let request = if flags & REQUEST != 0 { Some(*reader.take(16)?.first_chunk::<16>()?) } else { None };
+        let schema_version = reader.u32()?;
+        let count = u16::from_le_bytes(*reader.take(2)?.first_chunk::<2>()?);
+        let mut columns = Vec::with_capacity(usize::from(count));
+        for _ in 0..count {
+            let id = reader.u32()?;
+            let (data_type, length) = KalamDataType::decode_wire(payload.get(reader.at..)?).ok()?;
+            reader.take(length)?;
+            columns.push((id, data_type));
+        }
+        let rows = reader.u32()? as usize;
+        let deletions = reader.u32()? as usize;
+        let row_ids = if flags & UPDATES != 0 {
+            let bytes = reader.take(rows.checked_mul(8)?)?;
+            Some(bytes.chunks_exact(8).filter_map(|b| b.first_chunk().map(|b| i64::from_le_bytes(*b))).collect())
+        } else {
+            None
+        };
+        let block_bytes = reader.u32()? as usize;
+        let start = reader.at;
+        reader.take(block_bytes)?;
+        let block = payload.slice(start..reader.at);
+        let mut keys = Vec::with_capacity(deletions.min(payload.len()));
+        for _ in 0..deletions {
+            let length = reader.u32()? as usize;
+            keys.push(reader.take(length)?.to_vec());
+        }
+        (reader.at == payload.len()).then(|| Self {
+            seqs: SeqSpan::new(first, (rows + deletions) as u64),
+            commit,
+            request,
+            schema_version,
+            rows: (rows > 0).then_some(RowBlock { column_ids, rows, row_ids, block }),
+            deletions: keys,
+        })
+    }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let taken = self.bytes.get(self.at..self.at.checked_add(n)?)?;
+        self.at += n;
+        Some(taken)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take(4)?.first_chunk().map(|b| u32::from_le_bytes(*b))
+    }
+
+    fn i64(&mut self) -> Option<i64> {
+        self.take(8)?.first_chunk().map(|b| i64::from_le_bytes(*b))
+    }
+}
+
+/// Puts stored values together into records, in key order.
+#[derive(Debug, Default)]
+pub struct LogReader {
+    pending: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl LogReader {
+    /// Takes the next stored value; returns the record that it completes, if it does.
+    pub fn push(&mut self, key: &[u8], value: &Bytes) -> Result<Option<LogRecord>> {
+        let damaged = |what: &str| {
+            KalamError::new(ErrorCode::DataCorrupted, format!("the log record {} is damaged: {what}", record::hex(key)))
+        };
+        let payload = record::open(RecordKind::Log, key, value)?;
+        let at = key.len().checked_sub(KEY_TAIL).ok_or_else(|| damaged("its key is too short"))?;
+        let (stem, part) = key.split_at(at + 8);
+        let part = u16::from_be_bytes([part[0], part[1]]);
+        let payload = match self.pending.take() {
+            None if part == 0 => payload,
+            Some((pending_stem, mut bytes)) if pending_stem == stem && part > 0 => {
+                bytes.extend_from_slice(&payload);
+                Bytes::from(bytes)
+            }
+            _ => return Err(damaged(&format!("part {part} does not follow the part before it"))),
+        };
+        let total = payload.first_chunk().map(|b| u32::from_le_bytes(*b) as usize);
+        match total {
+            Some(total) if total == payload.len() => {
+                let record = LogRecord::decode(&payload).ok_or_else(|| damaged("its payload does not decode"))?;
+                if record.seqs.first().to_be_bytes() != stem[at..] {
+                    return Err(damaged("its _seq is not that of its key"));
+                }
+                Ok(Some(record))
+            }
+            Some(total) if total > payload.len() => {
+                self.pending = Some((stem.to_vec(), payload.to_vec()));
+                Ok(None)
+            }
+            _ => Err(damaged("its length does not fit")),
+        }
+    }
+
+    /// Fails if the log ended within a record.
+    pub fn finish(self) -> Result<()> {
+        match self.pending {
+            None => Ok(()),
+            Some((stem, bytes)) => Err(KalamError::new(
+                ErrorCode::DataCorrupted,
+                format!("the log record {} ends after {} bytes", record::hex(&stem), bytes.len()),
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{MemoryBackend, ScanOptions, StorageBackend};
+    use futures::executor::block_on;
+    use proptest::prelude::*;
+
+    fn read_back(batch: WriteBatch, scope: &ScopeKey) -> Result<Vec<LogRecord>> {
+        block_on(async {
+            let backend = MemoryBackend::new();
+            backend.commit(batch, Default::default()).await?;
+            let mut reader = LogReader::default();
+            let mut records = Vec::new();
+            for (key, value) in backend.scan(Partition::Log, &scope.range(), ScanOptions::default()).await? {
+                records.extend(reader.push(&key, &value)?);
+            }
+            reader.finish()?;
+            Ok(records)
+        })
+    }
+
+    #[test]
+    fn a_record_above_the_value_limit_comes_back_whole() -> Result<()> {
+        let scope = ScopeKey { table_no: 7, user: None };
+        let block = Bytes::from(vec![7u8; 3 * MAX_VALUE_BYTES]);
+        let record = LogRecord {
+            seqs: SeqSpan::new(1 << 22, 2),
+            commit: (1 << 22) + 1,
+            request: Some([3; 16]),
+            schema_version: 2,
+            rows: Some(RowBlock {
+                columns: Arc::from([(1u32, KalamDataType::Int), (5, KalamDataType::Text)]),
+                rows: 1,
+                row_ids: Some(Int64Array::from(vec![42])),
+                block: block.clone(),
+            }),
+            deletions: vec![b"gone".to_vec()],
+        };
+        let mut batch = WriteBatch::new();
+        record.write(&scope, &mut batch);
+        assert_eq!(batch.ops().len(), 4);
+        let back = read_back(batch, &scope)?;
+        let [back] = back.as_slice() else { panic!("one record, got {}", back.len()) };
+        assert_eq!((back.seqs, back.commit, back.request, back.schema_version), (record.seqs, record.commit, record.request, 2));
+        assert_eq!(back.deletions, record.deletions);
+        let rows = back.rows.as_ref().expect("rows");
+        assert_eq!(rows.columns[..], [(1u32, KalamDataType::Int), (5, KalamDataType::Text)]);
+        assert_eq!(rows.block, block);
+        assert_eq!(rows.row_ids.as_ref().map(|r| r.value(0)), Some(42));
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn scopes_never_share_keys(a: (u32, Option<String>), b: (u32, Option<String>)) {
+            let key = |(table_no, user): &(u32, Option<String>)| ScopeKey {
+                table_no: *table_no,
+                user: user.as_deref().filter(|u| !u.is_empty()).map(Arc::from),
+            };
+            let (a, b) = (key(&a), key(&b));
+            prop_assert_eq!(a.range().contains(&b.prefix()), a == b);
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Tables: their rows in memory and in the log, the commit that changes them, and what DataFusion sees of them.
+
+mod block;
+mod chunk;
+mod hot;
+mod log;
+mod provider;
+mod scan;
+mod seq;
+mod store;
+
+pub use hot::{HotStatistics, HotTable};
+pub use log::{RequestId, ScopeKey};
+pub use provider::{BaseTableProvider, SharedTableProvider, TableProviderCore, TableProviders};
+pub use scan::{POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLUMN, TableScanExec};
+pub use seq::{Seq, SeqGenerator, SeqSpan};
+pub use store::{PreparedRows, Receipt, ScopeWrite, StoreStatistics, TableStore, prepare_rows};

@@ -1,0 +1,237 @@
+//! Table providers: what DataFusion sees of a table.
+//!
+//! One [`TableProviderCore`] serves every kind of table. Invariant: a provider holds no user and no snapshot; both
+//! come with the request (`scan.rs`), so the registry caches one provider per table for all users.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{Column, DataFusionError, ScalarValue};
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType as DfTableType};
+use datafusion::physical_plan::ExecutionPlan;
+
+use super::hot::KeySpec;
+use super::scan::{ScanColumn, TableScanExec, schema_with_system_columns, system_columns, table_columns};
+use super::store::TableStore;
+use crate::error::Result;
+use crate::schema::{CachedTableData, ProviderFactory, TableDefinition, TableId};
+
+/// At most so many keys of an IN list are looked up one by one; more are scanned for.
+const MAX_KEYS: usize = 1000;
+
+/// What every table provider can tell.
+pub trait BaseTableProvider: TableProvider {
+    /// The table.
+    fn table_id(&self) -> &TableId;
+    /// Its definition as the provider serves it.
+    fn definition(&self) -> &Arc<TableDefinition>;
+}
+
+/// The shared core of all providers of stored tables.
+#[derive(Debug)]
+pub struct TableProviderCore {
+    store: Arc<TableStore>,
+    table: Arc<CachedTableData>,
+    schema: SchemaRef,
+    columns: Vec<ScanColumn>,
+    key: KeySpec,
+}
+
+impl TableProviderCore {
+    /// The core for a table, with its own columns only.
+    pub fn new(store: Arc<TableStore>, table: Arc<CachedTableData>) -> Result<Self> {
+        let schema = table.arrow_schema()?;
+        let columns = table_columns(&table)?;
+        Self::with(store, table, schema, columns)
+    }
+
+    /// The core for a table with its hidden columns after its own.
+    pub fn with_system_columns(store: Arc<TableStore>, table: Arc<CachedTableData>) -> Result<Self> {
+        let schema = schema_with_system_columns(&table)?;
+        let mut columns = table_columns(&table)?;
+        columns.extend(system_columns(&table).into_iter().map(|(_, column)| column));
+        Self::with(store, table, schema, columns)
+    }
+
+    fn with(
+        store: Arc<TableStore>,
+        table: Arc<CachedTableData>,
+        schema: SchemaRef,
+        columns: Vec<ScanColumn>,
+    ) -> Result<Self> {
+        let definition = table.definition();
+        let key: Vec<_> =
+            definition.key_columns().iter().map(|c| (c.column_id, c.name.as_str(), c.data_type)).collect();
+        let key = KeySpec::new(&key)?;
+        Ok(Self { store, table, schema, columns, key })
+    }
+
+    /// The encoded keys that the filters leave, if they pin the whole key.
+    fn keys(&self, filters: &[Expr]) -> Option<Vec<Vec<u8>>> {
+        let definition = self.table.definition();
+        let key_columns = definition.key_columns();
+        if key_columns.is_empty() {
+            return None;
+        }
+        let mut pinned = Vec::with_capacity(key_columns.len());
+        for column in &key_columns {
+            let values = filters.iter().find_map(|f| pinned_values(f, &column.name))?;
+            pinned.push(values);
+        }
+        let combinations = pinned.iter().map(Vec::len).product::<usize>();
+        if combinations > MAX_KEYS {
+            return None;
+        }
+        let mut keys = Vec::with_capacity(combinations);
+        for i in 0..combinations {
+            let mut rest = i;
+            let mut arrays = Vec::with_capacity(pinned.len());
+            for (values, column) in pinned.iter().zip(&key_columns) {
+                let value = &values[rest % values.len()];
+                rest /= values.len();
+                if value.is_null() || value.data_type() != column.data_type.arrow_type() {
+                    return None;
+                }
+                arrays.push(value.to_array().ok()?);
+            }
+            let mut key = Vec::new();
+            self.key.codec().encode(&arrays, 0, &mut key).ok()?;
+            keys.push(key);
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        Some(keys)
+    }
+
+    fn scan(
+        &self,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
+        let (schema, columns) = match projection {
+            None => (Arc::clone(&self.schema), self.columns.clone()),
+            Some(projection) => (
+                Arc::new(self.schema.project(projection)?),
+                projection.iter().map(|&i| self.columns[i].clone()).collect(),
+            ),
+        };
+        let keys = self.keys(filters).map(Arc::from);
+        // A filter above the scan would see too few rows if the scan stopped at the limit.
+        let fetch = limit.filter(|_| filters.is_empty());
+        let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
+        Ok(Arc::new(TableScanExec::new(store, table, schema, columns, keys, fetch)))
+    }
+}
+
+/// The values that a filter pins a column to: `column = value` or `column IN (values)`.
+fn pinned_values(filter: &Expr, name: &str) -> Option<Vec<ScalarValue>> {
+    let is_column = |e: &Expr| matches!(e, Expr::Column(Column { name: n, .. }) if n == name);
+    let literal = |e: &Expr| match e {
+        Expr::Literal(value, _) => Some(value.clone()),
+        _ => None,
+    };
+    match filter {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => {
+            if is_column(left) {
+                literal(right).map(|v| vec![v])
+            } else if is_column(right) {
+                literal(left).map(|v| vec![v])
+            } else {
+                None
+            }
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
+            let mut values = pinned_values(left, name)?;
+            values.extend(pinned_values(right, name)?);
+            Some(values)
+        }
+        Expr::InList(list) if !list.negated && is_column(&list.expr) => list.list.iter().map(literal).collect(),
+        _ => None,
+    }
+}
+
+/// One data set for everyone in the database.
+#[derive(Debug)]
+pub struct SharedTableProvider {
+    core: TableProviderCore,
+}
+
+impl SharedTableProvider {
+    /// A provider on a core.
+    pub fn new(core: TableProviderCore) -> Self {
+        Self { core }
+    }
+}
+
+impl BaseTableProvider for SharedTableProvider {
+    fn table_id(&self) -> &TableId {
+        self.core.table.table_id()
+    }
+
+    fn definition(&self) -> &Arc<TableDefinition> {
+        self.core.table.definition()
+    }
+}
+
+#[async_trait]
+impl TableProvider for SharedTableProvider {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.core.schema)
+    }
+
+    fn table_type(&self) -> DfTableType {
+        DfTableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        self.core.scan(projection, filters, limit)
+    }
+
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>, DataFusionError> {
+        let key_columns = self.core.table.definition().key_columns();
+        let useful = |f: &&Expr| key_columns.iter().any(|c| pinned_values(f, &c.name).is_some());
+        // Inexact: the filter stays above the scan and has the last word.
+        Ok(filters
+            .iter()
+            .map(|f| {
+                if useful(f) {
+                    TableProviderFilterPushDown::Inexact
+                } else {
+                    TableProviderFilterPushDown::Unsupported
+                }
+            })
+            .collect())
+    }
+}
+
+/// Makes the providers that the registry caches.
+#[derive(Debug)]
+pub struct TableProviders {
+    store: Arc<TableStore>,
+}
+
+impl TableProviders {
+    /// A factory for tables of a store.
+    pub fn new(store: Arc<TableStore>) -> Self {
+        Self { store }
+    }
+}
+
+impl ProviderFactory for TableProviders {
+    fn provider(&self, table: &Arc<CachedTableData>) -> Result<Arc<dyn TableProvider>> {
+        let core = TableProviderCore::new(Arc::clone(&self.store), Arc::clone(table))?;
+        Ok(Arc::new(SharedTableProvider::new(core)))
+    }
+}

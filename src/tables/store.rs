@@ -1,0 +1,595 @@
+//! Table scopes, their hot tiers, and the one way in for changes: the commit.
+//!
+//! A commit is checked against the newest state and applied to memory at once, under `_seq` values above the
+//! *watermark*, and joins the open commit group. While one storage transaction is in flight the next group fills, so
+//! many waiting writers share one. When a group is durable the watermark moves to its last `_seq`, and only then do
+//! readers see it. Invariants: groups are written one after the other in `_seq` order; a reader's snapshot is never
+//! above the watermark; when a group fails, every scope that it or a later group touched is dropped from memory and
+//! read again from storage when next used, so memory never holds what storage does not.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use arrow::array::{ArrayRef, Int64Array};
+use arrow::record_batch::RecordBatch;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
+
+use super::block;
+use super::hot::{Applied, HotTable, KeySpec, NewRows, OnLiveKey};
+use super::log::{LogReader, LogRecord, RequestId, RowBlock, ScopeKey};
+use super::seq::{Seq, SeqGenerator, SeqSpan};
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::schema::TableDefinition;
+use crate::storage::record::{self, RecordKind};
+use crate::storage::{Durability, KeyRange, Partition, ScanOptions, StorageBackend, WriteBatch};
+use crate::types::KalamDataType;
+
+/// Key of the record that bounds every `_seq` in the database.
+const CEILING_KEY: &[u8] = b"seq_ceiling";
+/// How far the ceiling is set ahead: a second of milliseconds, in `_seq` terms.
+const CEILING_AHEAD: Seq = 1000 << 22;
+/// Log values read at a time when a scope is hydrated.
+const HYDRATE_PAGE: usize = 64;
+/// A record of the log holds about this many bytes of rows in memory.
+const ROWS_PER_RECORD_BYTES: usize = 1 << 20;
+/// … and at most this many rows, so that a chunk stays a handy batch for scans.
+const ROWS_PER_RECORD: usize = 32_768;
+
+/// Rows that are checked, encoded and ready to be committed.
+#[derive(Debug)]
+pub struct PreparedRows {
+    column_ids: Arc<[u32]>,
+    columns: Vec<ArrayRef>,
+    block: RowBlock,
+}
+
+impl PreparedRows {
+    /// How many rows.
+    pub fn len(&self) -> usize {
+        self.block.rows
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.block.rows == 0
+    }
+}
+
+/// Cuts a batch in the table's column order into log records and encodes them. Rows that are updated bring their row
+/// ids, if their table has no primary key.
+pub fn prepare_rows(
+    definition: &TableDefinition,
+    batch: &RecordBatch,
+    row_ids: Option<&Int64Array>,
+) -> Result<Vec<PreparedRows>> {
+    let columns: Arc<[(u32, KalamDataType)]> =
+        definition.columns_in_order().map(|c| (c.column_id, c.data_type)).collect();
+    let column_ids: Arc<[u32]> = columns.iter().map(|c| c.0).collect();
+    let total = batch.num_rows();
+    let row_bytes = block::memory_size(batch.columns()).div_ceil(total.max(1)).max(1);
+    let step = (ROWS_PER_RECORD_BYTES / row_bytes).clamp(1, ROWS_PER_RECORD);
+    (0..total)
+        .step_by(step)
+        .map(|start| {
+            let len = step.min(total - start);
+            let part = if len == total { batch.clone() } else { batch.slice(start, len) };
+            let row_ids = row_ids.map(|ids| ids.slice(start, len));
+            let block = block::encode(&part)?;
+            Ok(PreparedRows {
+                column_ids: Arc::clone(&column_ids),
+                columns: part.columns().to_vec(),
+                block: RowBlock { columns: Arc::clone(&columns), rows: len, row_ids, block },
+            })
+        })
+        .collect()
+}
+
+/// The change of one table scope within a commit.
+#[derive(Debug)]
+pub struct ScopeWrite {
+    /// The scope.
+    pub scope: ScopeKey,
+    /// Its hot tier, as the change was computed against it.
+    pub hot: Arc<HotTable>,
+    /// Schema version of `rows`.
+    pub schema_version: u32,
+    /// New rows and new versions of rows.
+    pub rows: Vec<PreparedRows>,
+    /// Positions of live rows that `rows` replace under the same key.
+    pub replaced: Vec<u64>,
+    /// Positions of live rows whose key ends.
+    pub deleted: Vec<u64>,
+}
+
+/// What a commit promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// The commit's last `_seq`.
+    pub seq: Seq,
+    /// The durability reached.
+    pub durability: Durability,
+}
+
+/// Counters of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoreStatistics {
+    /// Commits acknowledged.
+    pub commits: u64,
+    /// Storage transactions that carried them.
+    pub groups: u64,
+    /// Table scopes in memory.
+    pub scopes: u64,
+    /// Live rows in memory.
+    pub hot_rows: u64,
+    /// Bytes of rows in memory.
+    pub hot_bytes: u64,
+}
+
+type GroupFuture = Shared<BoxFuture<'static, Result<Durability>>>;
+
+#[derive(Default)]
+struct Commits {
+    open: Option<OpenGroup>,
+    last: Option<GroupFuture>,
+    next_group: u64,
+    ceiling: Seq,
+    /// Tables that a DDL statement is changing.
+    frozen: HashSet<u32>,
+}
+
+struct OpenGroup {
+    id: u64,
+    batch: WriteBatch,
+    durability: Durability,
+    last_seq: Seq,
+    commits: u64,
+    scopes: HashSet<ScopeKey>,
+    failure: Arc<Mutex<Option<KalamError>>>,
+    future: GroupFuture,
+}
+
+#[derive(Default)]
+struct Slot {
+    hot: Mutex<Option<Arc<HotTable>>>,
+    hydrating: futures::lock::Mutex<()>,
+}
+
+/// All table scopes of a database; see the module's comment.
+pub struct TableStore {
+    backend: Arc<dyn StorageBackend>,
+    seqs: SeqGenerator,
+    watermark: AtomicI64,
+    slots: Mutex<HashMap<ScopeKey, Arc<Slot>>>,
+    commits: Mutex<Commits>,
+    commit_count: AtomicU64,
+    group_count: AtomicU64,
+}
+
+impl std::fmt::Debug for TableStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TableStore").field("backend", &self.backend).field("watermark", &self.watermark).finish()
+    }
+}
+
+impl TableStore {
+    /// Opens the store on a backend. `worker` tells this node's `_seq` values from those of others.
+    pub async fn open(backend: Arc<dyn StorageBackend>, worker: u16) -> Result<Arc<Self>> {
+        let ceiling = match backend.get(Partition::Meta, CEILING_KEY).await? {
+            None => 0,
+            Some(value) => {
+                let payload = record::open(RecordKind::Entity, CEILING_KEY, &value)?;
+                serde_json::from_slice::<Seq>(&payload).map_err(|e| {
+                    KalamError::new(ErrorCode::DataCorrupted, format!("the _seq ceiling does not decode: {e}"))
+                })?
+            }
+        };
+        let seqs = SeqGenerator::new(worker);
+        if ceiling > 0 {
+            seqs.observe(ceiling);
+        }
+        Ok(Arc::new(Self {
+            backend,
+            seqs,
+            watermark: AtomicI64::new(ceiling),
+            slots: Mutex::default(),
+            commits: Mutex::new(Commits { ceiling, ..Commits::default() }),
+            commit_count: AtomicU64::new(0),
+            group_count: AtomicU64::new(0),
+        }))
+    }
+
+    /// The newest snapshot that readers may use.
+    pub fn snapshot(&self) -> Seq {
+        self.watermark.load(Ordering::Acquire)
+    }
+
+    /// The store's `_seq` generator.
+    pub fn seqs(&self) -> &SeqGenerator {
+        &self.seqs
+    }
+
+    /// The hot tier of a scope if it is in memory.
+    pub fn loaded(&self, scope: &ScopeKey) -> Option<Arc<HotTable>> {
+        self.slots.lock().get(scope)?.hot.lock().clone()
+    }
+
+    /// The hot tier of a scope, read from its log when it is first touched.
+    pub async fn hot(&self, scope: &ScopeKey, definition: &TableDefinition) -> Result<Arc<HotTable>> {
+        let slot = Arc::clone(self.slots.lock().entry(scope.clone()).or_default());
+        if let Some(hot) = slot.hot.lock().clone() {
+            return Ok(hot);
+        }
+        let _one_at_a_time = slot.hydrating.lock().await;
+        if let Some(hot) = slot.hot.lock().clone() {
+            return Ok(hot);
+        }
+        let hot = Arc::new(self.hydrate(scope, definition).await?);
+        *slot.hot.lock() = Some(Arc::clone(&hot));
+        Ok(hot)
+    }
+
+    async fn hydrate(&self, scope: &ScopeKey, definition: &TableDefinition) -> Result<HotTable> {
+        let key: Vec<(u32, &str, KalamDataType)> =
+            definition.key_columns().iter().map(|c| (c.column_id, c.name.as_str(), c.data_type)).collect();
+        let hot = HotTable::new(KeySpec::new(&key)?);
+        let mut reader = LogReader::default();
+        let mut pending = Replay::default();
+        let mut range = scope.range();
+        loop {
+            let options = ScanOptions { limit: Some(HYDRATE_PAGE), reverse: false };
+            let page = self.backend.scan(Partition::Log, &range, options).await?;
+            for (key, value) in &page {
+                if let Some(record) = reader.push(key, value)? {
+                    pending.push(&hot, record)?;
+                }
+            }
+            match page.last() {
+                Some((key, _)) if page.len() == HYDRATE_PAGE => {
+                    let mut next = key.clone();
+                    next.push(0);
+                    range.from = Some(next);
+                }
+                _ => break,
+            }
+        }
+        reader.finish()?;
+        pending.flush(&hot)?;
+        Ok(hot)
+    }
+
+    /// Checks and applies a commit and lets it join the open group: everything or nothing. The future ends when the
+    /// commit is durable. Nothing is awaited before this returns, so what the caller checked just before still holds.
+    pub fn submit(
+        self: &Arc<Self>,
+        writes: Vec<ScopeWrite>,
+        durability: Durability,
+        request: Option<RequestId>,
+    ) -> Result<impl Future<Output = Result<Receipt>> + Send + use<>> {
+        let mut commits = self.commits.lock();
+        for write in &writes {
+            let current = self.loaded(&write.scope);
+            if commits.frozen.contains(&write.scope.table_no)
+                || !current.is_some_and(|hot| Arc::ptr_eq(&hot, &write.hot))
+            {
+                return Err(KalamError::new(
+                    ErrorCode::Conflict,
+                    "the table was changed by another statement meanwhile",
+                )
+                .with_hint("Run the statement or transaction again."));
+            }
+        }
+        let total = writes.iter().map(|w| rows_of(w) + w.deleted.len() as u64).sum();
+        let span = self.seqs.take(total);
+        let batch = apply_all(&writes, span, request)?;
+        let future = self.join(&mut commits, batch, span.last(), durability, &writes);
+        drop(commits);
+        let store = Arc::clone(self);
+        let seq = span.last();
+        Ok(async move {
+            let durability = future.await?;
+            store.commit_count.fetch_add(1, Ordering::Relaxed);
+            Ok(Receipt { seq, durability })
+        })
+    }
+
+    fn join(
+        self: &Arc<Self>,
+        commits: &mut Commits,
+        mut batch: WriteBatch,
+        last_seq: Seq,
+        durability: Durability,
+        writes: &[ScopeWrite],
+    ) -> GroupFuture {
+        if last_seq > commits.ceiling {
+            commits.ceiling = last_seq + CEILING_AHEAD;
+            put_ceiling(&mut batch, commits.ceiling);
+        }
+        let group = match commits.open.take() {
+            Some(open) => open,
+            None => {
+                let id = commits.next_group;
+                commits.next_group += 1;
+                let failure = Arc::new(Mutex::new(None));
+                let run = Arc::clone(self).run_group(id, commits.last.take(), Arc::clone(&failure));
+                let future = run.boxed().shared();
+                commits.last = Some(future.clone());
+                OpenGroup {
+                    id,
+                    batch: WriteBatch::new(),
+                    durability: Durability::Memory,
+                    last_seq,
+                    commits: 0,
+                    scopes: HashSet::new(),
+                    failure,
+                    future,
+                }
+            }
+        };
+        let group = commits.open.insert(group);
+        group.batch.append(batch);
+        group.durability = group.durability.max(durability);
+        group.last_seq = last_seq;
+        group.commits += 1;
+        group.scopes.extend(writes.iter().map(|w| w.scope.clone()));
+        group.future.clone()
+    }
+
+    async fn run_group(
+        self: Arc<Self>,
+        id: u64,
+        previous: Option<GroupFuture>,
+        failure: Arc<Mutex<Option<KalamError>>>,
+    ) -> Result<Durability> {
+        if let Some(previous) = previous {
+            // Its own callers hear how it went; a failure has taken this group out of `open`.
+            let _ = previous.await;
+        }
+        let group = self.commits.lock().open.take_if(|open| open.id == id);
+        let Some(group) = group else {
+            let failed = failure.lock().take();
+            return Err(failed.unwrap_or_else(|| KalamError::internal("a commit group was lost")));
+        };
+        match self.backend.commit(group.batch, group.durability).await {
+            Ok(reached) => {
+                self.watermark.fetch_max(group.last_seq, Ordering::AcqRel);
+                self.group_count.fetch_add(1, Ordering::Relaxed);
+                Ok(reached)
+            }
+            Err(error) => {
+                self.fail(group.scopes, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Drops from memory what storage did not take, the open group included: it was built on what failed.
+    fn fail(&self, mut scopes: HashSet<ScopeKey>, error: &KalamError) {
+        let mut commits = self.commits.lock();
+        if let Some(open) = commits.open.take() {
+            *open.failure.lock() = Some(error.clone());
+            scopes.extend(open.scopes);
+        }
+        // The ceiling's record may have been in the failed batch: write it again with the next commit.
+        commits.ceiling = self.watermark.load(Ordering::Acquire);
+        let mut slots = self.slots.lock();
+        for scope in &scopes {
+            slots.remove(scope);
+        }
+    }
+
+    /// Ends when every commit submitted so far is durable or has failed.
+    pub async fn barrier(&self) {
+        loop {
+            let last = self.commits.lock().last.clone();
+            let Some(last) = last else { return };
+            let _ = last.clone().await;
+            let mut commits = self.commits.lock();
+            if commits.last.as_ref().is_some_and(|f| f.ptr_eq(&last)) {
+                commits.last = None;
+                return;
+            }
+        }
+    }
+
+    /// Refuses commits to a table until the guard is dropped, and waits for those under way: for DDL.
+    pub async fn freeze(self: &Arc<Self>, table_no: u32) -> Result<Freeze> {
+        if !self.commits.lock().frozen.insert(table_no) {
+            return Err(KalamError::new(ErrorCode::Conflict, "another statement is changing this table's definition"));
+        }
+        let freeze = Freeze { store: Arc::clone(self), table_no };
+        self.barrier().await;
+        Ok(freeze)
+    }
+
+    /// Adds to a batch: remove the log of every scope of a table.
+    pub fn drop_table_into(&self, batch: &mut WriteBatch, table_no: u32) {
+        batch.delete_range(Partition::Log, KeyRange::prefix(&ScopeKey::table_prefix(table_no)));
+    }
+
+    /// Drops every scope of a table from memory; they are read again when next used.
+    pub fn evict_table(&self, table_no: u32) {
+        self.slots.lock().retain(|scope, _| scope.table_no != table_no);
+    }
+
+    /// Counters.
+    pub fn statistics(&self) -> StoreStatistics {
+        let hot: Vec<Arc<HotTable>> = self.slots.lock().values().filter_map(|s| s.hot.lock().clone()).collect();
+        let mut statistics = StoreStatistics {
+            commits: self.commit_count.load(Ordering::Relaxed),
+            groups: self.group_count.load(Ordering::Relaxed),
+            scopes: hot.len() as u64,
+            ..StoreStatistics::default()
+        };
+        for table in hot {
+            let s = table.statistics();
+            statistics.hot_rows += s.live_rows;
+            statistics.hot_bytes += s.bytes;
+        }
+        statistics
+    }
+
+    /// Waits for what is under way and writes the exact `_seq` ceiling, so that the next opening starts right after.
+    pub async fn close(&self) -> Result<()> {
+        self.barrier().await;
+        let watermark = self.snapshot();
+        if self.group_count.load(Ordering::Relaxed) > 0 {
+            let mut batch = WriteBatch::new();
+            put_ceiling(&mut batch, watermark);
+            self.backend.commit(batch, Durability::Relaxed).await?;
+        }
+        Ok(())
+    }
+}
+
+fn put_ceiling(batch: &mut WriteBatch, ceiling: Seq) {
+    let value = record::seal(RecordKind::Entity, CEILING_KEY, ceiling.to_string().as_bytes());
+    batch.put(Partition::Meta, CEILING_KEY, value);
+}
+
+fn rows_of(write: &ScopeWrite) -> u64 {
+    write.rows.iter().map(|r| r.len() as u64).sum()
+}
+
+/// Applies every write to its hot tier and encodes the log records; takes everything back if one is refused.
+fn apply_all(writes: &[ScopeWrite], span: SeqSpan, request: Option<RequestId>) -> Result<WriteBatch> {
+    let mut batch = WriteBatch::new();
+    let mut applied: Vec<(&ScopeWrite, Applied)> = Vec::with_capacity(writes.len());
+    let mut used = 0;
+    for write in writes {
+        let mine = span.slice(used, rows_of(write) + write.deleted.len() as u64);
+        used += mine.len();
+        match apply_one(write, mine, span.last(), request, &mut batch) {
+            Ok(done) => applied.push((write, done)),
+            Err(error) => {
+                for (write, done) in applied.into_iter().rev() {
+                    write.hot.revert(done)?;
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(batch)
+}
+
+fn apply_one(
+    write: &ScopeWrite,
+    span: SeqSpan,
+    commit: Seq,
+    request: Option<RequestId>,
+    batch: &mut WriteBatch,
+) -> Result<Applied> {
+    let keys = write.deleted.iter().map(|&p| write.hot.key_at(p)).collect::<Result<Vec<_>>>()?;
+    let superseded: Vec<u64> = write.replaced.iter().chain(&write.deleted).copied().collect();
+    let mut used = keys.len() as u64;
+    let new: Vec<NewRows> = write
+        .rows
+        .iter()
+        .map(|part| {
+            let seqs = span.slice(used, part.len() as u64);
+            used += seqs.len();
+            NewRows {
+                column_ids: Arc::clone(&part.column_ids),
+                columns: part.columns.clone(),
+                seqs: Int64Array::from_iter_values(seqs.iter()),
+                row_ids: part.block.row_ids.clone(),
+            }
+        })
+        .collect();
+    let applied = write.hot.apply(&new, &superseded, commit, OnLiveKey::Fail)?;
+    let mut at = 0;
+    let mut log = |rows: Option<RowBlock>, deletions: Vec<Vec<u8>>| {
+        let len = rows.as_ref().map_or(0, |r| r.rows) as u64 + deletions.len() as u64;
+        let seqs = span.slice(at, len);
+        at += len;
+        LogRecord { seqs, commit, request, schema_version: write.schema_version, rows, deletions }
+            .write(&write.scope, batch);
+    };
+    // Deletions first: an update may give a new row the key that another row just gave up.
+    let mut keys = keys.into_iter().peekable();
+    while keys.peek().is_some() {
+        log(None, keys.by_ref().take(ROWS_PER_RECORD).collect());
+    }
+    for part in &write.rows {
+        log(Some(part.block.clone()), Vec::new());
+    }
+    Ok(applied)
+}
+
+/// Keeps commits away from a table; see [`TableStore::freeze`].
+#[derive(Debug)]
+pub struct Freeze {
+    store: Arc<TableStore>,
+    table_no: u32,
+}
+
+impl Drop for Freeze {
+    fn drop(&mut self) {
+        self.store.commits.lock().frozen.remove(&self.table_no);
+    }
+}
+
+/// Replays a scope's log. Runs of single new rows with the same columns are put together first, so that a log of
+/// many small records does not become as many chunks.
+#[derive(Default)]
+struct Replay {
+    run: Vec<(RowBlock, SeqSpan)>,
+    rows: usize,
+}
+
+impl Replay {
+    const RUN_ROWS: usize = 4096;
+
+    fn push(&mut self, hot: &HotTable, record: LogRecord) -> Result<()> {
+        let deletions = record.deletions.len() as u64;
+        if deletions > 0 {
+            self.flush(hot)?;
+            let end = record.seqs.slice(0, deletions).last();
+            let positions = hot.live_positions(record.deletions.iter().map(Vec::as_slice))?;
+            hot.apply(&[], &positions, end, OnLiveKey::Replace)?;
+        }
+        let Some(block) = record.rows else { return Ok(()) };
+        let seqs = record.seqs.slice(deletions, block.rows as u64);
+        let alone = block.row_ids.is_some() || block.rows > Self::RUN_ROWS;
+        let fits = self.run.last().is_none_or(|(last, _)| last.columns == block.columns);
+        if alone || !fits || self.rows + block.rows > Self::RUN_ROWS {
+            self.flush(hot)?;
+        }
+        if alone {
+            return replay_rows(hot, &[(block, seqs)]);
+        }
+        self.rows += block.rows;
+        self.run.push((block, seqs));
+        Ok(())
+    }
+
+    fn flush(&mut self, hot: &HotTable) -> Result<()> {
+        self.rows = 0;
+        replay_rows(hot, &std::mem::take(&mut self.run))
+    }
+}
+
+/// Applies rows of one set of columns, the records in order.
+fn replay_rows(hot: &HotTable, run: &[(RowBlock, SeqSpan)]) -> Result<()> {
+    let Some((first, _)) = run.first() else { return Ok(()) };
+    let types: Vec<arrow::datatypes::DataType> = first.columns.iter().map(|(_, t)| t.arrow_type()).collect();
+    let column_ids: Arc<[u32]> = first.columns.iter().map(|(id, _)| *id).collect();
+    let decoded: Vec<Vec<ArrayRef>> =
+        run.iter().map(|(b, _)| block::decode(&b.block, &types, b.rows)).collect::<Result<_>>()?;
+    let columns: Vec<ArrayRef> = match decoded.as_slice() {
+        [one] => one.clone(),
+        many => (0..types.len())
+            .map(|i| {
+                let parts: Vec<&dyn arrow::array::Array> = many.iter().map(|c| c[i].as_ref()).collect();
+                arrow::compute::concat(&parts).map_err(KalamError::internal)
+            })
+            .collect::<Result<_>>()?,
+    };
+    let seqs = Int64Array::from_iter_values(run.iter().flat_map(|(_, s)| s.iter()));
+    let end = run.last().map_or(0, |(_, s)| s.last());
+    let rows = NewRows { column_ids, columns, seqs, row_ids: first.row_ids.clone() };
+    hot.apply(&[rows], &[], end, OnLiveKey::Replace)?;
+    Ok(())
+}
