@@ -1,34 +1,26 @@
 #!/usr/bin/env bash
 # Runs wasm tests in headless Chromium:
-#   scripts/wasm-test.sh                                    the storage conformance suite
+#   scripts/wasm-test.sh                                    the storage conformance suites, in a worker and in a page
 #   scripts/wasm-test.sh --test some_test [-- filter ...]   any other
-# Needs cargo, wasm-bindgen-test-runner, chromedriver and Chromium (`make setup` installs them).
 # KALAMDB_WASM_TEST_TIMEOUT: seconds that the tests of one binary may take in all (default 600).
-set -euo pipefail
-cd "$(dirname "$0")/.."
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-cache="${XDG_CACHE_HOME:-$HOME/.cache}/kalamdb"
-export PATH="$cache/tools/bin:$PATH"
-export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
-
-fail() { echo "wasm-test: $*" >&2; exit 1; }
-need() { command -v "$1" >/dev/null || fail "'$1' is not there: $2 (\`make setup\` does it)"; }
+need() { command -v "$1" >/dev/null || fail "'$1' is not there: $2"; }
 need cargo "install Rust with rustup"
-need wasm-bindgen-test-runner "cargo install wasm-bindgen-cli at the version in Cargo.lock, --root $cache/tools"
-need chromedriver "install Debian's chromium-driver"
+need wasm-bindgen-test-runner "\`make setup\` installs wasm-bindgen-cli"
+chromium=$(find_chromium) || fail "no Chromium: \`make setup\` installs Debian's, or set CHROMIUM to its path"
+CHROMEDRIVER=$(find_chromedriver) || fail "no chromedriver: \`make setup\` installs Debian's, or set CHROMEDRIVER to its path"
+export CHROMEDRIVER
 
 # Another version than the library's ends in an error about schema versions that helps nobody.
-locked=$(awk '/^name = "wasm-bindgen"$/ { getline; gsub(/[^0-9.]/, ""); print; exit }' Cargo.lock)
+locked=$(locked_version wasm-bindgen)
 found=$(wasm-bindgen-test-runner --version | awk '{ print $2 }')
-[ "$found" = "$locked" ] || fail "wasm-bindgen-test-runner is $found, Cargo.lock has wasm-bindgen $locked"
-
-chromium="${CHROMIUM:-$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}"
-[ -n "$chromium" ] || fail "no Chromium: install Debian's chromium, or set CHROMIUM to its path"
+[ "$found" = "$locked" ] || fail "wasm-bindgen-test-runner is $found, Cargo.lock has wasm-bindgen $locked: run \`make setup\`"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# The runner adds "headless" itself. No sandbox: containers and CI run as root.
-cat > "$work/webdriver.json" <<JSON
+# No sandbox: containers and CI run as root.
+cat >"$work/webdriver.json" <<JSON
 {
   "goog:chromeOptions": {
     "binary": "$chromium",
@@ -39,9 +31,9 @@ cat > "$work/webdriver.json" <<JSON
 }
 JSON
 export WASM_BINDGEN_TEST_WEBDRIVER_JSON="$work/webdriver.json"
-CHROMEDRIVER=$(command -v chromedriver)
-export CHROMEDRIVER
 export WASM_BINDGEN_TEST_TIMEOUT="${KALAMDB_WASM_TEST_TIMEOUT:-600}"
+# The runner waits 5 seconds for the driver by default, which a loaded machine does not always keep.
+export WASM_BINDGEN_TEST_DRIVER_TIMEOUT=60
 
-[ $# -gt 0 ] || set -- --test storage_conformance
-cargo test --profile wasm --target wasm32-unknown-unknown "$@"
+[ $# -gt 0 ] || set -- --test storage_conformance --test storage_conformance_page
+cargo test --locked --profile wasm --target wasm32-unknown-unknown "$@"

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::future::{join, join_all};
 use kalamdb::error::{ErrorCode, Result};
-use kalamdb::storage::{Durability, Entity, EntityStore, KeyRange, Partition, ScanOptions, StorageBackend, WriteBatch};
+use kalamdb::storage::{Durability, Entity, EntityStore, KeyRange, Partition, ScanOptions, WriteBatch};
 use serde::{Deserialize, Serialize};
 
 use super::{Backend, Harness, all, commit, done, keys, put_all};
