@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Runs wasm tests in headless Chromium:
+#   scripts/wasm-test.sh                                    the storage conformance suites, in a worker and in a page
+#   scripts/wasm-test.sh --test some_test [-- filter ...]   any other
+# KALAMDB_WASM_TEST_TIMEOUT: seconds that the tests of one binary may take in all (default 600).
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+need() { command -v "$1" >/dev/null || fail "'$1' is not there: $2"; }
+need cargo "install Rust with rustup"
+need wasm-bindgen-test-runner "\`make setup\` installs wasm-bindgen-cli"
+chromium=$(find_chromium) || fail "no Chromium: \`make setup\` installs Debian's, or set CHROMIUM to its path"
+CHROMEDRIVER=$(find_chromedriver) || fail "no chromedriver: \`make setup\` installs Debian's, or set CHROMEDRIVER to its path"
+export CHROMEDRIVER
+
+# Another version than the library's ends in an error about schema versions that helps nobody.
+locked=$(locked_version wasm-bindgen)
+found=$(wasm-bindgen-test-runner --version | awk '{ print $2 }')
+[ "$found" = "$locked" ] || fail "wasm-bindgen-test-runner is $found, Cargo.lock has wasm-bindgen $locked: run \`make setup\`"
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# No sandbox: containers and CI run as root.
+cat >"$work/webdriver.json" <<JSON
+{
+  "goog:chromeOptions": {
+    "binary": "$chromium",
+    "args": ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic",
+      "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+      "--user-data-dir=$work/profile"]
+  }
+}
+JSON
+export WASM_BINDGEN_TEST_WEBDRIVER_JSON="$work/webdriver.json"
+export WASM_BINDGEN_TEST_TIMEOUT="${KALAMDB_WASM_TEST_TIMEOUT:-600}"
+# The runner waits 5 seconds for the driver by default, which a loaded machine does not always keep.
+export WASM_BINDGEN_TEST_DRIVER_TIMEOUT=60
+
+[ $# -gt 0 ] || set -- --test storage_conformance --test storage_conformance_page
+cargo test --locked --profile wasm --target wasm32-unknown-unknown "$@"

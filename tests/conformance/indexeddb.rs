@@ -1,0 +1,295 @@
+//! IndexedDB in the suite, and what only it has to show: lost connections, deletions from elsewhere, what the
+//! browser throws, and browsers without `getAllRecords`.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use js_sys::{Function, Promise};
+use kalamdb::error::{ErrorCode, KalamError, Result};
+use kalamdb::storage::indexeddb::{IndexedDbBackend, database_exists, delete_database};
+use kalamdb::storage::{Durability, Partition, StorageBackend, WriteBatch};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+use wasm_bindgen_test::wasm_bindgen_test;
+
+use crate::conformance::{self, Backend, Harness, all, done, put_all};
+
+const LOG: Partition = Partition::Log;
+
+/// Databases in the browser.
+pub struct IndexedDbHarness;
+
+impl Harness for IndexedDbHarness {
+    async fn open(&self, name: &str) -> Result<Backend> {
+        Ok(Arc::new(IndexedDbBackend::open(name).await?))
+    }
+
+    async fn reopen(&self, name: &str, backend: Backend) -> Result<Backend> {
+        backend.close().await?;
+        self.open(name).await
+    }
+
+    async fn delete(&self, name: &str) -> Result<()> {
+        delete_database(name).await
+    }
+
+    fn receipt(&self, asked: Durability) -> Durability {
+        asked.max(Durability::Relaxed)
+    }
+}
+
+#[wasm_bindgen(inline_js = r#"
+const original = {
+    transaction: IDBDatabase.prototype.transaction,
+    put: IDBObjectStore.prototype.put,
+    commit: IDBTransaction.prototype.commit,
+    getAllRecords: IDBObjectStore.prototype.getAllRecords,
+};
+const open = new Set();
+IDBDatabase.prototype.transaction = function (...args) {
+    open.add(this);
+    return original.transaction.apply(this, args);
+};
+// Closes the connections to a database that made a transaction since: as the browser does when its store is lost.
+export function close_connections(name) {
+    let closed = 0;
+    for (const database of open) {
+        if (database.name === name) { database.close(); open.delete(database); closed += 1; }
+    }
+    return closed;
+}
+// Makes `put` throw at the n-th call from now.
+export function throw_at_put(n, name, message) {
+    IDBObjectStore.prototype.put = function (...args) {
+        if (--n === 0) { restore(); throw new DOMException(message, name); }
+        return original.put.apply(this, args);
+    };
+}
+// Makes the next transaction fail while it is committed.
+export function fail_commit(name, message) {
+    IDBTransaction.prototype.commit = function () {
+        restore();
+        Object.defineProperty(this, 'error', { value: new DOMException(message, name) });
+        this.abort();
+    };
+}
+// Makes the next commit() itself throw.
+export function throw_at_commit() {
+    IDBTransaction.prototype.commit = function () { restore(); throw new TypeError('commit is not a function'); };
+}
+export function without_get_all_records() { delete IDBObjectStore.prototype.getAllRecords; }
+export function restore() {
+    IDBObjectStore.prototype.put = original.put;
+    IDBTransaction.prototype.commit = original.commit;
+    if (original.getAllRecords) IDBObjectStore.prototype.getAllRecords = original.getAllRecords;
+}
+export function has_get_all_records() { return 'getAllRecords' in IDBObjectStore.prototype; }
+// A connection of somebody else that does not close when it should. Returns the function that closes it.
+export function open_stubborn(name, version, stores) {
+    return new Promise((resolve, reject) => {
+        const request = indexedDB.open(name, version);
+        request.onupgradeneeded = () => { for (const store of stores) request.result.createObjectStore(store); };
+        request.onerror = () => reject(request.error);
+        request.onsuccess = () => resolve(() => request.result.close());
+    });
+}
+export function delete_raw(name) {
+    return new Promise((resolve, reject) => {
+        const request = indexedDB.deleteDatabase(name);
+        request.onblocked = () => reject(new Error('blocked'));
+        request.onerror = () => reject(request.error);
+        request.onsuccess = () => resolve();
+    });
+}
+"#)]
+extern "C" {
+    fn close_connections(name: &str) -> u32;
+    fn throw_at_put(n: u32, name: &str, message: &str);
+    fn fail_commit(name: &str, message: &str);
+    fn throw_at_commit();
+    fn without_get_all_records();
+    fn has_get_all_records() -> bool;
+    fn restore();
+    fn open_stubborn(name: &str, version: u32, stores: Vec<String>) -> Promise;
+    fn delete_raw(name: &str) -> Promise;
+}
+
+fn batch(key: &[u8]) -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    for partition in Partition::ALL {
+        batch.put(partition, key, key.to_vec());
+    }
+    batch
+}
+
+async fn records(backend: &Backend) -> u64 {
+    backend.stats().await.expect("stats").records
+}
+
+/// Every call on a lost connection is a retryable error, and the next one reopens.
+#[wasm_bindgen_test]
+async fn a_lost_connection_is_reopened() -> Result<()> {
+    let name = "lost";
+    let backend = IndexedDbHarness.fresh(name).await?;
+    backend.commit(batch(b"1"), Durability::Relaxed).await?;
+    assert!(close_connections("kalamdb:lost") > 0);
+    let error = backend.commit(batch(b"2"), Durability::Relaxed).await.expect_err("the connection is closing");
+    assert_eq!(error.code(), ErrorCode::StorageClosed, "{error}");
+    assert!(error.code().retryable());
+    backend.commit(batch(b"2"), Durability::Strict).await?;
+    assert_eq!(all(&backend, LOG).await?.len(), 2);
+
+    assert!(close_connections("kalamdb:lost") > 0);
+    let error = backend.get(LOG, b"1").await.expect_err("the connection is closing");
+    assert_eq!(error.code(), ErrorCode::StorageClosed, "{error}");
+    // Many calls at once share one new connection.
+    for result in join_all((0..10).map(|_| backend.get(LOG, b"1"))).await {
+        assert!(result?.is_some());
+    }
+    done(&IndexedDbHarness, name, backend).await
+}
+
+/// Whatever is thrown in the middle of a batch: nothing of it is there, and the code says what to do.
+#[wasm_bindgen_test]
+async fn exceptions_are_typed_and_leave_nothing() -> Result<()> {
+    let name = "exceptions";
+    let backend = IndexedDbHarness.fresh(name).await?;
+    let cases = [
+        ("QuotaExceededError", "Encountered full disk", ErrorCode::QuotaExceeded),
+        ("UnknownError", "Internal error opening backing store for indexedDB.open.", ErrorCode::StorageClosed),
+        ("InvalidStateError", "The database connection is closing.", ErrorCode::StorageClosed),
+        ("UnknownError", "Something else", ErrorCode::StorageError),
+        ("DataError", "Whatever", ErrorCode::StorageError),
+    ];
+    for (exception, message, code) in cases {
+        for n in 1..=Partition::ALL.len() as u32 {
+            throw_at_put(n, exception, message);
+            let error = backend.commit(batch(b"k"), Durability::Relaxed).await.expect_err(exception);
+            assert_eq!(error.code(), code, "{error}");
+            assert!(error.message().contains(exception) && error.message().contains(message), "{error}");
+            assert_eq!(records(&backend).await, 0, "{exception} at put {n}");
+        }
+        fail_commit(exception, message);
+        let error = backend.commit(batch(b"k"), Durability::Strict).await.expect_err(exception);
+        assert_eq!(error.code(), code, "{error}");
+        assert_eq!(records(&backend).await, 0, "{exception} at commit");
+    }
+    throw_at_commit();
+    let error = backend.commit(batch(b"k"), Durability::Strict).await.expect_err("commit() throws");
+    assert_eq!(error.code(), ErrorCode::StorageError, "{error}");
+    assert_eq!(records(&backend).await, 0, "after commit() threw");
+    backend.commit(batch(b"k"), Durability::Strict).await?;
+    assert_eq!(records(&backend).await, 5);
+    done(&IndexedDbHarness, name, backend).await
+}
+
+/// No more room: the message tells usage and quota in numbers.
+#[wasm_bindgen_test]
+async fn quota_errors_tell_usage_and_quota() -> Result<()> {
+    let name = "quota";
+    let backend = IndexedDbHarness.fresh(name).await?;
+    let stats = backend.stats().await?;
+    let quota = stats.quota.expect("a browser on localhost tells its quota");
+    assert!(stats.usage.is_some());
+    fail_commit("QuotaExceededError", "");
+    let error = backend.commit(batch(b"k"), Durability::Relaxed).await.expect_err("no room");
+    assert_eq!(error.code(), ErrorCode::QuotaExceeded);
+    assert!(quota > 0 && !error.message().contains("unknown number"), "{error}");
+    done(&IndexedDbHarness, name, backend).await
+}
+
+/// A deletion from elsewhere is not blocked by an open backend, which does not come back as an empty database.
+#[wasm_bindgen_test]
+async fn a_deletion_elsewhere_ends_the_backend() -> Result<()> {
+    let name = "deleted-elsewhere";
+    let backend = IndexedDbHarness.fresh(name).await?;
+    backend.commit(batch(b"1"), Durability::Relaxed).await?;
+    JsFuture::from(delete_raw("kalamdb:deleted-elsewhere")).await.expect("must not be blocked");
+    for _ in 0..2 {
+        let error = backend.commit(batch(b"2"), Durability::Relaxed).await.expect_err("the database is gone");
+        assert_eq!(error.code(), ErrorCode::StorageClosed, "{error}");
+    }
+    assert!(!database_exists(name).await?, "the backend must not have made it again");
+
+    // The connection was lost and the database deleted before the next call: not made again either.
+    let backend = IndexedDbHarness.fresh(name).await?;
+    backend.commit(batch(b"1"), Durability::Relaxed).await?;
+    assert!(close_connections("kalamdb:deleted-elsewhere") > 0);
+    JsFuture::from(delete_raw("kalamdb:deleted-elsewhere")).await.expect("must not be blocked");
+    for _ in 0..3 {
+        let error = backend.commit(batch(b"2"), Durability::Relaxed).await.expect_err("the database is gone");
+        assert_eq!(error.code(), ErrorCode::StorageClosed, "{error}");
+    }
+    assert!(!database_exists(name).await?, "the backend must not have made it again");
+    backend.close().await
+}
+
+/// A connection that does not close turns a deletion into an error, and the deletion happens when it is gone.
+#[wasm_bindgen_test]
+async fn a_blocked_deletion_is_an_error() -> Result<()> {
+    let name = "stubborn";
+    delete_database(name).await?;
+    let stores = Partition::ALL.map(|p| p.name().to_owned()).to_vec();
+    let close = JsFuture::from(open_stubborn("kalamdb:stubborn", 1, stores)).await.expect("opens");
+    let backend = IndexedDbHarness.open(name).await?;
+    put_all(&backend, LOG, &[(b"k", b"v")]).await?;
+    let error = delete_database(name).await.expect_err("somebody has it open");
+    assert_eq!(error.code(), ErrorCode::DatabaseLocked, "{error}");
+    let error = backend.get(LOG, b"k").await.expect_err("it is being deleted");
+    assert_eq!(error.code(), ErrorCode::StorageClosed, "{error}");
+    close.unchecked_into::<Function>().call0(&JsValue::NULL).expect("closes");
+    delete_database(name).await?;
+    assert!(!database_exists(name).await?);
+    Ok(())
+}
+
+/// Databases of other programs or of later versions are refused, not changed.
+#[wasm_bindgen_test]
+async fn foreign_databases_are_refused() -> Result<()> {
+    for (name, version, code) in [("foreign", 1, ErrorCode::DataCorrupted), ("later", 2, ErrorCode::UnsupportedFormat)]
+    {
+        delete_database(name).await?;
+        let close = open_stubborn(&format!("kalamdb:{name}"), version, vec!["other".to_owned()]);
+        let close = JsFuture::from(close).await.expect("opens");
+        close.unchecked_into::<Function>().call0(&JsValue::NULL).expect("closes");
+        let error = IndexedDbBackend::open(name).await.expect_err("not ours");
+        assert_eq!(error.code(), code, "{error}");
+        assert!(database_exists(name).await?);
+        delete_database(name).await?;
+    }
+    Ok(())
+}
+
+#[wasm_bindgen_test]
+async fn existence() -> Result<()> {
+    delete_database("existence").await?;
+    assert!(!database_exists("existence").await?);
+    let backend = IndexedDbBackend::open("existence").await?;
+    assert_eq!((backend.kind(), backend.name()), ("indexeddb", "existence"));
+    assert!(database_exists("existence").await?);
+    assert!(!database_exists("exist").await?);
+    done(&IndexedDbHarness, "existence", Arc::new(backend)).await?;
+    assert!(!database_exists("existence").await?);
+    Ok(())
+}
+
+/// The scans again as a browser without `getAllRecords` runs them.
+#[wasm_bindgen_test]
+async fn scans_without_get_all_records() -> Result<()> {
+    without_get_all_records();
+    assert!(!has_get_all_records());
+    let checks = async {
+        conformance::basic::keys_come_in_byte_order(&IndexedDbHarness).await?;
+        conformance::basic::reverse_scans_and_limits(&IndexedDbHarness).await?;
+        conformance::basic::ranges(&IndexedDbHarness).await?;
+        conformance::basic::large_values(&IndexedDbHarness).await?;
+        conformance::basic::many_records(&IndexedDbHarness).await?;
+        conformance::blobs::range_reads(&IndexedDbHarness).await?;
+        conformance::lifecycle::concurrent_calls(&IndexedDbHarness).await?;
+        conformance::oracle::random_operations(&IndexedDbHarness).await?;
+        Ok::<(), KalamError>(())
+    };
+    let result = checks.await;
+    restore();
+    result
+}
