@@ -88,9 +88,15 @@ pub(super) fn to_json_text<'a>(value: &'a Value, ty: &KalamDataType) -> Result<C
             }
             Ok(Cow::Borrowed(t))
         }
-        Value::Embedding(_) if matches!(ty, KalamDataType::Json) => Ok(Cow::Owned(value.to_json().to_string())),
+        Value::Embedding(v) if matches!(ty, KalamDataType::Json) => Ok(Cow::Owned(embedding_json(v))),
         other => refuse(other, ty),
     }
+}
+
+/// The array of an embedding, with the fewest digits that mean its 32-bit numbers; NaN and the infinities are text.
+fn embedding_json(vector: &[f32]) -> String {
+    let item = |x: &f32| if x.is_finite() { scalar::format_f32(*x) } else { format!("\"{}\"", scalar::format_f32(*x)) };
+    format!("[{}]", vector.iter().map(item).collect::<Vec<_>>().join(","))
 }
 
 pub(super) fn to_bytes(value: &Value) -> Result<Cow<'_, [u8]>> {

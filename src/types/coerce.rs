@@ -67,9 +67,10 @@ pub fn coerce_array(array: &ArrayRef, ty: &KalamDataType, column: &str) -> Resul
         DataType::List(_) | DataType::FixedSizeList(_, _) if matches!(ty, KalamDataType::Embedding(_)) => {
             to_embedding(&array, ty, column)
         }
+        // An embedding is one value, not a list.
+        DataType::FixedSizeList(item, _) if item.data_type() == &DataType::Float32 => by_value(&array, ty, column),
         nested if nested.is_nested() => match ty {
-            KalamDataType::Json => to_json(&array, column),
-            KalamDataType::Text => to_json(&array, column),
+            KalamDataType::Json | KalamDataType::Text => to_json(&array, column),
             _ => Err(located(mismatch(&format!("of type {nested}"), ty), column, first_row(array.as_ref()))),
         },
         _ => by_value(&array, ty, column),
@@ -341,11 +342,6 @@ fn to_embedding(array: &ArrayRef, ty: &KalamDataType, column: &str) -> Result<Ar
             continue;
         }
         let range = range(row);
-        if range.len() != dimension as usize {
-            let message =
-                format!("{} has dimension {}, expected {dimension}", scalar::shorten(&show(array, row)), range.len());
-            return Err(located(KalamError::new(ErrorCode::WrongDimension, message), column, row + 1));
-        }
         let part = items.slice(range.start, range.len());
         if part.null_count() > 0 {
             return Err(located(null_element(array, row, ty), column, row + 1));
@@ -354,7 +350,9 @@ fn to_embedding(array: &ArrayRef, ty: &KalamDataType, column: &str) -> Result<Ar
             let message = format!("{} in {}", e.message(), scalar::shorten(&show(array, row)));
             located(KalamError::new(e.code(), message), column, row + 1)
         })?;
-        values.extend_from_slice(part.as_primitive::<Float32Type>().values());
+        let part = part.as_primitive::<Float32Type>().values();
+        scalar::check_dimension(part, dimension).map_err(|e| located(e, column, row + 1))?;
+        values.extend_from_slice(part);
     }
     let items: ArrayRef = Arc::new(Float32Array::new(values.into(), None));
     Ok(Arc::new(FixedSizeListArray::new(embedding_item(), dimension as i32, items, array.nulls().cloned())))

@@ -13,6 +13,8 @@ mod datetime;
 mod key;
 mod names;
 mod scalar;
+#[cfg(test)]
+pub(crate) mod testing;
 mod value;
 
 pub use builder::ColumnBuilder;
