@@ -185,6 +185,13 @@ impl KalamError {
         self
     }
 
+    /// The same error without a position, for names that do not stand in a statement.
+    #[must_use]
+    pub fn without_position(mut self) -> Self {
+        self.0.position = None;
+        self
+    }
+
     /// The same error with its message put after `context` and a colon.
     #[must_use]
     pub fn in_context(mut self, context: impl fmt::Display) -> Self {

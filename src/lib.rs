@@ -14,3 +14,5 @@ pub mod sql;
 pub mod storage;
 pub mod tables;
 pub mod types;
+#[cfg(target_arch = "wasm32")]
+pub mod wasm;

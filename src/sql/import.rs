@@ -62,6 +62,14 @@ pub async fn insert_columns(
     sink.commit(&execution).await
 }
 
+/// A table or view by its name as SQL writes it.
+pub async fn describe_table(executor: &SqlExecutor, session: &Session, name: &str) -> Result<Arc<CachedTableData>> {
+    let namespace = session.namespace();
+    let names = Names { registry: executor.registry(), namespace: &namespace };
+    // The name is all the text there is: a position in it would mislead.
+    names.table(&parse_name(name)?).await.map_err(KalamError::without_position)
+}
+
 /// The table that rows go to and what of them is ready.
 struct Sink {
     name: String,
@@ -82,7 +90,7 @@ impl Sink {
         let table = match names.writable(&parsed).await {
             Ok(table) => Some(table),
             Err(error) if create && error.code() == ErrorCode::TableNotFound => None,
-            Err(error) => return Err(error.at(None)),
+            Err(error) => return Err(error.without_position()),
         };
         Ok(Self { name: name.to_owned(), create: table.is_none(), table, id, prepared: Vec::new(), rows: 0 })
     }

@@ -15,5 +15,5 @@ mod parser;
 mod type_planner;
 
 pub use executor::{ExecuteOptions, Rows, Session, SqlExecutor, StatementResult};
-pub use import::{ImportOptions, ImportProgress, Importer, insert_columns};
+pub use import::{ImportOptions, ImportProgress, Importer, describe_table, insert_columns};
 pub use params::Params;

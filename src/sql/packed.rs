@@ -13,11 +13,12 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{DataType, Date32Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type};
-use arrow::record_batch::RecordBatch;
+use arrow::datatypes::{DataType, Date32Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Schema};
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::executor::Rows;
 use crate::error::{ErrorCode, KalamError, Result};
+use crate::schema::TableDefinition;
 use crate::types::{KalamDataType, Value, coerce_array};
 
 const MAGIC: u32 = 0x3152_504B;
@@ -256,6 +257,26 @@ pub fn decode(buffer: &[u8], columns: &[(&str, KalamDataType)]) -> Result<(Vec<A
     Ok((arrays, rows))
 }
 
+/// Unpacks rows of named columns of a table; without columns, rows of defaults only.
+pub fn decode_rows(buffer: &[u8], names: &[String], definition: &TableDefinition) -> Result<RecordBatch> {
+    let columns = names
+        .iter()
+        .map(|name| {
+            let column = definition.column(name).ok_or_else(|| {
+                KalamError::new(
+                    ErrorCode::ColumnNotFound,
+                    format!("column '{name}' of '{}' does not exist", definition.table_id),
+                )
+            })?;
+            Ok((name.as_str(), column.data_type))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let (arrays, rows) = decode(buffer, &columns)?;
+    let fields: Vec<_> = columns.iter().map(|(name, t)| t.arrow_field(name, true, 0)).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options).map_err(KalamError::internal)
+}
+
 struct Packed<'a> {
     buffer: &'a [u8],
     words: [u32; 8],
@@ -346,7 +367,6 @@ impl Packed<'_> {
 mod tests {
     use super::*;
     use crate::types::ColumnBuilder;
-    use arrow::datatypes::Schema;
     use proptest::prelude::*;
 
     fn rows(types: &[KalamDataType], values: &[Vec<Value>]) -> Rows {

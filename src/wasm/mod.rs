@@ -1,0 +1,434 @@
+//! The wasm-bindgen surface, nothing else: JavaScript values in, JavaScript values out.
+//!
+//! Invariant: nothing here decides anything about data. Every failure leaves as one plain object with the fields of
+//! [`KalamError`]; buffers that leave are copies of their own, so that they can be transferred; and no call holds a
+//! borrow of the engine across an await, so calls may overlap in any order.
+
+mod values;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow::ipc::writer::StreamWriter;
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use js_sys::{Array, BigInt, Function, Object, Promise, Uint8Array};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::future_to_promise;
+use web_time::{Duration, Instant};
+
+use crate::context::{AppContext, Config, VERSION};
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::ingest::{CsvOptions, Format, open as open_file};
+use crate::sql::{
+    ExecuteOptions, ImportOptions, ImportProgress, Importer as SqlImporter, Rows, StatementResult, describe_table,
+    insert_columns, packed,
+};
+use crate::storage::indexeddb::{self, IndexedDbBackend};
+use crate::storage::{Durability, MemoryBackend, StorageBackend};
+use values::{optional_bool, optional_number, optional_string, set, to_js_error};
+
+/// The engine's version.
+#[wasm_bindgen]
+pub fn version() -> String {
+    VERSION.to_owned()
+}
+
+/// Deletes an IndexedDB database.
+#[wasm_bindgen(js_name = deleteDatabase)]
+pub fn delete_database(name: String) -> Promise {
+    promise(async move {
+        indexeddb::delete_database(&name).await?;
+        Ok(JsValue::UNDEFINED)
+    })
+}
+
+fn promise(future: impl Future<Output = Result<JsValue>> + 'static) -> Promise {
+    future_to_promise(async move { future.await.map_err(|e| to_js_error(&e)) })
+}
+
+/// One open database.
+#[wasm_bindgen]
+pub struct Engine {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    context: Arc<AppContext>,
+    durability: Durability,
+    running: RefCell<HashMap<u32, Arc<AtomicBool>>>,
+    closed: Cell<bool>,
+}
+
+#[wasm_bindgen]
+impl Engine {
+    /// Opens a database.
+    pub fn open(config: JsValue) -> Promise {
+        promise(async move {
+            let name = optional_string(&config, "name")?.unwrap_or_default();
+            let storage = optional_string(&config, "storage")?.unwrap_or_else(|| "memory".into());
+            let durability = optional_string(&config, "durability")?;
+            let durability = durability.as_deref().map(Durability::parse).transpose()?.unwrap_or_default();
+            let defaults = Config::default();
+            let memory_limit = optional_number(&config, "memoryLimit")?.map(|n| n as usize);
+            let options = Config {
+                node_id: optional_string(&config, "nodeId")?,
+                user: optional_string(&config, "user")?.unwrap_or(defaults.user),
+                memory_limit: memory_limit.unwrap_or(defaults.memory_limit),
+            };
+            let backend: Arc<dyn StorageBackend> = match storage.as_str() {
+                "memory" => Arc::new(MemoryBackend::new()),
+                "indexeddb" => Arc::new(IndexedDbBackend::open(&name).await?),
+                other => {
+                    return Err(KalamError::new(
+                        ErrorCode::InvalidOption,
+                        format!("storage is '{other}', expected 'indexeddb' or 'memory'"),
+                    ));
+                }
+            };
+            let context = AppContext::open(backend, options).await?;
+            let inner = Inner { context, durability, running: RefCell::default(), closed: Cell::new(false) };
+            Ok(Engine { inner: Rc::new(inner) }.into())
+        })
+    }
+
+    /// Runs one or several statements.
+    pub fn run(&self, sql: String, params: JsValue, options: JsValue) -> Promise {
+        let inner = Rc::clone(&self.inner);
+        promise(async move {
+            let (execute, _running) = inner.execute_options(&options)?;
+            let mode = optional_string(&options, "mode")?.unwrap_or_else(|| "exec".into());
+            let params = values::params(&params)?;
+            let context = &inner.context;
+            let results = context.executor().execute(context.session(), &sql, &params, &execute).await?;
+            run_result(results, &mode, execute.durability)
+        })
+    }
+
+    /// Asks a running request to stop; an unknown id is no error.
+    pub fn cancel(&self, request: u32) {
+        if let Some(flag) = self.inner.running.borrow().get(&request) {
+            flag.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// What a table looks like.
+    pub fn describe(&self, table: String) -> Promise {
+        let inner = Rc::clone(&self.inner);
+        promise(async move {
+            inner.check_open()?;
+            let context = &inner.context;
+            let table = describe_table(context.executor(), context.session(), &table).await?;
+            let definition = table.definition();
+            let info = Object::new();
+            set(&info, "namespace", &JsValue::from_str(&definition.table_id.namespace));
+            set(&info, "name", &JsValue::from_str(&definition.table_id.table));
+            set(&info, "type", &JsValue::from_str(definition.table_type.as_str()));
+            let columns = Array::new();
+            for column in definition.columns_in_order() {
+                let entry = column_info(&column.name, &column.data_type.sql_name(), column.nullable);
+                set(&entry, "primaryKey", &JsValue::from_bool(definition.is_key(column.column_id)));
+                set(&entry, "hasDefault", &JsValue::from_bool(!column.default.is_none()));
+                columns.push(&entry);
+            }
+            set(&info, "columns", &columns);
+            Ok(info.into())
+        })
+    }
+
+    /// Inserts rows packed as KPR1.
+    #[wasm_bindgen(js_name = insertPacked)]
+    pub fn insert_packed(&self, table: String, columns: Vec<String>, packed: Vec<u8>, options: JsValue) -> Promise {
+        let inner = Rc::clone(&self.inner);
+        promise(async move {
+            let (execute, _running) = inner.execute_options(&options)?;
+            let context = &inner.context;
+            let described = describe_table(context.executor(), context.session(), &table).await?;
+            let batch = packed::decode_rows(&packed, &columns, described.definition())?;
+            drop(packed);
+            let result =
+                insert_columns(context.executor(), context.session(), &execute, &table, vec![batch]).await?;
+            exec_result(&[result], execute.durability)
+        })
+    }
+
+    /// Inserts the rows of an Arrow IPC stream or file.
+    #[wasm_bindgen(js_name = insertArrow)]
+    pub fn insert_arrow(&self, table: String, ipc: Vec<u8>, options: JsValue) -> Promise {
+        let inner = Rc::clone(&self.inner);
+        promise(async move {
+            let (execute, _running) = inner.execute_options(&options)?;
+            let batches: Vec<RecordBatch> = open_file(Format::Arrow, Bytes::from(ipc))?.collect::<Result<_>>()?;
+            let context = &inner.context;
+            let result = insert_columns(context.executor(), context.session(), &execute, &table, batches).await?;
+            exec_result(&[result], execute.durability)
+        })
+    }
+
+    /// Starts an import.
+    pub fn importer(&self, table: String, options: JsValue) -> Promise {
+        let inner = Rc::clone(&self.inner);
+        promise(async move {
+            inner.check_open()?;
+            let format = optional_string(&options, "format")?.unwrap_or_default();
+            let mut csv = CsvOptions::default();
+            csv.header = optional_bool(&options, "header")?.unwrap_or(csv.header);
+            if let Some(delimiter) = optional_string(&options, "delimiter")? {
+                csv.delimiter = match delimiter.as_bytes() {
+                    [one] => *one,
+                    _ => {
+                        return Err(KalamError::new(
+                            ErrorCode::InvalidOption,
+                            format!("delimiter is '{delimiter}', expected one ASCII character"),
+                        ));
+                    }
+                };
+            }
+            let import = ImportOptions {
+                format: Format::parse(&format)?,
+                create: optional_bool(&options, "create")?.unwrap_or(false),
+                csv,
+            };
+            let aborted = Arc::new(AtomicBool::new(false));
+            let execute = ExecuteOptions {
+                durability: inner.durability_of(&options)?,
+                cancelled: Arc::clone(&aborted),
+                deadline: None,
+            };
+            let durability = execute.durability;
+            let context = &inner.context;
+            let (executor, session) = (Arc::clone(context.executor()), Arc::clone(context.session()));
+            let importer = SqlImporter::open(executor, session, &table, import, execute).await?;
+            Ok(Importer { inner: Rc::new(RefCell::new(Some(importer))), aborted, durability }.into())
+        })
+    }
+
+    /// How the engine is.
+    pub fn status(&self) -> Promise {
+        let inner = Rc::clone(&self.inner);
+        promise(async move {
+            inner.check_open()?;
+            let context = &inner.context;
+            let stats = context.backend().stats().await?;
+            let tables = context.store().statistics();
+            let status = Object::new();
+            let number = |n: u64| JsValue::from_f64(n as f64);
+            set(&status, "storage", &JsValue::from_str(context.backend().kind()));
+            set(&status, "version", &JsValue::from_str(VERSION));
+            set(&status, "nodeId", &JsValue::from_str(context.node_id().as_str()));
+            set(&status, "user", &JsValue::from_str(context.session().user()));
+            set(&status, "records", &number(stats.records));
+            set(&status, "bytes", &number(stats.bytes));
+            if let Some(usage) = stats.usage {
+                set(&status, "usage", &number(usage));
+            }
+            if let Some(quota) = stats.quota {
+                set(&status, "quota", &number(quota));
+            }
+            let memory = Object::new();
+            set(&memory, "wasm", &number(core::arch::wasm32::memory_size(0) as u64 * 65_536));
+            set(&memory, "hotRows", &number(tables.hot_rows));
+            set(&memory, "hotBytes", &number(tables.hot_bytes));
+            set(&memory, "query", &number(context.executor().query_memory() as u64));
+            set(&status, "memory", &memory);
+            let commits = Object::new();
+            set(&commits, "commits", &number(tables.commits));
+            set(&commits, "groups", &number(tables.groups));
+            set(&status, "log", &commits);
+            Ok(status.into())
+        })
+    }
+
+    /// Closes the database.
+    pub fn close(&self) -> Promise {
+        let inner = Rc::clone(&self.inner);
+        promise(async move {
+            if !inner.closed.replace(true) {
+                inner.context.close().await?;
+            }
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+}
+
+/// Takes a request off the list of running ones when it ends, however it ends.
+struct Running {
+    inner: Rc<Inner>,
+    request: Option<u32>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(request) = self.request {
+            self.inner.running.borrow_mut().remove(&request);
+        }
+    }
+}
+
+impl Inner {
+    fn check_open(&self) -> Result<()> {
+        if self.closed.get() {
+            return Err(KalamError::new(ErrorCode::Closed, "the database is closed"));
+        }
+        Ok(())
+    }
+
+    fn durability_of(&self, options: &JsValue) -> Result<Durability> {
+        let durability = optional_string(options, "durability")?;
+        Ok(durability.as_deref().map(Durability::parse).transpose()?.unwrap_or(self.durability))
+    }
+
+    fn execute_options(self: &Rc<Self>, options: &JsValue) -> Result<(ExecuteOptions, Running)> {
+        self.check_open()?;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let request = optional_number(options, "requestId")?.map(|id| id as u32);
+        if let Some(request) = request {
+            self.running.borrow_mut().insert(request, Arc::clone(&cancelled));
+        }
+        let deadline = optional_number(options, "timeoutMs")?
+            .map(|ms| Instant::now() + Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9)));
+        let execute = ExecuteOptions { durability: self.durability_of(options)?, cancelled, deadline };
+        Ok((execute, Running { inner: Rc::clone(self), request }))
+    }
+}
+
+/// A file being imported.
+#[wasm_bindgen]
+pub struct Importer {
+    inner: Rc<RefCell<Option<SqlImporter>>>,
+    aborted: Arc<AtomicBool>,
+    durability: Durability,
+}
+
+#[wasm_bindgen]
+impl Importer {
+    /// Takes the next bytes of the file.
+    pub fn push(&self, bytes: Vec<u8>) -> Promise {
+        let (slot, aborted) = (Rc::clone(&self.inner), Arc::clone(&self.aborted));
+        promise(async move {
+            let mut importer = take_importer(&slot, &aborted)?;
+            let progress = importer.push(&bytes).await?;
+            if !aborted.load(Ordering::Relaxed) {
+                *slot.borrow_mut() = Some(importer);
+            }
+            Ok(progress_object(progress).into())
+        })
+    }
+
+    /// Decodes what is left and commits everything.
+    pub fn finish(&self, on_progress: Option<Function>) -> Promise {
+        let (slot, aborted, durability) = (Rc::clone(&self.inner), Arc::clone(&self.aborted), self.durability);
+        promise(async move {
+            let importer = take_importer(&slot, &aborted)?;
+            let report = |progress: ImportProgress| {
+                if let Some(callback) = &on_progress {
+                    // What the callback throws is its own affair.
+                    let _ = callback.call1(&JsValue::UNDEFINED, &progress_object(progress));
+                }
+            };
+            let result = importer.finish(report).await?;
+            exec_result(&[result], durability)
+        })
+    }
+
+    /// Gives the import up: nothing of it stays.
+    pub fn abort(&self) {
+        self.aborted.store(true, Ordering::Relaxed);
+        self.inner.borrow_mut().take();
+    }
+}
+
+fn take_importer(slot: &RefCell<Option<SqlImporter>>, aborted: &AtomicBool) -> Result<SqlImporter> {
+    if aborted.load(Ordering::Relaxed) {
+        return Err(KalamError::new(ErrorCode::Cancelled, "the import was aborted by its caller"));
+    }
+    slot.borrow_mut().take().ok_or_else(|| {
+        KalamError::new(ErrorCode::InvalidStatement, "the import is busy, or it has ended")
+    })
+}
+
+fn progress_object(progress: ImportProgress) -> Object {
+    let object = Object::new();
+    set(&object, "bytes", &JsValue::from_f64(progress.bytes as f64));
+    set(&object, "rows", &JsValue::from_f64(progress.rows as f64));
+    if let Some(total) = progress.total_rows {
+        set(&object, "totalRows", &JsValue::from_f64(total as f64));
+    }
+    object
+}
+
+fn column_info(name: &str, data_type: &str, nullable: bool) -> Object {
+    let object = Object::new();
+    set(&object, "name", &JsValue::from_str(name));
+    set(&object, "type", &JsValue::from_str(data_type));
+    set(&object, "nullable", &JsValue::from_bool(nullable));
+    object
+}
+
+/// The sum of what statements did.
+fn exec_object(results: &[StatementResult], asked: Durability) -> Object {
+    let rows: u64 = results.iter().map(|r| r.rows_affected).sum();
+    let seq = results.iter().filter_map(|r| r.seq).max().unwrap_or(0);
+    let durability = results.iter().filter_map(|r| r.durability).min().unwrap_or(asked);
+    let object = Object::new();
+    set(&object, "rowsAffected", &JsValue::from_f64(rows as f64));
+    set(&object, "seq", &BigInt::from(seq).into());
+    set(&object, "durability", &JsValue::from_str(durability.as_str()));
+    object
+}
+
+fn exec_result(results: &[StatementResult], asked: Durability) -> Result<JsValue> {
+    Ok(exec_object(results, asked).into())
+}
+
+fn run_result(mut results: Vec<StatementResult>, mode: &str, asked: Durability) -> Result<JsValue> {
+    let object = exec_object(&results, asked);
+    let rows = results.pop().and_then(|r| r.rows);
+    match mode {
+        "exec" => {}
+        "query" => {
+            let rows = rows.unwrap_or_else(empty_rows);
+            let columns = Array::new();
+            for field in rows.schema.fields() {
+                let data_type = crate::types::KalamDataType::from_arrow_field(field)?;
+                columns.push(&column_info(field.name(), &data_type.sql_name(), field.is_nullable()));
+            }
+            set(&object, "columns", &columns);
+            set(&object, "rowCount", &JsValue::from_f64(rows.len() as f64));
+            let buffers = Array::new();
+            for buffer in packed::encode(&rows)? {
+                buffers.push(&Uint8Array::from(buffer.as_slice()));
+            }
+            set(&object, "packed", &buffers);
+        }
+        "arrow" => {
+            let rows = rows.unwrap_or_else(empty_rows);
+            set(&object, "ipc", &Uint8Array::from(ipc(&rows)?.as_slice()));
+        }
+        other => {
+            return Err(KalamError::new(
+                ErrorCode::InvalidOption,
+                format!("mode is '{other}', expected 'exec', 'query' or 'arrow'"),
+            ));
+        }
+    }
+    Ok(object.into())
+}
+
+fn empty_rows() -> Rows {
+    Rows { schema: Arc::new(arrow::datatypes::Schema::empty()), batches: Vec::new() }
+}
+
+fn ipc(rows: &Rows) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut writer = StreamWriter::try_new(&mut out, &rows.schema).map_err(KalamError::internal)?;
+    for batch in &rows.batches {
+        writer.write(batch).map_err(KalamError::internal)?;
+    }
+    writer.finish().map_err(KalamError::internal)?;
+    drop(writer);
+    Ok(out)
+}
