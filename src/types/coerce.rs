@@ -310,22 +310,19 @@ fn null_element(array: &dyn Array, row: usize, ty: &KalamDataType) -> KalamError
 /// Lists of numbers as vectors.
 fn to_embedding(array: &ArrayRef, ty: &KalamDataType, column: &str) -> Result<ArrayRef> {
     let KalamDataType::Embedding(dimension) = *ty else { return by_value(array, ty, column) };
-    // Every row as a range of one array of items.
-    let (items, range): (&ArrayRef, Box<dyn Fn(usize) -> std::ops::Range<usize> + '_>) =
-        match array.as_list_opt::<i32>() {
-            Some(list) => {
-                let offsets = list.value_offsets();
-                (list.values(), Box::new(move |row| offsets[row] as usize..offsets[row + 1] as usize))
-            }
-            None => {
-                let list = array.as_fixed_size_list();
-                let width = list.value_length().max(0) as usize;
-                (
-                    list.values(),
-                    Box::new(move |row| list.value_offset(row) as usize..list.value_offset(row) as usize + width),
-                )
-            }
-        };
+    // Every row is a range of one array of items.
+    let fixed = array.as_fixed_size_list_opt();
+    let list = array.as_list_opt::<i32>();
+    let (items, width) = match (fixed, list) {
+        (Some(fixed), _) => (fixed.values(), fixed.value_length().max(0) as usize),
+        (None, Some(list)) => (list.values(), 0),
+        (None, None) => return by_value(array, ty, column),
+    };
+    let range = |row: usize| match list {
+        Some(list) => list.value_offsets()[row] as usize..list.value_offsets()[row + 1] as usize,
+        // `value_offset` of a fixed list is row times width; a slice of it has sliced its items too.
+        None => row * width..(row + 1) * width,
+    };
     let numeric = KalamDataType::from_arrow_field(&Field::new("item", items.data_type().clone(), true))
         .is_ok_and(|t| t.is_numeric());
     if !numeric {

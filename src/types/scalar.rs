@@ -81,8 +81,8 @@ pub(super) fn parse_int(text: &str, ty: &KalamDataType) -> Result<i64> {
 /// An integer from floating point: half to even.
 pub(super) fn float_to_int(value: f64, ty: &KalamDataType) -> Result<i64> {
     let rounded = value.round_ties_even();
-    // 2^63 is the first f64 that an i64 does not hold; NaN fails both comparisons.
-    if rounded >= -9_223_372_036_854_775_808.0 && rounded < 9_223_372_036_854_775_808.0 {
+    // 2^63 is the first f64 that an i64 does not hold; NaN is in no range.
+    if (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&rounded) {
         check_int(rounded as i64, ty).map_err(|_| out_of_range(format_f64(value), ty))
     } else {
         Err(out_of_range(format_f64(value), ty))
