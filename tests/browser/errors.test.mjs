@@ -4,35 +4,34 @@
 // and the number of records in the storage. The two readings must be equal, and the next statement must work.
 
 import assert from 'node:assert/strict'
-import { before, test } from 'node:test'
+import { test } from 'node:test'
 import { browser, failsWith } from './lib/harness.mjs'
 
-const b = browser()
-
-before(async () => {
-  await b.page.evaluate(async () => {
-    window.db = await kalamdb.connect('errors')
-    await window.db.exec(`
+const b = browser({
+  ready: page =>
+    page.evaluate(async () => {
+      window.db = await kalamdb.connect('errors')
+      await window.db.exec(`
       CREATE TABLE items (id BIGINT PRIMARY KEY, name TEXT NOT NULL, price DECIMAL(10,2), seen DATE, num INT);
       INSERT INTO items VALUES (1, 'one', 1.50, '2024-01-01', 10), (2, 'two', NULL, NULL, 20), (3, 'three', 3, NULL, NULL);
       CREATE TABLE other (id INT PRIMARY KEY, item_id BIGINT);
       INSERT INTO other VALUES (1, 1), (2, 1)`)
-    window.look = async () => ({
-      tables: await db.query(
-        'SELECT table_schema, table_name FROM information_schema.tables ORDER BY table_schema, table_name',
-      ),
-      columns: await db.query(`SELECT table_name, column_name, data_type FROM information_schema.columns
+      window.look = async () => ({
+        tables: await db.query(
+          'SELECT table_schema, table_name FROM information_schema.tables ORDER BY table_schema, table_name',
+        ),
+        columns: await db.query(`SELECT table_name, column_name, data_type FROM information_schema.columns
         WHERE table_schema = 'default' ORDER BY table_name, ordinal_position`),
-      items: await db.query('SELECT * FROM items ORDER BY id'),
-      other: await db.query('SELECT * FROM other ORDER BY id'),
-      records: (await db.status()).records,
-    })
-    window.around = async work => {
-      const before = await look()
-      const outcome = await attempt(work)
-      return { before, outcome, after: await look() }
-    }
-  })
+        items: await db.query('SELECT * FROM items ORDER BY id'),
+        other: await db.query('SELECT * FROM other ORDER BY id'),
+        records: (await db.status()).records,
+      })
+      window.around = async work => {
+        const before = await look()
+        const outcome = await attempt(work)
+        return { before, outcome, after: await look() }
+      }
+    }),
 })
 
 /** `sql` with `params`, or a function of the page, must fail with `code`. */

@@ -1,7 +1,7 @@
 // Imports: each format, each kind of source, progress; and files that are broken, which leave nothing.
 
 import assert from 'node:assert/strict'
-import { before, describe, test } from 'node:test'
+import { describe, test } from 'node:test'
 import { csv, flights, flightsParquet, vega } from './lib/files.mjs'
 import { browser, failsWith } from './lib/harness.mjs'
 
@@ -23,18 +23,18 @@ const extra = new Map([
   ['/files/people.csv', csv(Object.keys(people[0]), people)],
   ['/files/flights-200k.arrow', vega('flights-200k.arrow')],
 ])
-const b = browser({ extra })
-
-before(async () => {
-  await b.page.evaluate(async () => {
-    window.db = await kalamdb.connect('imports')
-    window.look = async () => ({
-      tables: (await db.query("SELECT table_name FROM information_schema.tables WHERE table_schema = 'default'"))
-        .map(row => row.table_name)
-        .sort(),
-      records: (await db.status()).records,
-    })
-  })
+const b = browser({
+  extra,
+  ready: page =>
+    page.evaluate(async () => {
+      window.db = await kalamdb.connect('imports')
+      window.look = async () => ({
+        tables: (await db.query("SELECT table_name FROM information_schema.tables WHERE table_schema = 'default'"))
+          .map(row => row.table_name)
+          .sort(),
+        records: (await db.status()).records,
+      })
+    }),
 })
 
 const flightsTable =

@@ -1,22 +1,21 @@
 // Query shapes that need a tokio reactor elsewhere, and queries too large: they work, or end in a typed error.
 
 import assert from 'node:assert/strict'
-import { before, describe, test } from 'node:test'
+import { describe, test } from 'node:test'
 import { browser, failsWith } from './lib/harness.mjs'
 
-const b = browser()
-const query = (sql, params) => b.page.evaluate(({ sql, params }) => db.query(sql, params), { sql, params })
-
-before(async () => {
-  await b.page.evaluate(async () => {
-    window.db = await kalamdb.connect({ name: 'queries', memoryLimit: 16 * 1024 * 1024 })
-    await window.db.exec(`
+const b = browser({
+  ready: page =>
+    page.evaluate(async () => {
+      window.db = await kalamdb.connect({ name: 'queries', memoryLimit: 16 * 1024 * 1024 })
+      await window.db.exec(`
       CREATE TABLE a (id INT PRIMARY KEY, tag TEXT);
       INSERT INTO a VALUES (1, 'x'), (2, 'y'), (3, 'x'), (4, NULL);
       CREATE TABLE b (id INT PRIMARY KEY, tag TEXT);
       INSERT INTO b VALUES (3, 'x'), (4, NULL), (5, 'z')`)
-  })
+    }),
 })
+const query = (sql, params) => b.page.evaluate(({ sql, params }) => db.query(sql, params), { sql, params })
 
 describe('set operations', () => {
   test('UNION ALL keeps every row', async () => {

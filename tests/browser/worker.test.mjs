@@ -1,16 +1,15 @@
 // The engine's worker dies, or its instance traps: every call settles with a typed error, and the next one works.
 
 import assert from 'node:assert/strict'
-import { before, test } from 'node:test'
+import { test } from 'node:test'
 import { browser } from './lib/harness.mjs'
 
-const b = browser()
-
-before(async () => {
-  await b.page.evaluate(async () => {
-    window.db = await kalamdb.connect('worker')
-    await window.db.exec("CREATE TABLE t (id INT PRIMARY KEY, body TEXT); INSERT INTO t VALUES (1, 'kept')")
-  })
+const b = browser({
+  ready: page =>
+    page.evaluate(async () => {
+      window.db = await kalamdb.connect('worker')
+      await window.db.exec("CREATE TABLE t (id INT PRIMARY KEY, body TEXT); INSERT INTO t VALUES (1, 'kept')")
+    }),
 })
 
 const rows = () => b.page.evaluate(() => db.query('SELECT id, body FROM t WHERE id < 1000 ORDER BY id'))

@@ -2,19 +2,21 @@
 
 import assert from 'node:assert/strict'
 import { mkdirSync } from 'node:fs'
-import { before, describe, test } from 'node:test'
+import { describe, test } from 'node:test'
 import { csv, flights, flightsParquet } from './lib/files.mjs'
 import { browser, root } from './lib/harness.mjs'
 
 const sample = flights(5000)
 const extra = new Map([['/data/flights-3m.parquet', flightsParquet(sample)]])
-const b = browser({ site: 'www/dist', extra })
 let page
-
-before(async () => {
-  page = b.page
-  await page.setViewportSize({ width: 1280, height: 860 })
-  await openPage(page, 'www')
+const b = browser({
+  site: 'www/dist',
+  extra,
+  ready: async first => {
+    page = first
+    await page.setViewportSize({ width: 1280, height: 860 })
+    await openPage(page, 'www')
+  },
 })
 
 async function openPage(page, db) {

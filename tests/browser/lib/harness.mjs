@@ -16,10 +16,11 @@ export const root = fileURLToPath(new URL('../../../', import.meta.url))
 /**
  * Registers the browser of a test file: started before its tests, ended after them.
  *
- * @param {{ site?: string, extra?: Map<string, Uint8Array | string> }} [options] the built page to serve, by default
- *   the test page; files served from memory beside it.
+ * @param {{ site?: string, extra?: Map<string, Uint8Array | string>, ready?: (page) => Promise<void> }} [options] the
+ *   built page to serve, by default the test page; files served from memory beside it; what to do before the first
+ *   test (Node 20 runs the root's `before` hooks side by side, so a file must not have a second one).
  */
-export function browser({ site = 'tests/browser/dist', extra = new Map() } = {}) {
+export function browser({ site = 'tests/browser/dist', extra = new Map(), ready } = {}) {
   const box = { url: '', profile: '', chromium: undefined, page: undefined, errors: [], open, restart, newPage }
 
   before(async () => {
@@ -29,6 +30,7 @@ export function browser({ site = 'tests/browser/dist', extra = new Map() } = {})
     box.url = box.server.url
     box.profile = await newProfile()
     await open()
+    await ready?.(box.page)
   })
   after(async () => {
     await box.chromium?.close()
