@@ -9,6 +9,7 @@ mod functions;
 mod handlers;
 mod import;
 mod information_schema;
+mod interrupt;
 pub mod packed;
 mod params;
 mod parser;
