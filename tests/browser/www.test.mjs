@@ -74,12 +74,12 @@ test('only the selection runs', async () => {
 
 describe('errors', () => {
   test('message, code and SQLSTATE stand below the editor, and the place is marked', async () => {
-    await type('SELECT 1;\n\nSELECT *\nFROM notes\nWHERE AND id = 1')
+    await type('SELECT 1;\n\nSELECT *\nFROM notes\nWHERE id = = 1')
     const error = await page.textContent('#query-error [role=alert]')
     assert.match(error, /SYNTAX_ERROR/)
     assert.match(error, /SQLSTATE 42601/)
-    assert.match(error, /line 5, column 7/)
-    assert.equal(await page.textContent('#editor-paint .wrong'), 'AND')
+    assert.match(error, /line 5, column 12/)
+    assert.equal(await page.textContent('#editor-paint .wrong'), '=')
     mkdirSync(`${root}artifacts`, { recursive: true })
     await page.screenshot({ path: `${root}artifacts/www-error.png` })
   })
@@ -87,7 +87,7 @@ describe('errors', () => {
   test('its position leads there', async () => {
     await page.click('#query-error .link')
     const chosen = await page.locator('#sql').evaluate(area => area.value.slice(area.selectionStart, area.selectionEnd))
-    assert.equal(chosen, 'AND')
+    assert.equal(chosen, '=')
   })
 
   test('it goes when the text is edited', async () => {
