@@ -109,6 +109,11 @@ impl PhysicalOptimizerRule for InPlaceCoalesce {
     }
 }
 
+/// The plan with one partition: what has several at its root (UNION ALL) is read in place too.
+pub fn one_partition(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    if plan.output_partitioning().partition_count() < 2 { plan } else { Arc::new(ConcatPartitionsExec::new(plan, None)) }
+}
+
 /// One partition out of several: each is read to its end before the next.
 #[derive(Debug)]
 struct ConcatPartitionsExec {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use arrow::array::ArrayRef;
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
@@ -299,7 +299,8 @@ impl Execution<'_> {
 
     /// The physical plan of a logical one.
     pub async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
-        self.state.create_physical_plan(plan).await.map_err(from_datafusion)
+        let plan = self.state.create_physical_plan(plan).await.map_err(from_datafusion)?;
+        Ok(datafusion_session::one_partition(plan))
     }
 
     /// Runs a physical plan to its end.
@@ -353,7 +354,11 @@ pub(super) fn finish_rows(schema: &SchemaRef, batches: Vec<RecordBatch>, names: 
     let mut fields = Vec::with_capacity(schema.fields().len());
     for (i, field) in schema.fields().iter().enumerate() {
         // What has no type of ours (intervals, say) is shown as text.
-        let data_type = KalamDataType::from_arrow_field(field).unwrap_or(KalamDataType::Text);
+        let data_type = match field.data_type() {
+            // Row numbers and counts: nobody has 2^63 of them.
+            DataType::UInt64 => KalamDataType::BigInt,
+            _ => KalamDataType::from_arrow_field(field).unwrap_or(KalamDataType::Text),
+        };
         let name = names.as_ref().map_or(field.name(), |n| &n[i]);
         let mut ours = data_type.arrow_field(name, field.is_nullable(), 0);
         ours.set_metadata(ours.metadata().iter().filter(|(k, _)| *k == crate::types::TYPE_KEY).map(|(k, v)| (k.clone(), v.clone())).collect());
