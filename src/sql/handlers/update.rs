@@ -74,7 +74,7 @@ pub async fn explained(execution: &Execution<'_>, update: &Update) -> Result<(Qu
 
 /// What a column is set to.
 enum Assigned {
-    Expr(Expr),
+    Expr(Box<Expr>),
     Default,
 }
 
@@ -99,7 +99,7 @@ fn assignments(definition: &TableDefinition, update: &Update) -> Result<Vec<Opti
         }
         let default = matches!(&assignment.value,
             Expr::Identifier(i) if i.quote_style.is_none() && i.value.eq_ignore_ascii_case("default"));
-        *slot = Some(if default { Assigned::Default } else { Assigned::Expr(assignment.value.clone()) });
+        *slot = Some(if default { Assigned::Default } else { Assigned::Expr(Box::new(assignment.value.clone())) });
     }
     Ok(assigned)
 }
@@ -118,7 +118,7 @@ fn rows_query(
     for (place, column) in definition.columns_in_order().enumerate() {
         let name = format!("${place}");
         items.push(match &assigned[place] {
-            Some(Assigned::Expr(expr)) => item(expr.clone(), &name),
+            Some(Assigned::Expr(expr)) => item(expr.as_ref().clone(), &name),
             _ => column_item(alias, &column.name, &name),
         });
     }
