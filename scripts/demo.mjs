@@ -100,6 +100,7 @@ async function demo() {
   const before = await readFingerprints(page)
   await screenshot(page)
   const used = await page.evaluate(() => navigator.storage.estimate())
+  const full = await page.evaluate(async () => (await window.kalam.db.status()).memory)
 
   heading('Close the browser and open it again')
   await chromium.close()
@@ -121,7 +122,6 @@ async function demo() {
   }
   await page.reload()
   const warm = await waitOpen(page)
-  const memory = await page.evaluate(async () => (await window.kalam.db.status()).memory)
 
   heading('In figures')
   const lines = [
@@ -133,10 +133,11 @@ async function demo() {
     ['IndexedDB on disk', formatBytes(onDisk)],
     ['storage as the browser counts it', formatBytes(used.usage ?? 0)],
     ['profile folder, engine code cache included', formatBytes(sizeOf(profile))],
-    ['wasm memory after reload', formatBytes(memory.wasm)],
+    ['wasm memory after import and queries', formatBytes(full.wasm)],
+    ['of it rows kept in memory', `${formatCount(full.hotRows)} in ${formatBytes(full.hotBytes)}`],
     ['screenshot', 'artifacts/demo.png'],
   ]
-  for (const [label, value] of lines) console.log(`${label.padEnd(48)} ${value.padStart(18)}`)
+  for (const [label, value] of lines) console.log(`${label.padEnd(48)} ${value.padStart(24)}`)
   await chromium.close()
   chromium = undefined
   if (failed) throw new Error('the data did not survive the restart: see DIFFERENT above')

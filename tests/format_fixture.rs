@@ -119,7 +119,11 @@ fn a_database_of_the_first_format_opens() -> Result<()> {
         if let Ok(path) = std::env::var("KALAM_WRITE_FIXTURE") {
             return write(Path::new(&path)).await;
         }
-        let backend = load(&std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/format-1.txt")).expect("the fixture")).await?;
+        let backend = load(
+            &std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/format-1.txt"))
+                .expect("the fixture"),
+        )
+        .await?;
         let context = AppContext::open(Arc::new(backend), Config::default()).await?;
         assert_eq!(context.node_id().as_str(), "fixture");
         for (sql, expected) in EXPECTED {

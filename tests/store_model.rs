@@ -176,7 +176,8 @@ impl Run {
     async fn new() -> Result<Self> {
         let backend = Arc::new(Failing::new(MemoryBackend::new()));
         let context = AppContext::open(Arc::clone(&backend) as _, Config::default()).await?;
-        sql(&context, "CREATE TABLE keyed (k BIGINT PRIMARY KEY, v BIGINT); CREATE TABLE bag (k BIGINT, v BIGINT)").await?;
+        sql(&context, "CREATE TABLE keyed (k BIGINT PRIMARY KEY, v BIGINT); CREATE TABLE bag (k BIGINT, v BIGINT)")
+            .await?;
         Ok(Self { backend, context, oracle: Oracle::default() })
     }
 
@@ -264,8 +265,7 @@ impl Run {
     async fn check(&self) -> Result<()> {
         let keyed: Vec<(i64, i64)> = self.oracle.keyed.iter().map(|(k, v)| (*k, *v)).collect();
         assert_eq!(pairs(&self.context, "keyed").await?, keyed);
-        let bag: Vec<(i64, i64)> =
-            self.oracle.bag.iter().flat_map(|(row, n)| std::iter::repeat_n(*row, *n)).collect();
+        let bag: Vec<(i64, i64)> = self.oracle.bag.iter().flat_map(|(row, n)| std::iter::repeat_n(*row, *n)).collect();
         assert_eq!(pairs(&self.context, "bag").await?, bag);
         // The index agrees with the scan.
         for k in 0..60 {

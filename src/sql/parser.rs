@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn errors_have_positions() {
         for (sql, line, column) in
-            [("selec 1", 1, 1), ("select 1\n  from\n", 2, 7), ("select 1\n +* 2", 2, 3), ("select 'open", 1, 8), ("select 1 2 3", 1, 12)]
+            [("selec 1", 1, 1), ("select 1\n  from\n", 2, 7), ("select 1\n +* 2", 2, 3), ("select 'open", 1, 8), ("select 1 2 3", 1, 10)]
         {
             let error = parse(sql).expect_err(sql);
             assert_eq!(error.code(), ErrorCode::SyntaxError);

@@ -96,7 +96,7 @@ describe('errors', () => {
     assert.equal(await page.locator('#editor-paint .wrong').count(), 0)
   })
 
-  test('an unknown table has its hint', async () => {
+  test('an unknown table is named', async () => {
     await type('SELECT * FROM jotting')
     assert.match(await page.textContent('#query-error'), /jotting.*TABLE_NOT_FOUND.*42P01/s)
   })
