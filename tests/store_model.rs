@@ -291,6 +291,7 @@ proptest! {
     #![proptest_config(ProptestConfig {
         cases: std::env::var("KALAM_MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(48),
         max_shrink_iters: 2000,
+        failure_persistence: None,
         ..ProptestConfig::default()
     })]
 

@@ -67,7 +67,7 @@ impl Session {
 }
 
 /// How a request is run.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ExecuteOptions {
     /// The durability asked for.
     pub durability: Durability,
@@ -75,6 +75,14 @@ pub struct ExecuteOptions {
     pub cancelled: Arc<AtomicBool>,
     /// When the request gives up by itself.
     pub deadline: Option<Instant>,
+    /// Whether statements that pin a key may go past the planner: off only to compare both ways.
+    pub short_path: bool,
+}
+
+impl Default for ExecuteOptions {
+    fn default() -> Self {
+        Self { durability: Durability::default(), cancelled: Arc::default(), deadline: None, short_path: true }
+    }
 }
 
 /// Rows of a result.

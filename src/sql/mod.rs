@@ -13,6 +13,7 @@ mod interrupt;
 pub mod packed;
 mod params;
 mod parser;
+mod short_path;
 mod type_planner;
 
 pub use executor::{ExecuteOptions, Rows, Session, SqlExecutor, StatementResult};

@@ -123,7 +123,9 @@ describe('the sample', () => {
     await page.click('#sample-load')
     await page.waitForFunction(() => !document.querySelector('#sample-note').hidden)
     assert.match(await page.textContent('#sample-note'), /^8,376 rows in /)
-    assert.match(await page.textContent('#tables'), /airports.*iata.*flights.*origin/s)
+    await page.waitForFunction(() =>
+      /airports.*iata.*flights.*origin/s.test(document.querySelector('#tables').textContent),
+    )
     const titles = await page.locator('.example').count()
     for (let at = 0; at < titles; at++) {
       await page.locator('.example').nth(at).click()
