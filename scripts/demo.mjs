@@ -183,7 +183,8 @@ async function importTable(page, table) {
 function describe(name, { phase, bytes, totalBytes, rows, totalRows }) {
   // Parquet is read first (a tenth of the work) and decoded then; CSV is decoded while it is read.
   const read = totalBytes ? bytes / totalBytes : 0
-  const part = phase !== 'read' ? (totalRows ? 0.1 + (0.9 * rows) / totalRows : 1) : rows > 0 ? read : read / 10
+  const write = totalRows ? 0.1 + (0.9 * rows) / totalRows : 0.1
+  const part = phase === 'done' ? 1 : phase === 'write' ? write : rows > 0 ? read : read / 10
   const bar = '█'.repeat(Math.round(part * 24)).padEnd(24, '░')
   const what = phase === 'read' ? `${formatBytes(bytes)} read` : `${formatCount(rows)} rows`
   return `${name}: ${bar} ${Math.round(part * 100)} %  ${what}`
