@@ -5,6 +5,7 @@ mod chunk;
 mod hot;
 mod log;
 mod provider;
+mod replay;
 mod scan;
 mod seq;
 mod store;
