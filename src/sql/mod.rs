@@ -13,6 +13,8 @@ pub mod packed;
 mod params;
 mod parser;
 mod type_planner;
+mod views;
+mod wildcards;
 
 pub use executor::{ExecuteOptions, Rows, Session, SqlExecutor, StatementResult};
 pub use import::{ImportOptions, ImportProgress, Importer, describe_table, insert_columns};

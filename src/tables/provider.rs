@@ -225,6 +225,13 @@ impl TableProvider for SharedTableProvider {
     }
 }
 
+/// The provider of the same table with the system columns that statements may name, if it has any.
+pub fn with_system_columns(provider: &dyn TableProvider) -> Result<Option<Arc<dyn TableProvider>>> {
+    let Some(stored) = provider.downcast_ref::<SharedTableProvider>() else { return Ok(None) };
+    let (store, table) = (Arc::clone(&stored.core.store), Arc::clone(&stored.core.table));
+    Ok(Some(Arc::new(SharedTableProvider::new(TableProviderCore::with_nameable_columns(store, table)?))))
+}
+
 /// Makes the providers that the registry caches.
 #[derive(Debug)]
 pub struct TableProviders {
