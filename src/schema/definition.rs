@@ -12,7 +12,7 @@ use arrow::datatypes::Schema;
 use serde::{Deserialize, Serialize};
 
 use super::history::{SchemaChange, SchemaVersion};
-use super::ids::{RESERVED_COLUMNS, TableId, check_name, is_reserved_column};
+use super::ids::{DEFAULT_NAMESPACE, RESERVED_COLUMNS, TableId, check_name, is_reserved_column};
 use super::options::TableOptions;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::types::{KalamDataType, KeyCodec, Value};
@@ -239,9 +239,16 @@ impl ColumnDefinition {
 pub struct ViewDefinition {
     /// Its text, with every `*` written out.
     pub sql: String,
+    /// The namespace that names without one mean.
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
     /// The tables and views it reads.
     #[serde(default)]
     pub dependencies: Vec<TableId>,
+}
+
+fn default_namespace() -> String {
+    DEFAULT_NAMESPACE.to_owned()
 }
 
 /// A table or view; see the module's comment.

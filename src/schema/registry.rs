@@ -534,13 +534,15 @@ fn changed(id: &TableId) -> KalamError {
         .with_hint("Run the statement again.")
 }
 
-/// Whether a definition is the next version of the stored one.
+/// Whether a definition is a later version of the stored one.
 fn check_follows(stored: &TableDefinition, def: &TableDefinition) -> Result<()> {
     if def.schema_version == 1 {
         return Err(exists(&def.table_id, stored));
     }
-    // Another number: the table was dropped and another one created under the name.
-    if stored.table_no == def.table_no && Some(def.schema_version) == stored.schema_version.checked_add(1) {
+    // Another number: the table was dropped and another one created under the name. One statement may take several
+    // steps: what was stored must be where they started from.
+    let starts = def.history.starts_with(&stored.history) && def.history.len() > stored.history.len();
+    if stored.table_no == def.table_no && starts {
         return Ok(());
     }
     Err(changed(&def.table_id))

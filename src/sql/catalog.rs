@@ -4,7 +4,7 @@
 //! before DataFusion plans it, because its planner cannot wait; a name that was not found fails with our error, at its
 //! position, when the planner asks for it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -27,8 +27,11 @@ use super::errors::from_datafusion;
 use super::information_schema;
 use super::parser::position_of;
 use super::type_planner::KalamTypePlanner;
+use super::views;
+use super::wildcards::{self, Expander};
 use crate::error::{ErrorCode, KalamError, Position, Result};
 use crate::schema::{CachedTableData, SchemaRegistry, TableId, TableType};
+use crate::tables::with_system_columns;
 
 /// An identifier as SQL means it: folded to lower case unless quoted.
 pub fn fold(ident: &Ident) -> String {
@@ -92,7 +95,7 @@ impl Names<'_> {
     pub async fn writable(&self, name: &ObjectName) -> Result<Arc<CachedTableData>> {
         let id = table_id(name, self.namespace)?;
         let wrong = |what: &str| {
-            let message = format!("'{id}' is a {what}: its rows cannot be changed");
+            let message = format!("'{id}' is a {what}, expected a table");
             Err(KalamError::new(ErrorCode::WrongObjectType, message).at(position_of_name(name)))
         };
         if information_schema::is_virtual(&id.namespace) {
@@ -164,52 +167,111 @@ pub async fn plan_statement(
     statement: ast::Statement,
     extras: &Extras,
 ) -> Result<LogicalPlan> {
-    let wrapped = DfStatement::Statement(Box::new(statement));
-    let (references, _) = resolve_table_references(&wrapped, true).map_err(from_datafusion)?;
-    let DfStatement::Statement(statement) = wrapped else {
-        return Err(KalamError::internal("a statement changed its kind"));
-    };
-    let mut tables: HashMap<TableReference, Lookup> = HashMap::with_capacity(references.len());
-    for reference in references {
-        if tables.contains_key(&reference) {
-            continue;
-        }
-        let lookup = look_up(names, &reference, &statement, extras).await?;
-        tables.insert(reference, lookup);
+    plan_within(state, names, statement, extras, &[]).await
+}
+
+/// Plans a statement that stands in views: `above`, outermost first.
+pub async fn plan_within(
+    state: &SessionState,
+    names: Names<'_>,
+    statement: ast::Statement,
+    extras: &Extras,
+    above: &[TableId],
+) -> Result<LogicalPlan> {
+    let system_columns = wildcards::names_system_column(&statement);
+    let (context, mut statement) = PlanContext::of(state, names, statement, extras, above, system_columns).await?;
+    if system_columns && let ast::Statement::Query(query) = &mut statement {
+        context.expand_wildcards(query)?;
     }
-    let context = PlanContext { state, tables };
-    SqlToRel::new(&context).sql_statement_to_plan(*statement).map_err(from_datafusion)
+    context.plan(statement)
+}
+
+/// Plans the query of a view that is being created, and writes every `*` in it out. Returns with the plan what the
+/// view reads.
+pub async fn plan_view(
+    state: &SessionState,
+    names: Names<'_>,
+    view: &TableId,
+    query: &mut ast::Query,
+) -> Result<(LogicalPlan, Vec<TableId>)> {
+    let statement = ast::Statement::Query(Box::new(query.clone()));
+    let system_columns = wildcards::names_system_column(&statement);
+    let above = std::slice::from_ref(view);
+    let extras = Extras::new();
+    let (context, _) = PlanContext::of(state, names, statement, &extras, above, system_columns).await?;
+    context.expand_wildcards(query)?;
+    let plan = context.plan(ast::Statement::Query(Box::new(query.clone())))?;
+    let read = context.tables.iter().filter(|(_, lookup)| lookup.is_ok());
+    let mut read: Vec<TableId> = read.filter_map(|(reference, _)| id_of(reference, names.namespace)).collect();
+    read.retain(|id| !information_schema::is_virtual(&id.namespace));
+    read.sort();
+    read.dedup();
+    Ok((plan, read))
 }
 
 type Lookup = std::result::Result<Arc<dyn TableSource>, KalamError>;
 
-async fn look_up(
-    names: Names<'_>,
-    reference: &TableReference,
-    statement: &ast::Statement,
-    extras: &Extras,
-) -> Result<Lookup> {
-    let id = match reference {
-        TableReference::Bare { table } => match extras.get(table.as_ref()) {
-            Some(provider) => return Ok(Ok(provider_as_source(Arc::clone(provider)))),
-            None => TableId::new(names.namespace, Arc::clone(table)),
-        },
-        TableReference::Partial { schema, table } => TableId::new(Arc::clone(schema), Arc::clone(table)),
-        TableReference::Full { .. } => {
-            return Ok(Err(KalamError::new(
-                ErrorCode::InvalidName,
-                format!("'{reference}' has three parts, expected table or namespace.table"),
-            )));
-        }
-    };
-    if information_schema::is_virtual(&id.namespace) {
-        if let Some(provider) = information_schema::provider(names.registry, &id).await? {
-            return Ok(Ok(provider_as_source(provider)));
-        }
-    } else if let Some(provider) = names.registry.provider(&id).await? {
-        return Ok(Ok(provider_as_source(provider)));
+/// The table that a reference means in a namespace.
+fn id_of(reference: &TableReference, namespace: &str) -> Option<TableId> {
+    match reference {
+        TableReference::Bare { table } => Some(TableId::new(namespace, Arc::clone(table))),
+        TableReference::Partial { schema, table } => Some(TableId::new(Arc::clone(schema), Arc::clone(table))),
+        TableReference::Full { .. } => None,
     }
-    Ok(Err(names.not_found(&id).await?.at(find_relation(statement, reference))))
+}
+
+/// How tables are looked up for a statement.
+struct LookUp<'a> {
+    state: &'a SessionState,
+    names: Names<'a>,
+    extras: &'a Extras,
+    above: &'a [TableId],
+    system_columns: bool,
+}
+
+impl LookUp<'_> {
+    /// The table of a reference, and whether it comes with its system columns.
+    async fn find(&self, reference: &TableReference, statement: &ast::Statement) -> Result<(Lookup, bool)> {
+        if let TableReference::Bare { table } = reference
+            && let Some(provider) = self.extras.get(table.as_ref())
+        {
+            return Ok((Ok(provider_as_source(Arc::clone(provider))), false));
+        }
+        let Some(id) = id_of(reference, self.names.namespace) else {
+            let message = format!("'{reference}' has three parts, expected table or namespace.table");
+            return Ok((Err(KalamError::new(ErrorCode::InvalidName, message)), false));
+        };
+        let registry = self.names.registry;
+        let position = || find_relation(statement, reference);
+        if information_schema::is_virtual(&id.namespace) {
+            if let Some(provider) = information_schema::provider(registry, &id).await? {
+                return Ok((Ok(provider_as_source(provider)), false));
+            }
+            return Ok((Err(self.names.not_found(&id).await?.at(position())), false));
+        }
+        // A provider is only ever kept for what is no view.
+        let mut provider = registry.cached_provider(&id);
+        if provider.is_none() {
+            views::check_cycle(&id, self.above).map_err(|e| e.at(position()))?;
+            let Some(table) = registry.table(&id).await? else {
+                return Ok((Err(self.names.not_found(&id).await?.at(position())), false));
+            };
+            if table.definition().table_type == TableType::View {
+                let source = views::source(self.state, registry, &table, self.above).await;
+                return Ok((Ok(source.map_err(|e| e.at(position()))?), false));
+            }
+            provider = registry.provider(&id).await?;
+        }
+        let Some(provider) = provider else {
+            return Ok((Err(self.names.not_found(&id).await?.at(position())), false));
+        };
+        if self.system_columns
+            && let Some(with) = with_system_columns(provider.as_ref())?
+        {
+            return Ok((Ok(provider_as_source(with)), true));
+        }
+        Ok((Ok(provider_as_source(provider)), false))
+    }
 }
 
 /// Where a statement names a relation.
@@ -231,6 +293,62 @@ fn find_relation(statement: &ast::Statement, reference: &TableReference) -> Opti
 struct PlanContext<'a> {
     state: &'a SessionState,
     tables: HashMap<TableReference, Lookup>,
+    /// Those that are read with their system columns.
+    with_system_columns: HashSet<TableReference>,
+}
+
+impl<'a> PlanContext<'a> {
+    /// Looks up every table that a statement names; gives the statement back.
+    async fn of(
+        state: &'a SessionState,
+        names: Names<'_>,
+        statement: ast::Statement,
+        extras: &Extras,
+        above: &[TableId],
+        system_columns: bool,
+    ) -> Result<(Self, ast::Statement)> {
+        let wrapped = DfStatement::Statement(Box::new(statement));
+        let (references, _) = resolve_table_references(&wrapped, true).map_err(from_datafusion)?;
+        let DfStatement::Statement(statement) = wrapped else {
+            return Err(KalamError::internal("a statement changed its kind"));
+        };
+        let look_up = LookUp { state, names, extras, above, system_columns };
+        let mut tables: HashMap<TableReference, Lookup> = HashMap::with_capacity(references.len());
+        let mut with_system_columns = HashSet::new();
+        for reference in references {
+            if tables.contains_key(&reference) {
+                continue;
+            }
+            let (lookup, with) = look_up.find(&reference, &statement).await?;
+            if with {
+                with_system_columns.insert(reference.clone());
+            }
+            tables.insert(reference, lookup);
+        }
+        Ok((Self { state, tables, with_system_columns }, *statement))
+    }
+
+    fn plan(&self, statement: ast::Statement) -> Result<LogicalPlan> {
+        SqlToRel::new(self).sql_statement_to_plan(statement).map_err(from_datafusion)
+    }
+
+    fn expand_wildcards(&self, query: &mut ast::Query) -> Result<()> {
+        let columns_of = |query| {
+            let plan = self.plan(ast::Statement::Query(Box::new(query)))?;
+            Ok(Arc::clone(plan.schema()))
+        };
+        let has_system_columns = |name: &ObjectName| {
+            let parts: Vec<String> = name.0.iter().filter_map(|p| p.as_ident()).map(fold).collect();
+            match parts.as_slice() {
+                [table] => self.with_system_columns.contains(&TableReference::bare(table.as_str())),
+                [namespace, table] => {
+                    self.with_system_columns.contains(&TableReference::partial(namespace.as_str(), table.as_str()))
+                }
+                _ => false,
+            }
+        };
+        Expander { columns_of: &columns_of, has_system_columns: &has_system_columns }.expand(query)
+    }
 }
 
 impl ContextProvider for PlanContext<'_> {

@@ -13,7 +13,8 @@ use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::execution::{SessionState, TaskContext};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::{Expr as DfExpr, LogicalPlan};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::sqlparser::ast::{self, Expr, ObjectType, Value as SqlValue, visit_expressions};
 use futures::StreamExt;
@@ -250,15 +251,26 @@ impl Execution<'_> {
             Statement::ShowNamespaces => handlers::show::namespaces(self).await,
             Statement::ShowTables(namespace) => handlers::show::tables(self, namespace.as_ref()).await,
             Statement::Describe(name) => handlers::show::describe(self, &name).await,
+            Statement::DescribeHistory(name) => handlers::show::history(self, &name).await,
             Statement::CreateTable(kind, create) => handlers::table::create(self, kind, *create).await,
             Statement::Explain { analyze, verbose, statement } => {
                 handlers::explain::explain(self, analyze, verbose, *statement).await
             }
             Statement::Sql(statement) => match *statement {
-                ast::Statement::Query(query) => handlers::query::query(self, *query).await,
+                // A query is run again if an ALTER came between its planning and its reading.
+                ast::Statement::Query(query) => {
+                    self.retrying(|| handlers::query::query(self, query.as_ref().clone())).await
+                }
                 ast::Statement::Insert(insert) => self.retrying(|| handlers::insert::insert(self, &insert)).await,
                 ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, &update)).await,
                 ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, &delete)).await,
+                ast::Statement::AlterTable(alter) => self.retrying(|| handlers::alter::alter(self, &alter)).await,
+                ast::Statement::CreateView(create) => {
+                    self.retrying(|| handlers::view::create(self, &create)).await
+                }
+                ast::Statement::Drop { object_type: ObjectType::View, if_exists, names, cascade, .. } => {
+                    handlers::view::drop(self, &names, if_exists, cascade).await
+                }
                 ast::Statement::Drop { object_type: ObjectType::Table, if_exists, names, .. } => {
                     handlers::table::drop(self, &names, if_exists).await
                 }
@@ -307,8 +319,15 @@ impl Execution<'_> {
 
     /// The physical plan of a logical one.
     pub async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
-        let plan = self.state.create_physical_plan(plan).await.map_err(from_datafusion)?;
-        Ok(datafusion_session::one_partition(plan))
+        let physical = if self.state.execution_props().query_execution_start_time.is_none() && tells_time(plan) {
+            // The statement's text does not ask for the time, but that of a view does.
+            let mut state = self.state.as_ref().clone();
+            state.mark_start_execution();
+            state.create_physical_plan(plan).await
+        } else {
+            self.state.create_physical_plan(plan).await
+        };
+        Ok(datafusion_session::one_partition(physical.map_err(from_datafusion)?))
     }
 
     /// Runs a physical plan to its end.
@@ -353,6 +372,24 @@ impl Execution<'_> {
         let schema = physical.schema();
         Ok((schema, self.collect(physical, request).await?))
     }
+}
+
+/// Whether a plan calls a function of the clock.
+fn tells_time(plan: &LogicalPlan) -> bool {
+    let calls = |expr: &DfExpr| match expr {
+        DfExpr::ScalarFunction(call) => CLOCK_WORDS.iter().any(|word| call.name().starts_with(word)),
+        _ => false,
+    };
+    let mut found = false;
+    // The closures never fail.
+    let _ = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            found = found || expr.exists(|e| Ok(calls(e))).unwrap_or(false);
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    found
 }
 
 /// Gives a result's columns the names of its SELECT list, where known, and types that this engine has.

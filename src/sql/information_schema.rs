@@ -26,6 +26,7 @@ pub async fn provider(registry: &SchemaRegistry, id: &TableId) -> Result<Option<
     let batch = match id.table.as_ref() {
         "schemata" => schemata(registry).await?,
         "tables" => tables(&registry.tables(None).await?)?,
+        "views" => views(&registry.tables(None).await?)?,
         "columns" => columns(&registry.tables(None).await?)?,
         _ => return Ok(None),
     };
@@ -53,6 +54,16 @@ fn tables(tables: &[Arc<CachedTableData>]) -> Result<RecordBatch> {
         ("table_schema", tables.iter().map(|t| Some(t.table_id().namespace.to_string())).collect()),
         ("table_name", tables.iter().map(|t| Some(t.table_id().table.to_string())).collect()),
         ("table_type", tables.iter().map(|t| Some(kind(t).to_owned())).collect()),
+    ])
+}
+
+fn views(tables: &[Arc<CachedTableData>]) -> Result<RecordBatch> {
+    let all: Vec<_> = tables.iter().filter_map(|t| Some((t.table_id(), t.definition().view.as_ref()?))).collect();
+    text_batch(vec![
+        ("table_catalog", all.iter().map(|_| Some(CATALOG.to_owned())).collect()),
+        ("table_schema", all.iter().map(|(id, _)| Some(id.namespace.to_string())).collect()),
+        ("table_name", all.iter().map(|(id, _)| Some(id.table.to_string())).collect()),
+        ("view_definition", all.iter().map(|(_, view)| Some(view.sql.clone())).collect()),
     ])
 }
 

@@ -15,6 +15,8 @@ mod params;
 mod parser;
 mod short_path;
 mod type_planner;
+mod views;
+mod wildcards;
 
 pub use executor::{ExecuteOptions, Rows, Session, SqlExecutor, StatementResult};
 pub use import::{ImportOptions, ImportProgress, Importer, describe_table, insert_columns};

@@ -41,6 +41,8 @@ pub enum Statement {
     ShowTables(Option<ObjectName>),
     /// `DESCRIBE [TABLE] t`, `SHOW COLUMNS FROM t`.
     Describe(ObjectName),
+    /// `DESCRIBE [TABLE] t HISTORY`.
+    DescribeHistory(ObjectName),
     /// `CREATE [USER | SHARED | STREAM] TABLE`.
     CreateTable(TableType, Box<ast::CreateTable>),
     /// `EXPLAIN [ANALYZE] [VERBOSE] statement`.
@@ -148,8 +150,14 @@ impl StatementParser<'_> {
             }
         }
         if is(&first, "describe") || is(&first, "desc") {
-            self.skip(if is(&second, "table") { 2 } else { 1 });
-            return Ok(Statement::Describe(self.parser.parse_object_name(false)?));
+            // A table may be named `table` or `history`.
+            self.skip(if is(&second, "table") && third.is_some() && !is(&third, "history") { 2 } else { 1 });
+            let name = self.parser.parse_object_name(false)?;
+            if is(&self.word(0), "history") {
+                self.skip(1);
+                return Ok(Statement::DescribeHistory(name));
+            }
+            return Ok(Statement::Describe(name));
         }
         if is(&first, "explain") {
             self.skip(1);

@@ -1,7 +1,8 @@
 //! A run of row versions in memory: Arrow columns, the `_seq` of every row, and the `_seq` that superseded it.
 //!
 //! Invariant: a row is visible at snapshot `s` when `seq <= s < superseded`. Columns and sequence numbers never
-//! change; a row's `superseded` goes once from [`LIVE`] to the number of the commit that replaced it. That number is
+//! change: they stay as they were written, and whoever reads a column leads its values through the types that it had
+//! since (`scan.rs`). A row's `superseded` goes once from [`LIVE`] to the number of the commit that replaced it. That number is
 //! above every snapshot taken before, so a scan that holds a chunk reads the same rows however long it takes.
 
 use std::sync::OnceLock;
@@ -24,11 +25,14 @@ pub const LIVE: Seq = Seq::MAX;
 pub struct Chunk {
     /// Position of the first row in its table scope.
     pub base: u64,
+    /// The schema version that the rows were written under.
+    pub schema_version: u32,
     /// Ids of `columns`, in the same order.
     pub column_ids: Arc<[u32]>,
     /// The table's columns as they were written.
     pub columns: Vec<ArrayRef>,
-    /// The columns that identify the rows, in key order: the primary key, or the hidden row ids.
+    /// The columns that identify the rows, in key order: the primary key in the types that the hot tier's key has
+    /// (rows that ended before a type changed have NULL), or the hidden row ids.
     pub keys: Vec<ArrayRef>,
     /// The hidden row ids, for a table without a primary key.
     pub row_ids: Option<Int64Array>,
@@ -44,6 +48,7 @@ impl Chunk {
     /// A chunk of live rows. All arrays have the length of `seqs`.
     pub fn new(
         base: u64,
+        schema_version: u32,
         column_ids: Arc<[u32]>,
         columns: Vec<ArrayRef>,
         keys: Vec<ArrayRef>,
@@ -54,6 +59,7 @@ impl Chunk {
         let bytes = block::memory_size(&columns);
         Self {
             base,
+            schema_version,
             column_ids,
             columns,
             keys,
@@ -144,8 +150,9 @@ impl Chunk {
         let slice = |columns: &[ArrayRef]| columns.iter().map(|c| c.slice(0, len)).collect::<Vec<_>>();
         let row_ids = self.row_ids.as_ref().map(|r| r.slice(0, len));
         let (columns, keys) = (slice(&self.columns), slice(&self.keys));
+        let seqs = self.seqs.slice(0, len);
         let head =
-            Chunk::new(self.base, Arc::clone(&self.column_ids), columns, keys, row_ids, self.seqs.slice(0, len));
+            Chunk::new(self.base, self.schema_version, Arc::clone(&self.column_ids), columns, keys, row_ids, seqs);
         head.copy_superseded(self, 0);
         head
     }
@@ -163,7 +170,16 @@ impl Chunk {
         }
     }
 
-    /// One chunk of two neighbours with the same columns, `self` before `next`.
+    /// The same rows with other key columns.
+    pub fn with_keys(&self, keys: Vec<ArrayRef>) -> Chunk {
+        let (columns, seqs) = (self.columns.clone(), self.seqs.clone());
+        let ids = Arc::clone(&self.column_ids);
+        let chunk = Chunk::new(self.base, self.schema_version, ids, columns, keys, self.row_ids.clone(), seqs);
+        chunk.copy_superseded(self, 0);
+        chunk
+    }
+
+    /// One chunk of two neighbours with the same columns and schema version, `self` before `next`.
     pub fn merge(&self, next: &Chunk) -> Result<Chunk> {
         let concat = |a: &dyn Array, b: &dyn Array| compute::concat(&[a, b]).map_err(KalamError::internal);
         let columns: Vec<ArrayRef> =
@@ -177,7 +193,8 @@ impl Chunk {
             Some(ids) => vec![Arc::new(ids.clone()) as ArrayRef],
             None => self.keys.iter().zip(&next.keys).map(|(a, b)| concat(a, b)).collect::<Result<_>>()?,
         };
-        let merged = Chunk::new(self.base, Arc::clone(&self.column_ids), columns, keys, row_ids, seqs);
+        let ids = Arc::clone(&self.column_ids);
+        let merged = Chunk::new(self.base, self.schema_version, ids, columns, keys, row_ids, seqs);
         merged.copy_superseded(self, 0);
         merged.copy_superseded(next, self.len());
         Ok(merged)
@@ -203,7 +220,7 @@ mod tests {
 
     fn chunk(base: u64, seqs: &[i64]) -> Chunk {
         let values: ArrayRef = Arc::new(Int64Array::from_iter_values(seqs.iter().map(|s| s * 10)));
-        Chunk::new(base, Arc::from([1u32]), vec![Arc::clone(&values)], vec![values], None, Int64Array::from(seqs.to_vec()))
+        Chunk::new(base, 1, Arc::from([1u32]), vec![Arc::clone(&values)], vec![values], None, Int64Array::from(seqs.to_vec()))
     }
 
     #[test]

@@ -10,13 +10,15 @@ use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, UInt32Array};
+use arrow::compute;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use parking_lot::RwLock;
 
 use super::chunk::{Chunk, LIVE};
 use super::seq::Seq;
 use crate::error::{ErrorCode, KalamError, Result};
+use crate::schema::{SchemaChange, SchemaVersion, TableDefinition};
 use crate::types::{KalamDataType, KeyCodec, Value};
 
 /// Chunks below this many rows are merged with their neighbours.
@@ -25,6 +27,8 @@ const MERGE_BELOW_ROWS: usize = 4096;
 /// What identifies the rows of a table.
 #[derive(Debug)]
 pub struct KeySpec {
+    /// The schema version since which the key's columns have their types.
+    version: u32,
     codec: KeyCodec,
     /// Ids of the key's columns in key order; empty: the hidden row id.
     columns: Vec<u32>,
@@ -33,17 +37,51 @@ pub struct KeySpec {
 }
 
 impl KeySpec {
-    /// The key of a table with these key columns; none: the hidden row id.
-    pub fn new(columns: &[(u32, &str, KalamDataType)]) -> Result<Self> {
-        let types: Vec<KalamDataType> = match columns {
-            [] => vec![KalamDataType::BigInt],
-            some => some.iter().map(|c| c.2).collect(),
-        };
+    /// The key of a table as it is defined now.
+    pub fn new(definition: &TableDefinition) -> Result<Self> {
+        Self::at(definition, definition.schema_version)
+    }
+
+    /// The key of a table as it was at an earlier schema version. No ALTER changes which columns the key has.
+    pub fn at(definition: &TableDefinition, version: u32) -> Result<Self> {
+        let now = definition.key_columns();
+        let mut types: Vec<KalamDataType> = now.iter().map(|c| c.data_type).collect();
+        if version < definition.schema_version {
+            let then = definition.columns_at(version)?;
+            for (ty, column) in types.iter_mut().zip(&now) {
+                *ty = then.iter().find(|c| c.column_id == column.column_id).map_or(*ty, |c| c.data_type);
+            }
+        }
+        if types.is_empty() {
+            types.push(KalamDataType::BigInt);
+        }
         Ok(Self {
+            version: Self::typed_since(definition, version),
             codec: KeyCodec::new(&types)?,
-            columns: columns.iter().map(|c| c.0).collect(),
-            names: columns.iter().map(|c| c.1.to_owned()).collect(),
+            columns: now.iter().map(|c| c.column_id).collect(),
+            names: now.iter().map(|c| c.name.clone()).collect(),
         })
+    }
+
+    /// The column of the key, by its place in it, whose type a schema version changed.
+    pub fn retyped(definition: &TableDefinition, version: &SchemaVersion) -> Option<usize> {
+        match &version.change {
+            SchemaChange::ChangeColumn { from, to } if from.data_type != to.data_type => {
+                definition.primary_key.iter().position(|id| *id == to.column_id)
+            }
+            _ => None,
+        }
+    }
+
+    /// The schema version since which the key's columns have the types that they have at a version.
+    pub fn typed_since(definition: &TableDefinition, version: u32) -> u32 {
+        let changes = |v: &&SchemaVersion| v.version <= version && Self::retyped(definition, v).is_some();
+        definition.history.iter().rev().find(changes).map_or(1, |v| v.version)
+    }
+
+    /// The schema version since which the key's columns have their types.
+    pub fn version(&self) -> u32 {
+        self.version
     }
 
     /// Whether rows are identified by the hidden row id.
@@ -71,6 +109,8 @@ impl KeySpec {
 /// Rows to be added in one step.
 #[derive(Debug)]
 pub struct NewRows {
+    /// The schema version that they were written under.
+    pub schema_version: u32,
     /// Ids of `columns`.
     pub column_ids: Arc<[u32]>,
     /// The rows.
@@ -139,6 +179,44 @@ impl HotTable {
     /// What identifies its rows.
     pub fn key(&self) -> &KeySpec {
         &self.key
+    }
+
+    /// Gives the key another type, as an ALTER did: `convert` converts the values of a key column, by its place.
+    /// Only live rows keep their keys. Those that ended before had values that the ALTER did not ask about: they need
+    /// not convert, and two of them may become one key.
+    pub fn rekey(&mut self, key: KeySpec, convert: impl Fn(usize, &ArrayRef) -> Result<ArrayRef>) -> Result<()> {
+        let state = self.state.get_mut();
+        let mut index = HashTable::new();
+        let mut chunks: Vec<Arc<Chunk>> = Vec::with_capacity(state.chunks.len());
+        for chunk in state.chunks.iter() {
+            let live: BooleanArray = (0..chunk.len()).map(|row| Some(chunk.superseded(row) == LIVE)).collect();
+            let mut next = 0;
+            let places: UInt32Array = (0..chunk.len())
+                .map(|row| {
+                    live.value(row).then(|| {
+                        next += 1;
+                        next - 1
+                    })
+                })
+                .collect();
+            let keys = chunk.keys.iter().enumerate().map(|(place, array)| {
+                let array = compute::filter(array, &live).map_err(KalamError::internal)?;
+                compute::take(&convert(place, &array)?, &places, None).map_err(KalamError::internal)
+            });
+            chunks.push(Arc::new(chunk.with_keys(keys.collect::<Result<_>>()?)));
+        }
+        state.chunks = Arc::new(chunks);
+        let mut encoded = Vec::new();
+        for chunk in state.chunks.iter() {
+            for row in (0..chunk.len()).filter(|&row| chunk.superseded(row) == LIVE) {
+                encoded.clear();
+                key.codec.encode(&chunk.keys, row, &mut encoded)?;
+                state.set(&mut index, &key, &encoded, chunk.base + row as u64, &[]);
+            }
+        }
+        state.index = Some(index);
+        self.key = key;
+        Ok(())
     }
 
     /// The chunks as they are now, in position order. Their rows still have to be tested against a snapshot.
@@ -479,6 +557,7 @@ impl State {
         while let Some(previous) = chunks.last()
             && previous.len() <= last.len()
             && previous.len() + last.len() <= MERGE_BELOW_ROWS
+            && previous.schema_version == last.schema_version
             && previous.column_ids == last.column_ids
             && previous.columns.iter().zip(&last.columns).all(|(a, b)| a.data_type() == b.data_type())
         {
@@ -520,5 +599,5 @@ fn build_chunk(spec: &KeySpec, rows: &NewRows, base: u64) -> Result<Chunk> {
             })
             .collect::<Result<_>>()?,
     };
-    Ok(Chunk::new(base, Arc::clone(&rows.column_ids), rows.columns.clone(), keys, row_ids, seqs))
+    Ok(Chunk::new(base, rows.schema_version, Arc::clone(&rows.column_ids), rows.columns.clone(), keys, row_ids, seqs))
 }

@@ -79,6 +79,30 @@ impl ScopeKey {
         key
     }
 
+    /// The scope that a log key belongs to.
+    pub fn of_log_key(key: &[u8]) -> Result<Self> {
+        let damaged =
+            || KalamError::new(ErrorCode::DataCorrupted, format!("the log key {} has no scope", record::hex(key)));
+        let (table_no, mut rest) = key.split_first_chunk::<4>().ok_or_else(damaged)?;
+        let mut user = Vec::new();
+        loop {
+            match rest {
+                [0, 0, ..] => break,
+                [0, 0xFF, tail @ ..] => {
+                    user.push(0);
+                    rest = tail;
+                }
+                [byte, tail @ ..] if *byte != 0 => {
+                    user.push(*byte);
+                    rest = tail;
+                }
+                _ => return Err(damaged()),
+            }
+        }
+        let user = String::from_utf8(user).map_err(|_| damaged())?;
+        Ok(Self { table_no: u32::from_be_bytes(*table_no), user: (!user.is_empty()).then(|| Arc::from(user)) })
+    }
+
     /// The log keys of the scope.
     pub fn range(&self) -> KeyRange {
         KeyRange::prefix(&self.prefix())
@@ -340,6 +364,9 @@ mod tests {
             };
             let (a, b) = (key(&a), key(&b));
             prop_assert_eq!(a.range().contains(&b.prefix()), a == b);
+            let mut log_key = a.prefix();
+            log_key.extend_from_slice(&[0; KEY_TAIL]);
+            prop_assert_eq!(ScopeKey::of_log_key(&log_key)?, a);
         }
     }
 }

@@ -5,13 +5,14 @@ mod chunk;
 mod hot;
 mod log;
 mod provider;
+mod replay;
 mod scan;
 mod seq;
 mod store;
 
 pub use hot::{HotStatistics, HotTable, KeySpec};
 pub use log::{RequestId, ScopeKey};
-pub use provider::{BaseTableProvider, SharedTableProvider, TableProviderCore, TableProviders};
+pub use provider::{BaseTableProvider, SharedTableProvider, TableProviderCore, TableProviders, with_system_columns};
 pub use scan::{POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLUMN, TableScanExec};
 pub use seq::{Seq, SeqGenerator, SeqSpan};
 pub use store::{PreparedRows, Receipt, ScopeWrite, StoreStatistics, TableStore, prepare_rows};

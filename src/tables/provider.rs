@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{Column, DataFusionError, ScalarValue};
@@ -55,16 +55,25 @@ impl TableProviderCore {
         Self::with(store, table, schema, columns)
     }
 
+    /// The core for a table with the hidden columns that statements may name.
+    pub fn with_nameable_columns(store: Arc<TableStore>, table: Arc<CachedTableData>) -> Result<Self> {
+        let nameable = system_columns(&table).into_iter().filter(|(_, c)| *c != ScanColumn::Position);
+        let (fields, mut hidden): (Vec<Field>, Vec<ScanColumn>) = nameable.unzip();
+        let own = table.arrow_schema()?;
+        let fields = own.fields().iter().cloned().chain(fields.into_iter().map(Arc::new));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let mut columns = table_columns(&table)?;
+        columns.append(&mut hidden);
+        Self::with(store, table, schema, columns)
+    }
+
     fn with(
         store: Arc<TableStore>,
         table: Arc<CachedTableData>,
         schema: SchemaRef,
         columns: Vec<ScanColumn>,
     ) -> Result<Self> {
-        let definition = table.definition();
-        let key: Vec<_> =
-            definition.key_columns().iter().map(|c| (c.column_id, c.name.as_str(), c.data_type)).collect();
-        let key = KeySpec::new(&key)?;
+        let key = KeySpec::new(table.definition())?;
         Ok(Self { store, table, schema, columns, key })
     }
 
@@ -240,6 +249,13 @@ impl TableProvider for SharedTableProvider {
             })
             .collect())
     }
+}
+
+/// The provider of the same table with the system columns that statements may name, if it has any.
+pub fn with_system_columns(provider: &dyn TableProvider) -> Result<Option<Arc<dyn TableProvider>>> {
+    let Some(stored) = provider.downcast_ref::<SharedTableProvider>() else { return Ok(None) };
+    let (store, table) = (Arc::clone(&stored.core.store), Arc::clone(&stored.core.table));
+    Ok(Some(Arc::new(SharedTableProvider::new(TableProviderCore::with_nameable_columns(store, table)?))))
 }
 
 /// Makes the providers that the registry caches.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, UInt32Array};
-use arrow::compute;
+use arrow::compute::{self, FilterBuilder, FilterPredicate};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -30,7 +30,7 @@ use super::seq::Seq;
 use super::store::TableStore;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Instant};
-use crate::schema::{CachedTableData, TableType};
+use crate::schema::{CachedTableData, SchemaChange, SchemaVersion, TableType};
 use crate::types::{ColumnBuilder, KalamDataType, coerce_array};
 
 /// Name of the hidden column with a row's position; only the engine's own statements name it.
@@ -90,6 +90,8 @@ pub enum ScanColumn {
         name: String,
         /// One value for rows that were written before the column was added; `None` is NULL.
         initial: Option<ArrayRef>,
+        /// The schema version that gave it its type.
+        since: u32,
     },
     /// `_seq`.
     Seq,
@@ -101,8 +103,8 @@ pub enum ScanColumn {
 
 /// The columns that a scan can give, with their fields.
 pub fn table_columns(table: &CachedTableData) -> Result<Vec<ScanColumn>> {
-    table
-        .definition()
+    let definition = table.definition();
+    definition
         .columns_in_order()
         .map(|c| {
             let value = c.initial_value()?;
@@ -113,9 +115,15 @@ pub fn table_columns(table: &CachedTableData) -> Result<Vec<ScanColumn>> {
                 builder.append(&value)?;
                 Some(builder.finish())
             };
-            Ok(ScanColumn::Table { id: c.column_id, data_type: c.data_type, name: c.name.clone(), initial })
+            let since = definition.history.iter().rev().find(|v| retypes(v, c.column_id)).map_or(1, |v| v.version);
+            Ok(ScanColumn::Table { id: c.column_id, data_type: c.data_type, name: c.name.clone(), initial, since })
         })
         .collect()
+}
+
+fn retypes(version: &SchemaVersion, column_id: u32) -> bool {
+    matches!(&version.change, SchemaChange::ChangeColumn { from, to }
+        if to.column_id == column_id && from.data_type != to.data_type)
 }
 
 /// The fields and sources of the hidden columns of a table.
@@ -303,33 +311,79 @@ impl TableScanExec {
         Ok(ChunkReader { scan: self, request, source, next: 0, remaining, metrics, worked: Instant::now() })
     }
 
-    fn column(&self, column: &ScanColumn, chunk: &Chunk) -> Result<ArrayRef> {
+    /// A column of some rows of a chunk, which may have been written under an earlier version of the table. Values
+    /// are converted after the rows are picked: what is not visible any more need not convert.
+    fn column(&self, column: &ScanColumn, chunk: &Chunk, rows: &Pick) -> Result<ArrayRef> {
         Ok(match column {
-            ScanColumn::Seq => Arc::new(chunk.seqs.clone()),
+            ScanColumn::Seq => rows.of(&(Arc::new(chunk.seqs.clone()) as ArrayRef))?,
             ScanColumn::RowId => match &chunk.row_ids {
-                Some(ids) => Arc::new(ids.clone()),
+                Some(ids) => rows.of(&(Arc::new(ids.clone()) as ArrayRef))?,
                 None => return Err(KalamError::internal("a table with a primary key has no row ids")),
             },
-            ScanColumn::Position => {
-                Arc::new(Int64Array::from_iter_values((0..chunk.len()).map(|row| (chunk.base + row as u64) as i64)))
-            }
-            ScanColumn::Table { id, data_type, name, initial } => match chunk.column(*id) {
-                Some(array) if *array.data_type() == data_type.arrow_type() => Arc::clone(array),
-                Some(array) => coerce_array(array, data_type, name)?,
-                None => match initial {
-                    None => arrow::array::new_null_array(&data_type.arrow_type(), chunk.len()),
-                    Some(one) => compute::take(one, &UInt32Array::from(vec![0; chunk.len()]), None)
-                        .map_err(KalamError::internal)?,
-                },
+            ScanColumn::Position => match rows {
+                Pick::Range(start, len) => {
+                    let first = chunk.base as i64 + *start as i64;
+                    Arc::new(Int64Array::from_iter_values(first..first + *len as i64))
+                }
+                _ => rows.of(
+                    &(Arc::new(Int64Array::from_iter_values(chunk.base as i64..chunk.end() as i64)) as ArrayRef),
+                )?,
+            },
+            ScanColumn::Table { id, data_type, name, initial, since } => match (chunk.column(*id), initial) {
+                (Some(array), _) if chunk.schema_version >= *since => rows.of(array)?,
+                (Some(array), _) => self.convert(rows.of(array)?, *id, name, chunk.schema_version)?,
+                (None, None) => arrow::array::new_null_array(&data_type.arrow_type(), rows.len(chunk)),
+                (None, Some(one)) => compute::take(one, &UInt32Array::from(vec![0; rows.len(chunk)]), None)
+                    .map_err(KalamError::internal)?,
             },
         })
     }
 
-    fn batch(&self, chunk: &Chunk) -> Result<RecordBatch> {
-        let columns = self.columns.iter().map(|c| self.column(c, chunk)).collect::<Result<Vec<_>>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(chunk.len()));
+    /// Leads values through every type that their column had since they were written.
+    fn convert(&self, array: ArrayRef, id: u32, name: &str, version: u32) -> Result<ArrayRef> {
+        let path = self.table.definition().type_path(id, version);
+        path.iter().skip(1).try_fold(array, |array, ty| coerce_array(&array, ty, name)).map_err(|e| {
+            // The ALTER checked all rows that were live then: this one is of an older snapshot.
+            let message = format!("a row of '{}' ended before an ALTER it cannot follow: {}", self.table.table_id(), e.message());
+            KalamError::new(ErrorCode::Conflict, message).with_hint("Run the statement or transaction again.")
+        })
+    }
+
+    fn batch(&self, chunk: &Chunk, rows: &Pick) -> Result<RecordBatch> {
+        if chunk.schema_version > self.table.schema_version() {
+            return Err(super::replay::outdated());
+        }
+        let columns = self.columns.iter().map(|c| self.column(c, chunk, rows)).collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len(chunk)));
         RecordBatch::try_new_with_options(self.schema(), columns, &options)
             .map_err(KalamError::internal)
+    }
+}
+
+/// Rows of a chunk.
+enum Pick {
+    All,
+    /// So many from a row on.
+    Range(usize, usize),
+    /// Those of a mask.
+    Mask(FilterPredicate),
+}
+
+impl Pick {
+    fn of(&self, array: &ArrayRef) -> Result<ArrayRef> {
+        match self {
+            Pick::All => Ok(Arc::clone(array)),
+            Pick::Range(start, len) => Ok(array.slice(*start, *len)),
+            Pick::Mask(predicate) => predicate.filter(array).map_err(KalamError::internal),
+        }
+    }
+
+    fn len(&self, chunk: &Chunk) -> usize {
+        match self {
+            Pick::All => chunk.len(),
+            Pick::Range(_, len) => *len,
+            Pick::Mask(predicate) => predicate.count(),
+        }
     }
 }
 
@@ -388,18 +442,17 @@ impl ChunkReader {
         match &self.source {
             Source::Rows(rows) => {
                 let Some((chunk, row)) = rows.get(at) else { return Ok(None) };
-                Ok(Some(Some(self.scan.batch(chunk)?.slice(*row, 1))))
+                Ok(Some(Some(self.scan.batch(chunk, &Pick::Range(*row, 1))?)))
             }
             Source::Chunks(chunks) => {
                 let Some(chunk) = chunks.get(at) else { return Ok(None) };
                 Ok(Some(match chunk.visibility(self.request.snapshot) {
                     Visibility::None => None,
-                    Visibility::All => Some(self.scan.batch(chunk)?),
-                    Visibility::First(rows) => Some(self.scan.batch(chunk)?.slice(0, rows)),
+                    Visibility::All => Some(self.scan.batch(chunk, &Pick::All)?),
+                    Visibility::First(rows) => Some(self.scan.batch(chunk, &Pick::Range(0, rows))?),
                     Visibility::Some(mask) => {
-                        let batch = self.scan.batch(chunk)?;
-                        let mask = BooleanArray::new(mask, None);
-                        Some(compute::filter_record_batch(&batch, &mask).map_err(KalamError::internal)?)
+                        let predicate = FilterBuilder::new(&BooleanArray::new(mask, None)).optimize().build();
+                        Some(self.scan.batch(chunk, &Pick::Mask(predicate))?)
                     }
                 }))
             }

@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use super::block;
 use super::hot::{Applied, HotTable, KeySpec, NewRows, OnLiveKey};
 use super::log::{LogReader, LogRecord, RequestId, RowBlock, ScopeKey};
+use super::replay::{self, Replay};
 use super::seq::{Seq, SeqGenerator, SeqSpan};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::TableDefinition;
@@ -157,6 +158,17 @@ struct Slot {
     hydrating: futures::lock::Mutex<()>,
 }
 
+impl Slot {
+    /// The hot tier, if it is in memory and its keys have the types that a definition gives them.
+    fn current(&self, version: u32) -> Result<Option<Arc<HotTable>>> {
+        let hot = self.hot.lock().clone();
+        match hot {
+            Some(hot) if hot.key().version() > version => Err(replay::outdated()),
+            hot => Ok(hot.filter(|hot| hot.key().version() == version)),
+        }
+    }
+}
+
 /// All table scopes of a database; see the module's comment.
 pub struct TableStore {
     backend: Arc<dyn StorageBackend>,
@@ -164,6 +176,8 @@ pub struct TableStore {
     watermark: AtomicI64,
     slots: Mutex<HashMap<ScopeKey, Arc<Slot>>>,
     commits: Mutex<Commits>,
+    /// Statements that change a table's definition go one after the other.
+    turns: Mutex<HashMap<u32, Arc<futures::lock::Mutex<()>>>>,
     commit_count: AtomicU64,
     group_count: AtomicU64,
 }
@@ -196,6 +210,7 @@ impl TableStore {
             watermark: AtomicI64::new(ceiling),
             slots: Mutex::default(),
             commits: Mutex::new(Commits { ceiling, ..Commits::default() }),
+            turns: Mutex::default(),
             commit_count: AtomicU64::new(0),
             group_count: AtomicU64::new(0),
         }))
@@ -216,14 +231,16 @@ impl TableStore {
         self.slots.lock().get(scope)?.hot.lock().clone()
     }
 
-    /// The hot tier of a scope, read from its log when it is first touched.
+    /// The hot tier of a scope, read from its log when it is first touched. Fails with a conflict if `definition` is
+    /// older than one that the rows in memory are keyed by: whoever has it has to look the table up again.
     pub async fn hot(&self, scope: &ScopeKey, definition: &TableDefinition) -> Result<Arc<HotTable>> {
         let slot = Arc::clone(self.slots.lock().entry(scope.clone()).or_default());
-        if let Some(hot) = slot.hot.lock().clone() {
+        let version = KeySpec::typed_since(definition, definition.schema_version);
+        if let Some(hot) = slot.current(version)? {
             return Ok(hot);
         }
         let _one_at_a_time = slot.hydrating.lock().await;
-        if let Some(hot) = slot.hot.lock().clone() {
+        if let Some(hot) = slot.current(version)? {
             return Ok(hot);
         }
         let hot = Arc::new(self.hydrate(scope, definition).await?);
@@ -232,18 +249,15 @@ impl TableStore {
     }
 
     async fn hydrate(&self, scope: &ScopeKey, definition: &TableDefinition) -> Result<HotTable> {
-        let key: Vec<(u32, &str, KalamDataType)> =
-            definition.key_columns().iter().map(|c| (c.column_id, c.name.as_str(), c.data_type)).collect();
-        let hot = HotTable::new(KeySpec::new(&key)?);
         let mut reader = LogReader::default();
-        let mut pending = Replay::default();
+        let mut replay = Replay::new(definition)?;
         let mut range = scope.range();
         loop {
             let options = ScanOptions { limit: Some(HYDRATE_PAGE), reverse: false };
             let page = self.backend.scan(Partition::Log, &range, options).await?;
             for (key, value) in &page {
                 if let Some(record) = reader.push(key, value)? {
-                    pending.push(&hot, record)?;
+                    replay.push(record)?;
                 }
             }
             match page.last() {
@@ -256,8 +270,21 @@ impl TableStore {
             }
         }
         reader.finish()?;
-        pending.flush(&hot)?;
-        Ok(hot)
+        replay.finish()
+    }
+
+    /// Every scope of a table that has rows: one for each user of a USER table.
+    pub async fn scopes(&self, table_no: u32) -> Result<Vec<ScopeKey>> {
+        let mut range = KeyRange::prefix(&ScopeKey::table_prefix(table_no));
+        let mut scopes = Vec::new();
+        loop {
+            let options = ScanOptions { limit: Some(1), reverse: false };
+            let page = self.backend.scan(Partition::Log, &range, options).await?;
+            let Some((key, _)) = page.first() else { return Ok(scopes) };
+            let scope = ScopeKey::of_log_key(key)?;
+            range.from = scope.range().to;
+            scopes.push(scope);
+        }
     }
 
     /// Checks and applies a commit and lets it join the open group: everything or nothing. The future ends when the
@@ -394,12 +421,13 @@ impl TableStore {
         }
     }
 
-    /// Refuses commits to a table until the guard is dropped, and waits for those under way: for DDL.
+    /// Refuses commits to a table until the guard is dropped, and waits for those under way: for DDL. Waits as well
+    /// until another statement that froze the table is done with it.
     pub async fn freeze(self: &Arc<Self>, table_no: u32) -> Result<Freeze> {
-        if !self.commits.lock().frozen.insert(table_no) {
-            return Err(KalamError::new(ErrorCode::Conflict, "another statement is changing this table's definition"));
-        }
-        let freeze = Freeze { store: Arc::clone(self), table_no };
+        let turn = Arc::clone(self.turns.lock().entry(table_no).or_default());
+        let turn = turn.lock_owned().await;
+        self.commits.lock().frozen.insert(table_no);
+        let freeze = Freeze { store: Arc::clone(self), table_no, _turn: turn };
         self.barrier().await;
         Ok(freeze)
     }
@@ -491,6 +519,7 @@ fn apply_one(
             let seqs = span.slice(used, part.len() as u64);
             used += seqs.len();
             NewRows {
+                schema_version: write.schema_version,
                 column_ids: Arc::clone(&part.column_ids),
                 columns: part.columns.clone(),
                 seqs: Int64Array::from_iter_values(seqs.iter()),
@@ -523,73 +552,12 @@ fn apply_one(
 pub struct Freeze {
     store: Arc<TableStore>,
     table_no: u32,
+    /// Dropped after the table is open for commits again.
+    _turn: futures::lock::OwnedMutexGuard<()>,
 }
 
 impl Drop for Freeze {
     fn drop(&mut self) {
         self.store.commits.lock().frozen.remove(&self.table_no);
     }
-}
-
-/// Replays a scope's log. Runs of single new rows with the same columns are put together first, so that a log of
-/// many small records does not become as many chunks.
-#[derive(Default)]
-struct Replay {
-    run: Vec<(RowBlock, SeqSpan)>,
-    rows: usize,
-}
-
-impl Replay {
-    const RUN_ROWS: usize = 4096;
-
-    fn push(&mut self, hot: &HotTable, record: LogRecord) -> Result<()> {
-        let deletions = record.deletions.len() as u64;
-        if deletions > 0 {
-            self.flush(hot)?;
-            let end = record.seqs.slice(0, deletions).last();
-            let positions = hot.live_positions(record.deletions.iter().map(Vec::as_slice))?;
-            hot.apply(&[], &positions, end, OnLiveKey::Replace)?;
-        }
-        let Some(block) = record.rows else { return Ok(()) };
-        let seqs = record.seqs.slice(deletions, block.rows as u64);
-        let alone = block.row_ids.is_some() || block.rows > Self::RUN_ROWS;
-        let fits = self.run.last().is_none_or(|(last, _)| last.columns == block.columns);
-        if alone || !fits || self.rows + block.rows > Self::RUN_ROWS {
-            self.flush(hot)?;
-        }
-        if alone {
-            return replay_rows(hot, &[(block, seqs)]);
-        }
-        self.rows += block.rows;
-        self.run.push((block, seqs));
-        Ok(())
-    }
-
-    fn flush(&mut self, hot: &HotTable) -> Result<()> {
-        self.rows = 0;
-        replay_rows(hot, &std::mem::take(&mut self.run))
-    }
-}
-
-/// Applies rows of one set of columns, the records in order.
-fn replay_rows(hot: &HotTable, run: &[(RowBlock, SeqSpan)]) -> Result<()> {
-    let Some((first, _)) = run.first() else { return Ok(()) };
-    let types: Vec<arrow::datatypes::DataType> = first.columns.iter().map(|(_, t)| t.arrow_type()).collect();
-    let column_ids: Arc<[u32]> = first.columns.iter().map(|(id, _)| *id).collect();
-    let decoded: Vec<Vec<ArrayRef>> =
-        run.iter().map(|(b, _)| block::decode(&b.block, &types, b.rows)).collect::<Result<_>>()?;
-    let columns: Vec<ArrayRef> = match decoded.as_slice() {
-        [one] => one.clone(),
-        many => (0..types.len())
-            .map(|i| {
-                let parts: Vec<&dyn arrow::array::Array> = many.iter().map(|c| c[i].as_ref()).collect();
-                arrow::compute::concat(&parts).map_err(KalamError::internal)
-            })
-            .collect::<Result<_>>()?,
-    };
-    let seqs = Int64Array::from_iter_values(run.iter().flat_map(|(_, s)| s.iter()));
-    let end = run.last().map_or(0, |(_, s)| s.last());
-    let rows = NewRows { column_ids, columns, seqs, row_ids: first.row_ids.clone() };
-    hot.apply(&[rows], &[], end, OnLiveKey::Replace)?;
-    Ok(())
 }

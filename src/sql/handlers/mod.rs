@@ -1,5 +1,6 @@
 //! One handler for each kind of statement.
 
+pub mod alter;
 pub mod delete;
 pub mod dml;
 pub mod explain;
@@ -9,3 +10,4 @@ pub mod query;
 pub mod show;
 pub mod table;
 pub mod update;
+pub mod view;

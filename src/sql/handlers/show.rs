@@ -1,11 +1,16 @@
 //! SHOW NAMESPACES, SHOW TABLES, DESCRIBE: answered from the registry.
 
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::Schema;
 use datafusion::sql::sqlparser::ast::ObjectName;
 
 use super::super::catalog::{fold, single_ident};
 use super::super::executor::{Execution, Rows, StatementResult, finish_rows};
 use super::super::information_schema::text_batch;
-use crate::error::Result;
+use crate::error::{KalamError, Result};
+use crate::types::KalamDataType;
 
 fn text_rows(columns: Vec<(&str, Vec<Option<String>>)>) -> Result<StatementResult> {
     let rows = Rows::one(text_batch(columns)?);
@@ -46,4 +51,26 @@ pub async fn describe(execution: &Execution<'_>, name: &ObjectName) -> Result<St
         ("key", columns.iter().map(|c| yes_no(definition.primary_key.contains(&c.column_id))).collect()),
         ("default", columns.iter().map(|c| (!c.default.is_none()).then(|| c.default.to_string())).collect()),
     ])
+}
+
+/// `DESCRIBE t HISTORY`: every version, oldest first.
+pub async fn history(execution: &Execution<'_>, name: &ObjectName) -> Result<StatementResult> {
+    let namespace = execution.session.namespace();
+    let names = super::super::catalog::Names { registry: execution.executor.registry(), namespace: &namespace };
+    let table = names.table(name).await?;
+    let history = &table.definition().history;
+    let version = KalamDataType::Int.arrow_field("version", false, 0);
+    let at = KalamDataType::DateTime.arrow_field("at", false, 0);
+    let text = |name| KalamDataType::Text.arrow_field(name, false, 0);
+    let times = history.iter().map(|v| i64::try_from(v.at_ms).unwrap_or(i64::MAX).saturating_mul(1000));
+    let times = TimestampMicrosecondArray::from_iter_values(times).with_data_type(at.data_type().clone());
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int32Array::from_iter_values(history.iter().map(|v| i32::try_from(v.version).unwrap_or(i32::MAX)))),
+        Arc::new(times),
+        Arc::new(StringArray::from_iter_values(history.iter().map(|v| v.by.as_str()))),
+        Arc::new(StringArray::from_iter_values(history.iter().map(|v| v.change.describe()))),
+    ];
+    let schema = Arc::new(Schema::new(vec![version, at, text("by"), text("change")]));
+    let rows = Rows::one(RecordBatch::try_new(schema, columns).map_err(KalamError::internal)?);
+    Ok(StatementResult::rows(finish_rows(&rows.schema, rows.batches, None)?))
 }

@@ -216,13 +216,19 @@ pub fn table_options(kind: TableType, given: &CreateTableOptions) -> Result<Tabl
         CreateTableOptions::None => return Ok(options),
         CreateTableOptions::With(given) | CreateTableOptions::Options(given) | CreateTableOptions::Plain(given) | CreateTableOptions::TableProperties(given) => given,
     };
+    set_options(&mut options, kind, given)?;
+    Ok(options)
+}
+
+/// Sets options as they are written.
+pub fn set_options(options: &mut TableOptions, kind: TableType, given: &[SqlOption]) -> Result<()> {
     for option in given {
         let SqlOption::KeyValue { key, value } = option else {
             return Err(KalamError::new(ErrorCode::InvalidOption, format!("the option '{option}' is not NAME = value")));
         };
         options.set(kind, &key.value, &option_text(key, value)?).map_err(|e| e.at(position_of(key)))?;
     }
-    Ok(options)
+    Ok(())
 }
 
 fn option_text(key: &Ident, value: &Expr) -> Result<String> {

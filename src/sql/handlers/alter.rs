@@ -1,0 +1,368 @@
+//! ALTER TABLE.
+//!
+//! Invariant: a statement takes effect as a whole or not at all. While it runs the table takes no commits, so what was
+//! asked of its rows (does a narrower type hold them all, is there a NULL) is still true when the new definition is
+//! stored, and every step of the statement is stored in one transaction. Rows are not rewritten: each says under which
+//! version it was written, and is read by the table's history (`tables/scan.rs`, `tables/replay.rs`).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef};
+use datafusion::sql::sqlparser::ast::{
+    AlterColumnOperation, AlterTable, AlterTableOperation, ColumnDef, DropBehavior, Ident, RenameTableNameKind,
+    SqlOption,
+};
+
+use super::super::catalog::{Extras, Names, fold, position_of_name, table_id};
+use super::super::executor::{Execution, StatementResult};
+use super::super::information_schema::is_virtual;
+use super::super::parser::position_of;
+use super::dml::{TARGET, column_item, select_from, unsupported};
+use super::table::{column_default, new_column, set_options};
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::platform;
+use crate::schema::{
+    CachedTableData, ColumnDefault, ColumnDefinition, DefaultFunction, NewColumn, TableDefinition, TableId, TableType,
+};
+use crate::storage::{Durability, WriteBatch};
+use crate::tables::{Request, SharedTableProvider, TableProviderCore};
+use crate::types::{KalamDataType, KeyCodec, Value, coerce_array};
+
+/// Runs an ALTER TABLE.
+pub async fn alter(execution: &Execution<'_>, alter: &AlterTable) -> Result<StatementResult> {
+    if alter.location.is_some() || alter.on_cluster.is_some() || alter.table_type.is_some() {
+        return unsupported("ALTER TABLE with a location, a cluster or a table format");
+    }
+    let (registry, store) = (execution.executor.registry(), execution.executor.store());
+    let namespace = execution.session.namespace();
+    let names = Names { registry, namespace: &namespace };
+    let table = match names.alterable(&alter.name).await {
+        Err(e) if alter.if_exists && matches!(e.code(), ErrorCode::TableNotFound | ErrorCode::NamespaceNotFound) => {
+            return Ok(StatementResult::default());
+        }
+        found => found?,
+    };
+    let number = table.definition().table_no;
+    let _no_commits = store.freeze(number).await?;
+    // Another ALTER may have been before this one in the queue.
+    let table = names.alterable(&alter.name).await?;
+    if table.definition().table_no != number {
+        return Err(KalamError::new(ErrorCode::Conflict, format!("the table '{}' was replaced", table.table_id())));
+    }
+    let old = table.table_id().clone();
+    let mut steps =
+        Steps { execution, start: Arc::clone(table.definition()), now: TableDefinition::clone(table.definition()) };
+    let outcome = match steps.take_all(&alter.operations).await {
+        Err(error) => Err(error),
+        Ok(()) if steps.now.schema_version == steps.start.schema_version => return Ok(StatementResult::default()),
+        Ok(()) if steps.now.table_id != old => registry.rename_with(&old, steps.now.clone(), WriteBatch::new()).await,
+        Ok(()) => registry.put(steps.now.clone()).await,
+    };
+    if steps.key_types_changed() {
+        // Rows in memory are found by keys of the old types, or of the new ones if it came to nothing.
+        store.evict_table(number);
+    }
+    outcome.map_err(|e| e.at(position_of_name(&alter.name)))?;
+    Ok(StatementResult { durability: Some(Durability::Strict), ..StatementResult::default() })
+}
+
+/// The steps of one statement: the definition it found, and as it is by now.
+struct Steps<'a, 'b> {
+    execution: &'a Execution<'b>,
+    start: Arc<TableDefinition>,
+    now: TableDefinition,
+}
+
+impl Steps<'_, '_> {
+    fn key_types_changed(&self) -> bool {
+        let types = |d: &TableDefinition| d.key_columns().iter().map(|c| c.data_type).collect::<Vec<_>>();
+        // Types that changed there and back count: values do not come back.
+        let retyped = self.now.history[self.start.history.len()..].iter().any(|v| {
+            matches!(&v.change, crate::schema::SchemaChange::ChangeColumn { from, to }
+                if from.data_type != to.data_type && self.now.is_key(to.column_id))
+        });
+        retyped || types(&self.start) != types(&self.now)
+    }
+
+    async fn take_all(&mut self, operations: &[AlterTableOperation]) -> Result<()> {
+        for operation in operations {
+            self.take(operation, operations.len()).await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, operation: &AlterTableOperation, of: usize) -> Result<()> {
+        let (at, by) = (platform::now_ms(), Arc::clone(self.execution.session.user()));
+        match operation {
+            AlterTableOperation::AddColumn { column_position: Some(_), .. } => unsupported("FIRST and AFTER"),
+            AlterTableOperation::AddColumn { if_not_exists, column_def, .. } => {
+                if *if_not_exists && self.now.column(&fold(&column_def.name)).is_some() {
+                    return Ok(());
+                }
+                self.add_column(column_def).await
+            }
+            AlterTableOperation::DropColumn { drop_behavior: Some(DropBehavior::Cascade), .. } => unsupported("CASCADE"),
+            AlterTableOperation::DropColumn { column_names, if_exists, .. } => {
+                for ident in column_names {
+                    let name = fold(ident);
+                    if !(*if_exists && self.now.column(&name).is_none()) {
+                        self.now = self.now.drop_column(&name, at, &by).map_err(|e| e.at(position_of(ident)))?;
+                    }
+                }
+                Ok(())
+            }
+            AlterTableOperation::RenameColumn { old_column_name, new_column_name } => {
+                let renamed = self.now.rename_column(&fold(old_column_name), &fold(new_column_name), at, &by);
+                self.now = renamed.map_err(|e| e.at(position_of(old_column_name)))?;
+                Ok(())
+            }
+            AlterTableOperation::RenameTable { .. } if of > 1 => unsupported("RENAME TO together with other changes"),
+            AlterTableOperation::RenameTable { table_name } => {
+                let (RenameTableNameKind::As(name) | RenameTableNameKind::To(name)) = table_name;
+                let to = table_id(name, &self.now.table_id.namespace)?;
+                self.now = self.rename(to, at, &by).map_err(|e| e.at(position_of_name(name)))?;
+                Ok(())
+            }
+            AlterTableOperation::AlterColumn { column_name, op } => {
+                self.alter_column(&fold(column_name), op).await.map_err(|e| e.at(position_of(column_name)))
+            }
+            AlterTableOperation::SetOptionsParens { options }
+            | AlterTableOperation::SetTblProperties { table_properties: options } => self.set_options(options, at, &by),
+            other => unsupported(&format!("ALTER TABLE … {other}")),
+        }
+    }
+
+    fn rename(&self, to: TableId, at: u64, by: &str) -> Result<TableDefinition> {
+        if is_virtual(&to.namespace) || crate::schema::is_reserved_namespace(&to.namespace) {
+            let message = format!("the namespace '{}' is reserved", to.namespace);
+            return Err(KalamError::new(ErrorCode::InvalidName, message));
+        }
+        self.now.rename_table(to, at, by)
+    }
+
+    fn set_options(&mut self, given: &[SqlOption], at: u64, by: &str) -> Result<()> {
+        let mut options = self.now.options.clone();
+        set_options(&mut options, self.now.table_type, given)?;
+        if options != self.now.options {
+            self.now = self.now.set_options(options, at, by)?;
+        }
+        Ok(())
+    }
+
+    async fn add_column(&mut self, definition: &ColumnDef) -> Result<()> {
+        let at = |error: KalamError| error.at(position_of(&definition.name));
+        let mut key = Vec::new();
+        let column = new_column(definition, &mut key)?;
+        if !key.is_empty() {
+            return Err(at(KalamError::new(
+                ErrorCode::InvalidDefinition,
+                format!("column '{}' cannot become the primary key of '{}': a table's key is given once", column.name, self.now.table_id),
+            )
+            .with_hint("Create another table with the key and fill it with INSERT … SELECT.")));
+        }
+        let initial = self.initial(&column);
+        let asks_rows = match &column.default {
+            ColumnDefault::Function(function) => function.is_volatile(),
+            ColumnDefault::None => !column.nullable,
+            ColumnDefault::Literal(_) => false,
+        };
+        let next = self.now.add_column(column.clone(), initial.as_ref(), platform::now_ms(), self.execution.session.user());
+        let next = next.map_err(at)?;
+        if asks_rows && self.has_rows().await? {
+            return Err(at(match &column.default {
+                ColumnDefault::Function(function) => KalamError::new(
+                    ErrorCode::FeatureNotSupported,
+                    format!("'{}' has rows, and each would need its own {}()", self.now.table_id, function.as_str()),
+                )
+                .with_hint("Add the column without a default, fill it with UPDATE, then SET DEFAULT."),
+                _ => KalamError::new(
+                    ErrorCode::NotNullViolation,
+                    format!("column '{}' of '{}' is NOT NULL, but the rows that exist would have NULL", column.name, self.now.table_id),
+                )
+                .with_hint("Give the column a DEFAULT."),
+            }));
+        }
+        self.now = next;
+        Ok(())
+    }
+
+    /// What rows that exist get from a default that is a function; literals are the definition's business.
+    fn initial(&self, column: &NewColumn) -> Option<Value> {
+        match column.default {
+            ColumnDefault::Function(DefaultFunction::Now) => Some(Value::DateTime(platform::now_us())),
+            ColumnDefault::Function(DefaultFunction::CurrentUser) => {
+                Some(Value::Text(self.execution.session.user().to_string()))
+            }
+            // Rows cannot share one: only a table without rows gets this far.
+            ColumnDefault::Function(_) => Some(Value::Null),
+            ColumnDefault::None | ColumnDefault::Literal(_) => None,
+        }
+    }
+
+    async fn alter_column(&mut self, name: &str, operation: &AlterColumnOperation) -> Result<()> {
+        let (at, by) = (platform::now_ms(), Arc::clone(self.execution.session.user()));
+        let column = self.now.column(name).cloned();
+        let next = match operation {
+            AlterColumnOperation::SetNotNull => {
+                let next = self.now.set_nullable(name, false, at, &by)?;
+                match column {
+                    Some(column) if column.nullable => self.check_not_null(&column).await?,
+                    _ => return Ok(()),
+                }
+                next
+            }
+            AlterColumnOperation::DropNotNull => {
+                let next = self.now.set_nullable(name, true, at, &by)?;
+                if column.is_some_and(|c| c.nullable) {
+                    return Ok(());
+                }
+                next
+            }
+            AlterColumnOperation::SetDefault { value } => {
+                self.now.set_default(name, column_default(value)?, at, &by)?
+            }
+            AlterColumnOperation::DropDefault => self.now.set_default(name, ColumnDefault::None, at, &by)?,
+            AlterColumnOperation::SetDataType { using: Some(_), .. } => return unsupported("ALTER COLUMN TYPE … USING"),
+            AlterColumnOperation::SetDataType { data_type, .. } => {
+                let to = KalamDataType::from_sql(data_type)?;
+                let next = self.now.alter_type(name, to, at, &by)?;
+                match column {
+                    Some(column) if column.data_type != to => self.check_type(&column, to).await?,
+                    _ => return Ok(()),
+                }
+                next
+            }
+            other => return unsupported(&format!("ALTER COLUMN … {other}")),
+        };
+        self.now = next;
+        Ok(())
+    }
+
+    async fn check_not_null(&self, column: &ColumnDefinition) -> Result<()> {
+        let mut rows = 0;
+        for scope in self.live(&[column]).await? {
+            for columns in scope {
+                if let Some(row) = (0..columns[0].len()).find(|&row| columns[0].is_null(row)) {
+                    return Err(KalamError::new(
+                        ErrorCode::NotNullViolation,
+                        format!("column '{}' of '{}' cannot become NOT NULL: row {} has NULL", column.name, self.now.table_id, rows + row + 1),
+                    )
+                    .with_hint("Give these rows a value with UPDATE first."));
+                }
+                rows += columns[0].len();
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that every row's value converts, and that keys stay different.
+    async fn check_type(&self, column: &ColumnDefinition, to: KalamDataType) -> Result<()> {
+        let is_key = self.now.is_key(column.column_id);
+        if column.data_type.widens_to(&to) && !is_key {
+            return Ok(());
+        }
+        let keys = self.now.key_columns();
+        let wanted = if is_key { keys } else { vec![column] };
+        let types: Vec<KalamDataType> =
+            wanted.iter().map(|c| if c.column_id == column.column_id { to } else { c.data_type }).collect();
+        for scope in self.live(&wanted).await? {
+            let mut keys = HashSet::new();
+            let mut before: Vec<ArrayRef> = Vec::new();
+            for columns in scope {
+                let mut converted = Vec::with_capacity(columns.len());
+                for ((array, ty), definition) in columns.iter().zip(&types).zip(&wanted) {
+                    if definition.column_id != column.column_id {
+                        converted.push(Arc::clone(array));
+                        continue;
+                    }
+                    before.push(Arc::clone(array));
+                    converted.push(coerce_array(array, ty, &column.name).map_err(|e| renumbered(&before, ty, &column.name, e))?);
+                }
+                if is_key {
+                    self.check_keys(&types, &converted, &mut keys)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_keys(&self, types: &[KalamDataType], columns: &[ArrayRef], keys: &mut HashSet<Vec<u8>>) -> Result<()> {
+        let codec = KeyCodec::new(types)?;
+        for row in 0..columns[0].len() {
+            let mut key = Vec::new();
+            codec.encode(columns, row, &mut key)?;
+            if keys.contains(&key) {
+                let values: Vec<String> = codec.decode(&key)?.iter().map(Value::to_string).collect();
+                return Err(KalamError::new(
+                    ErrorCode::UniqueViolation,
+                    format!("two rows of '{}' would have the key ({})", self.now.table_id, values.join(", ")),
+                ));
+            }
+            keys.insert(key);
+        }
+        Ok(())
+    }
+
+    async fn has_rows(&self) -> Result<bool> {
+        let first: Vec<&ColumnDefinition> = self.now.columns_in_order().take(1).collect();
+        Ok(self.live(&first).await?.iter().flatten().any(|columns| !columns[0].is_empty()))
+    }
+
+    /// Columns of every row of the table, of all users, as the steps so far leave them: by scope, batch and column.
+    async fn live(&self, columns: &[&ColumnDefinition]) -> Result<Vec<Vec<Vec<ArrayRef>>>> {
+        let store = self.execution.executor.store();
+        let table = Arc::new(CachedTableData::new(self.now.clone()));
+        let core = TableProviderCore::with_system_columns(Arc::clone(store), table)?;
+        let extras = Extras::from([(TARGET.to_owned(), Arc::new(SharedTableProvider::new(core)) as _)]);
+        let mut found = Vec::new();
+        for scope in store.scopes(self.now.table_no).await? {
+            let alias = Ident::new("t");
+            let items = columns.iter().enumerate();
+            let items = items.map(|(i, c)| column_item(&alias, &c.name, &format!("${i}"))).collect();
+            let query = select_from(TARGET, &alias, |select| select.projection = items)?;
+            let ours = self.execution.request();
+            let request = Request {
+                user: scope.user.clone().unwrap_or_else(|| Arc::clone(&ours.user)),
+                snapshot: ours.snapshot,
+                cancelled: Arc::clone(&ours.cancelled),
+                deadline: ours.deadline,
+            };
+            let (_, batches) = self.execution.select(query, &extras, Arc::new(request)).await?;
+            found.push(batches.into_iter().map(|b| b.columns().to_vec()).collect());
+        }
+        Ok(found)
+    }
+}
+
+/// The error of a conversion with the row's number in the table instead of in its batch.
+fn renumbered(arrays: &[ArrayRef], ty: &KalamDataType, column: &str, error: KalamError) -> KalamError {
+    let all: Vec<&dyn Array> = arrays.iter().map(AsRef::as_ref).collect();
+    match arrow::compute::concat(&all).map(|array| coerce_array(&array, ty, column)) {
+        Ok(Err(error)) => error,
+        _ => error,
+    }
+}
+
+impl Names<'_> {
+    /// The table of a name whose definition a statement is about to change.
+    async fn alterable(
+        &self,
+        name: &datafusion::sql::sqlparser::ast::ObjectName,
+    ) -> Result<Arc<CachedTableData>> {
+        let id = table_id(name, self.namespace)?;
+        let wrong = |what: &str| {
+            let message = format!("'{id}' is a {what}, expected a table");
+            Err(KalamError::new(ErrorCode::WrongObjectType, message).at(position_of_name(name)))
+        };
+        if is_virtual(&id.namespace) {
+            return wrong("system table");
+        }
+        let table = self.table(name).await?;
+        match table.definition().table_type {
+            TableType::View => wrong("view"),
+            TableType::System => wrong("system table"),
+            _ => Ok(table),
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Writes every `*` of a query out as the columns that it means.
+//!
+//! Two things need it. A view is fixed when it is created: columns that its tables get later are not part of it. And a
+//! statement that names a system column reads its tables with these columns, which no `*` may show. Invariant: a query
+//! block is expanded after the blocks in it, by asking the planner what its `*` gives, so what is written out is what
+//! the planner would have put there.
+
+use std::ops::ControlFlow;
+
+use datafusion::common::{DFSchemaRef, TableReference};
+use datafusion::sql::sqlparser::ast::{
+    self, Cte, Expr, Ident, JoinConstraint, JoinOperator, ObjectName, Query, Select, SelectItem,
+    SelectItemQualifiedWildcardKind, SetExpr, TableFactor, TableWithJoins, Visit, VisitMut, Visitor, VisitorMut,
+};
+
+use super::catalog::fold;
+use super::handlers::dml::{select_from, unsupported};
+use crate::error::Result;
+use crate::tables::{ROW_ID_COLUMN, SEQ_COLUMN};
+
+/// Whether a name is that of a system column which statements may name.
+fn is_system_column(name: &str) -> bool {
+    name == SEQ_COLUMN || name == ROW_ID_COLUMN
+}
+
+/// Whether a statement names a system column.
+pub fn names_system_column(statement: &ast::Statement) -> bool {
+    struct Finder;
+    impl Visitor for Finder {
+        type Break = ();
+
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            let last = match expr {
+                Expr::Identifier(ident) => Some(ident),
+                Expr::CompoundIdentifier(parts) => parts.last(),
+                _ => None,
+            };
+            match last {
+                Some(ident) if is_system_column(&fold(ident)) => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    statement.visit(&mut Finder).is_break()
+}
+
+/// What the planner and the catalog tell.
+pub struct Expander<'a> {
+    /// The columns of a query.
+    pub columns_of: &'a dyn Fn(Query) -> Result<DFSchemaRef>,
+    /// Whether a relation is read with its system columns.
+    pub has_system_columns: &'a dyn Fn(&ObjectName) -> bool,
+}
+
+/// The common table expressions that a block sees.
+#[derive(Clone, Default)]
+struct Scope {
+    ctes: Vec<Cte>,
+    recursive: bool,
+}
+
+impl Scope {
+    fn add(&mut self, cte: Cte) {
+        let name = fold(&cte.alias.name);
+        self.ctes.retain(|c| fold(&c.alias.name) != name);
+        self.ctes.push(cte);
+    }
+
+    fn hides(&self, name: &ObjectName) -> bool {
+        match name.0.as_slice() {
+            [one] => one.as_ident().is_some_and(|i| self.ctes.iter().any(|c| fold(&c.alias.name) == fold(i))),
+            _ => false,
+        }
+    }
+}
+
+impl Expander<'_> {
+    /// Writes every `*` of a query out.
+    pub fn expand(&self, query: &mut Query) -> Result<()> {
+        self.query(query, &Scope::default())
+    }
+
+    fn query(&self, query: &mut Query, outer: &Scope) -> Result<()> {
+        let mut scope = outer.clone();
+        if let Some(with) = &mut query.with {
+            scope.recursive |= with.recursive;
+            for cte in &mut with.cte_tables {
+                match cte.query.body.as_mut() {
+                    // A recursive one has the columns of its first part, and only its second part sees it.
+                    SetExpr::SetOperation { left, .. } if with.recursive => {
+                        self.body(left, &scope)?;
+                        let first = left.as_ref().clone();
+                        let mut inner = scope.clone();
+                        let mut seen = cte.clone();
+                        *seen.query.body = first;
+                        inner.add(seen);
+                        if let SetExpr::SetOperation { right, .. } = cte.query.body.as_mut() {
+                            self.body(right, &inner)?;
+                        }
+                    }
+                    _ => self.query(&mut cte.query, &scope)?,
+                }
+                scope.add(cte.clone());
+            }
+        }
+        self.body(&mut query.body, &scope)?;
+        match &mut query.order_by {
+            Some(order) => self.subqueries(order, &scope),
+            None => Ok(()),
+        }
+    }
+
+    fn body(&self, body: &mut SetExpr, scope: &Scope) -> Result<()> {
+        match body {
+            SetExpr::Select(select) => self.select(select, scope),
+            SetExpr::Query(query) => self.query(query, scope),
+            SetExpr::SetOperation { left, right, .. } => {
+                self.body(left, scope)?;
+                self.body(right, scope)
+            }
+            other => self.subqueries(other, scope),
+        }
+    }
+
+    fn select(&self, select: &mut Select, scope: &Scope) -> Result<()> {
+        self.subqueries(select, scope)?;
+        let is_wildcard = |i: &SelectItem| matches!(i, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
+        let mut hidden = Vec::new();
+        let mut natural = false;
+        for from in &select.from {
+            self.relations(from, scope, &mut hidden, &mut natural);
+        }
+        if natural && !hidden.is_empty() {
+            // It would join by the system columns, too.
+            return unsupported("NATURAL JOIN in a statement that names a system column (write USING)");
+        }
+        if !select.projection.iter().any(is_wildcard) {
+            return Ok(());
+        }
+        let mut items = Vec::with_capacity(select.projection.len());
+        for item in std::mem::take(&mut select.projection) {
+            let options = match &item {
+                SelectItem::Wildcard(options) => options,
+                SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(_), options) => options,
+                SelectItem::QualifiedWildcard(..) => return unsupported("* of an expression"),
+                _ => {
+                    items.push(item);
+                    continue;
+                }
+            };
+            if options.opt_replace.is_some() || options.opt_rename.is_some() || options.opt_alias.is_some() {
+                return unsupported("* with REPLACE, RENAME or AS in a view or beside a system column");
+            }
+            let probe = self.probe(select, item, scope)?;
+            let schema = (self.columns_of)(probe)?;
+            for (qualifier, field) in schema.iter() {
+                let of_hidden = qualifier.is_some_and(|q| hidden.contains(q));
+                if !(of_hidden && is_system_column(field.name())) {
+                    items.push(column(qualifier, field.name()));
+                }
+            }
+        }
+        select.projection = items;
+        Ok(())
+    }
+
+    /// `WITH … SELECT item FROM …`: the block with nothing but what its `*` depends on.
+    fn probe(&self, select: &Select, item: SelectItem, scope: &Scope) -> Result<Query> {
+        let mut query = select_from("t", &Ident::new("t"), |probe| {
+            probe.projection = vec![item];
+            probe.from.clone_from(&select.from);
+            probe.lateral_views.clone_from(&select.lateral_views);
+        })?;
+        if !scope.ctes.is_empty() {
+            query.with = Some(ast::With {
+                with_token: ast::helpers::attached_token::AttachedToken::empty(),
+                recursive: scope.recursive,
+                cte_tables: scope.ctes.clone(),
+            });
+        }
+        Ok(query)
+    }
+
+    /// Collects what the columns of relations with system columns are qualified with.
+    fn relations(&self, from: &TableWithJoins, scope: &Scope, hidden: &mut Vec<TableReference>, natural: &mut bool) {
+        let joins = from.joins.iter().map(|j| &j.relation);
+        for factor in std::iter::once(&from.relation).chain(joins) {
+            match factor {
+                TableFactor::Table { name, alias, args: None, .. } if !scope.hides(name) => {
+                    if !(self.has_system_columns)(name) {
+                        continue;
+                    }
+                    let parts: Vec<String> = name.0.iter().filter_map(|p| p.as_ident()).map(fold).collect();
+                    hidden.push(match (alias, parts.as_slice()) {
+                        (Some(alias), _) => TableReference::bare(fold(&alias.name)),
+                        (None, [namespace, table]) => TableReference::partial(namespace.as_str(), table.as_str()),
+                        (None, _) => TableReference::bare(parts.concat()),
+                    });
+                }
+                TableFactor::NestedJoin { table_with_joins, .. } => {
+                    self.relations(table_with_joins, scope, hidden, natural);
+                }
+                _ => {}
+            }
+        }
+        *natural |= from.joins.iter().any(|j| is_natural(&j.join_operator));
+    }
+
+    /// Expands the queries directly in a part of a statement.
+    fn subqueries(&self, part: &mut impl VisitMut, scope: &Scope) -> Result<()> {
+        struct Children<'a, 'b>(&'a Expander<'b>, &'a Scope, usize);
+        impl VisitorMut for Children<'_, '_> {
+            type Break = crate::error::KalamError;
+
+            fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
+                self.2 += 1;
+                if self.2 > 1 {
+                    return ControlFlow::Continue(());
+                }
+                match self.0.query(query, self.1) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(error) => ControlFlow::Break(error),
+                }
+            }
+
+            fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<Self::Break> {
+                self.2 -= 1;
+                ControlFlow::Continue(())
+            }
+        }
+        match part.visit(&mut Children(self, scope, 0)) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(error) => Err(error),
+        }
+    }
+}
+
+fn is_natural(operator: &JoinOperator) -> bool {
+    use JoinOperator as J;
+    match operator {
+        J::Join(c)
+        | J::Inner(c)
+        | J::Left(c)
+        | J::LeftOuter(c)
+        | J::Right(c)
+        | J::RightOuter(c)
+        | J::FullOuter(c) => matches!(c, JoinConstraint::Natural),
+        _ => false,
+    }
+}
+
+fn column(qualifier: Option<&TableReference>, name: &str) -> SelectItem {
+    let mut parts: Vec<Ident> =
+        qualifier.map(|q| q.to_vec()).unwrap_or_default().into_iter().map(|p| Ident::with_quote('"', p)).collect();
+    parts.push(Ident::with_quote('"', name));
+    SelectItem::UnnamedExpr(match parts.len() {
+        1 => Expr::Identifier(parts.remove(0)),
+        _ => Expr::CompoundIdentifier(parts),
+    })
+}

@@ -1,0 +1,122 @@
+//! From the log of a table scope to its hot tier.
+//!
+//! Invariant: each record is replayed with keys as its schema version encodes them, because that is how its deletions
+//! name rows and how its rows replaced others. Where an ALTER changed the type of a key column, the keys of the rows
+//! that were live at that moment are converted, as the ALTER made sure they can be; rows that had ended by then need
+//! not convert. Other columns stay as they were written.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array};
+
+use super::block;
+use super::hot::{HotTable, KeySpec, NewRows, OnLiveKey};
+use super::log::{LogRecord, RowBlock};
+use super::seq::SeqSpan;
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::schema::{SchemaChange, TableDefinition};
+use crate::types::coerce_array;
+
+/// The error for a definition that is older than the rows it is to read.
+pub fn outdated() -> KalamError {
+    KalamError::new(ErrorCode::Conflict, "the table's definition was changed by another statement meanwhile")
+        .with_hint("Run the statement or transaction again.")
+}
+
+/// Replays a scope's log. Runs of single new rows with the same columns are put together first, so that a log of
+/// many small records does not become as many chunks.
+pub struct Replay<'a> {
+    definition: &'a TableDefinition,
+    hot: HotTable,
+    /// The schema version that the replay has come to.
+    version: u32,
+    run: Vec<(RowBlock, SeqSpan)>,
+    rows: usize,
+}
+
+impl<'a> Replay<'a> {
+    const RUN_ROWS: usize = 4096;
+
+    /// A replay of the log of a table as it is defined now.
+    pub fn new(definition: &'a TableDefinition) -> Result<Self> {
+        let hot = HotTable::new(KeySpec::at(definition, 1)?);
+        Ok(Self { definition, hot, version: 1, run: Vec::new(), rows: 0 })
+    }
+
+    /// Replays the next record.
+    pub fn push(&mut self, record: LogRecord) -> Result<()> {
+        if record.schema_version > self.definition.schema_version {
+            return Err(outdated());
+        }
+        self.advance(record.schema_version)?;
+        let deletions = record.deletions.len() as u64;
+        if deletions > 0 {
+            self.flush()?;
+            let end = record.seqs.slice(0, deletions).last();
+            let positions = self.hot.live_positions(record.deletions.iter().map(Vec::as_slice))?;
+            self.hot.apply(&[], &positions, end, OnLiveKey::Replace)?;
+        }
+        let Some(block) = record.rows else { return Ok(()) };
+        let seqs = record.seqs.slice(deletions, block.rows as u64);
+        let alone = block.row_ids.is_some() || block.rows > Self::RUN_ROWS;
+        let fits = self.run.last().is_none_or(|(last, _)| last.columns == block.columns);
+        if alone || !fits || self.rows + block.rows > Self::RUN_ROWS {
+            self.flush()?;
+        }
+        self.rows += block.rows;
+        self.run.push((block, seqs));
+        if alone { self.flush() } else { Ok(()) }
+    }
+
+    /// The hot tier, keyed as the table is now.
+    pub fn finish(mut self) -> Result<HotTable> {
+        self.advance(self.definition.schema_version)?;
+        self.flush()?;
+        Ok(self.hot)
+    }
+
+    /// Takes the steps to a schema version.
+    fn advance(&mut self, version: u32) -> Result<()> {
+        if version <= self.version {
+            return Ok(());
+        }
+        self.flush()?;
+        let from = self.version;
+        let definition = self.definition;
+        for step in definition.history.iter().filter(|s| s.version > from && s.version <= version) {
+            let Some(place) = KeySpec::retyped(definition, step) else { continue };
+            let SchemaChange::ChangeColumn { to, .. } = &step.change else { continue };
+            self.hot.rekey(KeySpec::at(definition, step.version)?, |n, array| {
+                if n == place { coerce_array(array, &to.data_type, &to.name) } else { Ok(Arc::clone(array)) }
+            })?;
+        }
+        self.version = version;
+        Ok(())
+    }
+
+    /// Applies the rows that wait, all of one set of columns and one schema version.
+    fn flush(&mut self) -> Result<()> {
+        self.rows = 0;
+        let run = std::mem::take(&mut self.run);
+        let Some((first, _)) = run.first() else { return Ok(()) };
+        let types: Vec<arrow::datatypes::DataType> = first.columns.iter().map(|(_, t)| t.arrow_type()).collect();
+        let column_ids: Arc<[u32]> = first.columns.iter().map(|(id, _)| *id).collect();
+        let decoded: Vec<Vec<ArrayRef>> =
+            run.iter().map(|(b, _)| block::decode(&b.block, &types, b.rows)).collect::<Result<_>>()?;
+        let columns: Vec<ArrayRef> = match decoded.as_slice() {
+            [one] => one.clone(),
+            many => (0..types.len())
+                .map(|i| {
+                    let parts: Vec<&dyn arrow::array::Array> = many.iter().map(|c| c[i].as_ref()).collect();
+                    arrow::compute::concat(&parts).map_err(KalamError::internal)
+                })
+                .collect::<Result<_>>()?,
+        };
+        let seqs = Int64Array::from_iter_values(run.iter().flat_map(|(_, s)| s.iter()));
+        let end = run.last().map_or(0, |(_, s)| s.last());
+        let row_ids = first.row_ids.clone();
+        let rows = NewRows { schema_version: self.version, column_ids, columns, seqs, row_ids };
+        self.hot.apply(&[rows], &[], end, OnLiveKey::Replace)?;
+        Ok(())
+    }
+}
