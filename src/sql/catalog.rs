@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::{DataFusionError, Result as DfResult, TableReference};
+use datafusion::common::{DataFusionError, Result as DfResult, SchemaError, TableReference};
 use datafusion::datasource::cte_worktable::CteWorkTable;
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::SessionState;
@@ -26,6 +26,7 @@ use super::datafusion_session;
 use super::errors::from_datafusion;
 use super::information_schema;
 use super::parser::position_of;
+use super::rewrite;
 use super::type_planner::KalamTypePlanner;
 use crate::error::{ErrorCode, KalamError, Position, Result};
 use crate::schema::{CachedTableData, SchemaRegistry, TableId, TableType};
@@ -161,9 +162,10 @@ pub type Extras = HashMap<String, Arc<dyn TableProvider>>;
 pub async fn plan_statement(
     state: &SessionState,
     names: Names<'_>,
-    statement: ast::Statement,
+    mut statement: ast::Statement,
     extras: &Extras,
 ) -> Result<LogicalPlan> {
+    rewrite::standardise(&mut statement)?;
     let wrapped = DfStatement::Statement(Box::new(statement));
     let (references, _) = resolve_table_references(&wrapped, true).map_err(from_datafusion)?;
     let DfStatement::Statement(statement) = wrapped else {
@@ -178,7 +180,25 @@ pub async fn plan_statement(
         tables.insert(reference, lookup);
     }
     let context = PlanContext { state, tables };
-    SqlToRel::new(&context).sql_statement_to_plan(*statement).map_err(from_datafusion)
+    match SqlToRel::new(&context).sql_statement_to_plan(statement.as_ref().clone()) {
+        Err(error) if wants_unique_names(&error) => {
+            let mut named = *statement;
+            rewrite::name_columns(&mut named);
+            SqlToRel::new(&context).sql_statement_to_plan(named).map_err(from_datafusion)
+        }
+        planned => planned.map_err(from_datafusion),
+    }
+}
+
+/// Whether planning failed because two columns have the same name.
+fn wants_unique_names(error: &DataFusionError) -> bool {
+    match error.find_root() {
+        DataFusionError::Plan(what) => what.contains("unique expression names"),
+        DataFusionError::SchemaError(inner, _) => {
+            matches!(inner.as_ref(), SchemaError::DuplicateUnqualifiedField { .. } | SchemaError::DuplicateQualifiedField { .. })
+        }
+        _ => false,
+    }
 }
 
 type Lookup = std::result::Result<Arc<dyn TableSource>, KalamError>;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use arrow::array::ArrayRef;
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
@@ -24,6 +24,7 @@ use super::datafusion_session;
 use super::errors::from_datafusion;
 use super::handlers;
 use super::params::Params;
+use super::rewrite::visible_name;
 use super::parser::{self, Statement};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Instant};
@@ -353,8 +354,12 @@ pub(super) fn finish_rows(schema: &SchemaRef, batches: Vec<RecordBatch>, names: 
     let mut fields = Vec::with_capacity(schema.fields().len());
     for (i, field) in schema.fields().iter().enumerate() {
         // What has no type of ours (intervals, say) is shown as text.
-        let data_type = KalamDataType::from_arrow_field(field).unwrap_or(KalamDataType::Text);
-        let name = names.as_ref().map_or(field.name(), |n| &n[i]);
+        let data_type = match field.data_type() {
+            // What counts rows (row_number, rank, approx_distinct) is unsigned in DataFusion and BIGINT in SQL.
+            DataType::UInt64 => KalamDataType::BigInt,
+            _ => KalamDataType::from_arrow_field(field).unwrap_or(KalamDataType::Text),
+        };
+        let name = names.as_ref().map_or_else(|| visible_name(field.name()), |n| &n[i]);
         let mut ours = data_type.arrow_field(name, field.is_nullable(), 0);
         ours.set_metadata(ours.metadata().iter().filter(|(k, _)| *k == crate::types::TYPE_KEY).map(|(k, v)| (k.clone(), v.clone())).collect());
         fields.push(ours);
@@ -373,7 +378,10 @@ fn convert(schema: &SchemaRef, types: &[KalamDataType], batch: &RecordBatch) -> 
         }
         match coerce_array(array, &types[i], field.name()) {
             Ok(array) => Ok(array),
-            Err(_) => arrow::compute::cast(array, field.data_type()).map_err(super::errors::from_arrow),
+            Err(_) if types[i] == KalamDataType::Text => {
+                arrow::compute::cast(array, field.data_type()).map_err(super::errors::from_arrow)
+            }
+            Err(error) => Err(error),
         }
     };
     let columns = batch.columns().iter().enumerate().map(column).collect::<Result<Vec<_>>>()?;

@@ -1,5 +1,6 @@
 //! SQL: from text to rows.
 
+mod casts;
 mod catalog;
 mod datafusion_session;
 mod defaults;
@@ -12,6 +13,7 @@ mod information_schema;
 pub mod packed;
 mod params;
 mod parser;
+mod rewrite;
 mod type_planner;
 
 pub use executor::{ExecuteOptions, Rows, Session, SqlExecutor, StatementResult};

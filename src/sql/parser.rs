@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::ast::{self, ObjectName};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer, Word};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
 
 use crate::error::{ErrorCode, KalamError, Position, Result};
 use crate::schema::TableType;
@@ -62,8 +62,37 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>> {
     let tokens = Tokenizer::new(&dialect, sql)
         .tokenize_with_location()
         .map_err(|e| syntax_error(&ParserError::TokenizerError(e.to_string())))?;
+    let tokens = without_empty_parentheses(tokens);
     let parser = Parser::new(&dialect).with_recursion_limit(RECURSION_LIMIT).with_tokens_with_locations(tokens);
-    StatementParser { parser }.statements().map_err(|e| syntax_error(&e))
+    StatementParser { parser }.statements().map_err(|e| {
+        let error = syntax_error(&e);
+        // The parser knows no place for the end of the text.
+        if error.position().is_none() { error.at(Some(end_of(sql))) } else { error }
+    })
+}
+
+/// The place after the last character that means something.
+fn end_of(sql: &str) -> Position {
+    let text = sql.trim_end();
+    let last = text.rsplit('\n').next().unwrap_or(text);
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Position { line: count(text.matches('\n').count() + 1), column: count(last.chars().count() + 1) }
+}
+
+/// `CURRENT_USER()` is written with parentheses as often as without; the parser knows the latter.
+fn without_empty_parentheses(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let is_user = |token: &TokenWithSpan| {
+        matches!(&token.token, Token::Word(w)
+            if w.quote_style.is_none() && matches!(w.keyword, Keyword::CURRENT_USER | Keyword::SESSION_USER))
+    };
+    let mut at = 0;
+    while at + 2 < tokens.len() {
+        if is_user(&tokens[at]) && tokens[at + 1].token == Token::LParen && tokens[at + 2].token == Token::RParen {
+            tokens.drain(at + 1..at + 3);
+        }
+        at += 1;
+    }
+    tokens
 }
 
 /// Parses the name of a table as SQL writes it.

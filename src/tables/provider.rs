@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{Column, DataFusionError, ScalarValue};
@@ -17,6 +17,7 @@ use super::scan::{ScanColumn, TableScanExec, schema_with_system_columns, system_
 use super::store::TableStore;
 use crate::error::Result;
 use crate::schema::{CachedTableData, ProviderFactory, TableDefinition, TableId};
+use crate::types::KalamDataType;
 
 /// At most so many keys of an IN list are looked up one by one; more are scanned for.
 const MAX_KEYS: usize = 1000;
@@ -65,6 +66,7 @@ impl TableProviderCore {
         let key: Vec<_> =
             definition.key_columns().iter().map(|c| (c.column_id, c.name.as_str(), c.data_type)).collect();
         let key = KeySpec::new(&key)?;
+        let schema = plan_schema(&schema);
         Ok(Self { store, table, schema, columns, key })
     }
 
@@ -124,6 +126,15 @@ impl TableProviderCore {
         let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
         Ok(Arc::new(TableScanExec::new(store, table, schema, columns, keys, fetch)))
     }
+}
+
+/// A schema without the metadata that plans have no use for; see [`KalamDataType::plan_field`].
+fn plan_schema(schema: &Schema) -> SchemaRef {
+    let field = |field: &Arc<Field>| match KalamDataType::from_arrow_field(field) {
+        Ok(data_type) => Arc::new(data_type.plan_field(field.name(), field.is_nullable())),
+        Err(_) => Arc::clone(field),
+    };
+    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
 }
 
 /// The values that a filter pins a column to: `column = value` or `column IN (values)`.
