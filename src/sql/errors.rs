@@ -8,6 +8,7 @@ use datafusion::common::{DataFusionError, SchemaError, Span};
 
 use super::parser::syntax_error;
 use crate::error::{ErrorCode, KalamError, Position};
+use crate::tables::POSITION_COLUMN;
 
 /// Translates an error of planning or execution.
 pub fn from_datafusion(error: DataFusionError) -> KalamError {
@@ -197,8 +198,13 @@ fn from_plan(what: &str) -> KalamError {
     if let Some((function, reasons)) = what.split_once(" failed to match any signature") {
         let found = reasons.rsplit_once("received ").map_or("", |(_, f)| f);
         let found = found.split_once(" (").map_or(found, |(f, _)| f).trim_end_matches('.');
+        let found = if found == "String" { "TEXT" } else { found };
         let message = format!("{function} takes no argument of type {found}");
         return KalamError::new(ErrorCode::FunctionNotFound, message);
+    }
+    if what.contains(POSITION_COLUMN) && what.contains("GROUP BY") {
+        return KalamError::new(ErrorCode::InvalidStatement, "aggregate functions are not allowed in UPDATE")
+            .with_hint("Put the aggregate into a subquery.");
     }
     let what = &what.replace("While expanding wildcard, column", "column");
     let lower = what.to_ascii_lowercase();

@@ -15,7 +15,7 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use datafusion::sql::sqlparser::ast::{self, Expr, ObjectType, Value as SqlValue, visit_expressions};
+use datafusion::sql::sqlparser::ast::{self, Expr, ObjectType, Value as SqlValue, Visit, visit_expressions};
 use futures::StreamExt;
 use parking_lot::RwLock;
 
@@ -203,24 +203,29 @@ impl SqlExecutor {
 fn placeholders(statement: &Statement, used: &mut BTreeSet<String>) {
     match statement {
         Statement::Explain { statement, .. } => placeholders(statement, used),
-        Statement::Sql(statement) => {
-            let _ = visit_expressions(statement.as_ref(), |expr| {
-                if let Expr::Value(value) = expr
-                    && let SqlValue::Placeholder(name) = &value.value
-                {
-                    used.insert(name.clone());
-                }
-                ControlFlow::<()>::Continue(())
-            });
+        Statement::Sql(statement) => collect_placeholders(statement.as_ref(), used),
+        Statement::With(with, statement) => {
+            collect_placeholders(with, used);
+            collect_placeholders(statement.as_ref(), used);
         }
         Statement::CreateTable(_, create) => {
             if let Some(query) = &create.query {
-                let statement = ast::Statement::Query(query.clone());
-                placeholders(&Statement::Sql(Box::new(statement)), used);
+                collect_placeholders(query.as_ref(), used);
             }
         }
         _ => {}
     }
+}
+
+fn collect_placeholders(statement: &impl Visit, used: &mut BTreeSet<String>) {
+    let _ = visit_expressions(statement, |expr| {
+        if let Expr::Value(value) = expr
+            && let SqlValue::Placeholder(name) = &value.value
+        {
+            used.insert(name.clone());
+        }
+        ControlFlow::<()>::Continue(())
+    });
 }
 
 /// One statement being run.
@@ -247,18 +252,24 @@ impl Execution<'_> {
             Statement::Explain { analyze, verbose, statement } => {
                 handlers::explain::explain(self, analyze, verbose, *statement).await
             }
+            Statement::With(with, statement) => match *statement {
+                ast::Statement::Update(update) => {
+                    self.retrying(|| handlers::update::update(self, &update, Some(&with))).await
+                }
+                ast::Statement::Delete(delete) => {
+                    self.retrying(|| handlers::delete::delete(self, &delete, Some(&with))).await
+                }
+                other => Err(unsupported_statement(&other)),
+            },
             Statement::Sql(statement) => match *statement {
                 ast::Statement::Query(query) => handlers::query::query(self, *query).await,
                 ast::Statement::Insert(insert) => self.retrying(|| handlers::insert::insert(self, &insert)).await,
-                ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, &update)).await,
-                ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, &delete)).await,
+                ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, &update, None)).await,
+                ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, &delete, None)).await,
                 ast::Statement::Drop { object_type: ObjectType::Table, if_exists, names, .. } => {
                     handlers::table::drop(self, &names, if_exists).await
                 }
-                other => Err(KalamError::new(
-                    ErrorCode::FeatureNotSupported,
-                    format!("the statement '{}' is not supported", first_words(&other.to_string())),
-                )),
+                other => Err(unsupported_statement(&other)),
             },
         }
     }
@@ -387,6 +398,11 @@ fn convert(schema: &SchemaRef, types: &[KalamDataType], batch: &RecordBatch) -> 
     let columns = batch.columns().iter().enumerate().map(column).collect::<Result<Vec<_>>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(KalamError::internal)
+}
+
+fn unsupported_statement(statement: &ast::Statement) -> KalamError {
+    let message = format!("the statement '{}' is not supported", first_words(&statement.to_string()));
+    KalamError::new(ErrorCode::FeatureNotSupported, message)
 }
 
 fn first_words(text: &str) -> String {

@@ -4,7 +4,7 @@
 //! it. Invariant: every error of this module is `SYNTAX_ERROR` with a position, and a request is parsed as a whole
 //! before any of its statements runs.
 
-use datafusion::sql::sqlparser::ast::{self, ObjectName};
+use datafusion::sql::sqlparser::ast::{self, ObjectName, SetExpr};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
@@ -52,6 +52,8 @@ pub enum Statement {
         /// What is explained.
         statement: Box<Statement>,
     },
+    /// `WITH … UPDATE` and `WITH … DELETE`.
+    With(ast::With, Box<ast::Statement>),
     /// Everything else.
     Sql(Box<ast::Statement>),
 }
@@ -190,6 +192,7 @@ impl StatementParser<'_> {
         }
         Ok(match self.parser.parse_statement()? {
             ast::Statement::CreateTable(create) => Statement::CreateTable(TableType::Shared, Box::new(create)),
+            ast::Statement::Query(query) => with_change(*query),
             other => Statement::Sql(Box::new(other)),
         })
     }
@@ -204,6 +207,31 @@ impl StatementParser<'_> {
     fn skip(&mut self, tokens: usize) {
         for _ in 0..tokens {
             self.parser.advance_token();
+        }
+    }
+}
+
+/// A statement that changes rows, after WITH, is parsed as the body of a query: here it is taken out. INSERT takes the
+/// WITH along to the query that it inserts from.
+fn with_change(mut query: ast::Query) -> Statement {
+    match *query.body {
+        SetExpr::Insert(ast::Statement::Insert(mut insert)) => {
+            if let (Some(mut with), Some(source)) = (query.with.take(), insert.source.as_deref_mut()) {
+                if let Some(inner) = source.with.take() {
+                    with.recursive |= inner.recursive;
+                    with.cte_tables.extend(inner.cte_tables);
+                }
+                source.with = Some(with);
+            }
+            Statement::Sql(Box::new(ast::Statement::Insert(insert)))
+        }
+        SetExpr::Update(statement) | SetExpr::Delete(statement) => match query.with {
+            Some(with) => Statement::With(with, Box::new(statement)),
+            None => Statement::Sql(Box::new(statement)),
+        },
+        body => {
+            query.body = Box::new(body);
+            Statement::Sql(Box::new(ast::Statement::Query(Box::new(query))))
         }
     }
 }

@@ -8,13 +8,13 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, Expr, Fetch, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, LimitClause, Query,
-    Select, SelectItem, SetExpr, TableFactor, Value, VisitMut, VisitorMut,
+    Select, SelectItem, SetExpr, SetOperator, SetQuantifier, TableFactor, Value, VisitMut, VisitorMut,
 };
 
 use super::catalog::fold;
 use super::handlers::query::item_name;
 use super::parser::{self, Statement};
-use crate::error::{KalamError, Result};
+use crate::error::{ErrorCode, KalamError, Result};
 
 /// Stands between a name and the number that makes it unique: a character that no one types.
 const MARK: &str = "\u{200B}#";
@@ -74,6 +74,13 @@ impl VisitorMut for Standardise {
     type Break = KalamError;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<KalamError> {
+        if let Some(operation) = counted_operation(&query.body) {
+            let message = format!("not supported: {operation} ALL");
+            return ControlFlow::Break(
+                KalamError::new(ErrorCode::FeatureNotSupported, message)
+                    .with_hint("Without ALL each row comes once; UNION ALL is supported."),
+            );
+        }
         // FETCH FIRST n ROWS ONLY is LIMIT n.
         if let Some(Fetch { with_ties: false, percent: false, quantity }) = &mut query.fetch {
             let one = || Expr::Value(Value::Number("1".into(), false).with_empty_span());
@@ -101,6 +108,20 @@ impl VisitorMut for Standardise {
             Err(error) => return ControlFlow::Break(error),
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// EXCEPT ALL and INTERSECT ALL count how often a row is there; DataFusion plans them as joins that do not.
+fn counted_operation(body: &SetExpr) -> Option<SetOperator> {
+    match body {
+        SetExpr::SetOperation { op, set_quantifier, left, right } => {
+            let counts = matches!(set_quantifier, SetQuantifier::All | SetQuantifier::AllByName);
+            match op {
+                SetOperator::Except | SetOperator::Intersect | SetOperator::Minus if counts => Some(*op),
+                _ => counted_operation(left).or_else(|| counted_operation(right)),
+            }
+        }
+        _ => None,
     }
 }
 

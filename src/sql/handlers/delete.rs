@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
-use datafusion::sql::sqlparser::ast::{Delete, FromTable, Ident, Query, TableWithJoins};
+use datafusion::sql::sqlparser::ast::{Delete, FromTable, Ident, Query, TableWithJoins, With};
 
 use super::super::executor::{Execution, StatementResult};
 use super::dml::{TARGET, Target, column_item, select_from, target_name, unsupported};
@@ -14,10 +14,11 @@ use crate::error::Result;
 use crate::tables::POSITION_COLUMN;
 
 /// Runs a DELETE.
-pub async fn delete(execution: &Execution<'_>, delete: &Delete) -> Result<StatementResult> {
+pub async fn delete(execution: &Execution<'_>, delete: &Delete, with: Option<&With>) -> Result<StatementResult> {
     let (name, alias) = target_name(&table_of(delete)?.relation)?;
     let target = Target::find(execution, name).await?;
-    let query = rows_query(&target, delete, &alias)?;
+    let mut query = rows_query(&target, delete, &alias)?;
+    query.with = with.cloned();
     let (_, batches) =
         execution.select(query, &target.extras(execution)?, Arc::clone(&target.request)).await?;
     let mut seen = HashSet::new();
@@ -37,10 +38,16 @@ pub async fn delete(execution: &Execution<'_>, delete: &Delete) -> Result<Statem
 }
 
 /// The SELECT behind a DELETE, for EXPLAIN.
-pub async fn explained(execution: &Execution<'_>, delete: &Delete) -> Result<(Query, Target)> {
+pub async fn explained(
+    execution: &Execution<'_>,
+    delete: &Delete,
+    with: Option<&With>,
+) -> Result<(Query, Target)> {
     let (name, alias) = target_name(&table_of(delete)?.relation)?;
     let target = Target::find(execution, name).await?;
-    Ok((rows_query(&target, delete, &alias)?, target))
+    let mut query = rows_query(&target, delete, &alias)?;
+    query.with = with.cloned();
+    Ok((query, target))
 }
 
 fn table_of(delete: &Delete) -> Result<&TableWithJoins> {
