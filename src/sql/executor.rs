@@ -68,7 +68,7 @@ impl Session {
 }
 
 /// How a request is run.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ExecuteOptions {
     /// The durability asked for.
     pub durability: Durability,
@@ -76,6 +76,14 @@ pub struct ExecuteOptions {
     pub cancelled: Arc<AtomicBool>,
     /// When the request gives up by itself.
     pub deadline: Option<Instant>,
+    /// Whether statements that pin a key may go past the planner: off only to compare both ways.
+    pub short_path: bool,
+}
+
+impl Default for ExecuteOptions {
+    fn default() -> Self {
+        Self { durability: Durability::default(), cancelled: Arc::default(), deadline: None, short_path: true }
+    }
 }
 
 /// Rows of a result.
@@ -311,7 +319,8 @@ impl Execution<'_> {
 
     /// The physical plan of a logical one.
     pub async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
-        self.state.create_physical_plan(plan).await.map_err(from_datafusion)
+        let plan = self.state.create_physical_plan(plan).await.map_err(from_datafusion)?;
+        Ok(datafusion_session::one_partition(plan))
     }
 
     /// Runs a physical plan to its end.

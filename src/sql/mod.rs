@@ -10,10 +10,12 @@ mod functions;
 mod handlers;
 mod import;
 mod information_schema;
+mod interrupt;
 pub mod packed;
 mod params;
 mod parser;
 mod rewrite;
+mod short_path;
 mod type_planner;
 
 pub use executor::{ExecuteOptions, Rows, Session, SqlExecutor, StatementResult};

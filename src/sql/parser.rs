@@ -68,17 +68,9 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>> {
     let parser = Parser::new(&dialect).with_recursion_limit(RECURSION_LIMIT).with_tokens_with_locations(tokens);
     StatementParser { parser }.statements().map_err(|e| {
         let error = syntax_error(&e);
-        // The parser knows no place for the end of the text.
+        // What is missing at the end is missing behind the last letter.
         if error.position().is_none() { error.at(Some(end_of(sql))) } else { error }
     })
-}
-
-/// The place after the last character that means something.
-fn end_of(sql: &str) -> Position {
-    let text = sql.trim_end();
-    let last = text.rsplit('\n').next().unwrap_or(text);
-    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    Position { line: count(text.matches('\n').count() + 1), column: count(last.chars().count() + 1) }
 }
 
 /// `CURRENT_USER()` is written with parentheses as often as without; the parser knows the latter.
@@ -108,6 +100,12 @@ pub fn parse_name(name: &str) -> Result<ObjectName> {
     parsed.map_err(|e| {
         KalamError::new(ErrorCode::InvalidName, format!("'{name}' is not the name of a table: {}", syntax_error(&e).message()))
     })
+}
+
+fn end_of(sql: &str) -> Position {
+    let text = sql.trim_end();
+    let last = text.lines().last().unwrap_or_default();
+    Position { line: text.lines().count().max(1) as u32, column: last.chars().count() as u32 + 1 }
 }
 
 struct StatementParser<'a> {
@@ -291,7 +289,7 @@ mod tests {
     #[test]
     fn errors_have_positions() {
         for (sql, line, column) in
-            [("selec 1", 1, 1), ("select 1,\n  from", 2, 3), ("select 'open", 1, 8), ("select 1 2 3", 1, 12)]
+            [("selec 1", 1, 1), ("select 1\n  from\n", 2, 7), ("select 1\n +* 2", 2, 3), ("select 'open", 1, 8), ("select 1 2 3", 1, 10)]
         {
             let error = parse(sql).expect_err(sql);
             assert_eq!(error.code(), ErrorCode::SyntaxError);
