@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::{DataFusionError, Result as DfResult, TableReference};
+use datafusion::common::{DataFusionError, Result as DfResult, SchemaError, TableReference};
 use datafusion::datasource::cte_worktable::CteWorkTable;
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::SessionState;
@@ -26,6 +26,7 @@ use super::datafusion_session;
 use super::errors::from_datafusion;
 use super::information_schema;
 use super::parser::position_of;
+use super::rewrite;
 use super::type_planner::KalamTypePlanner;
 use super::views;
 use super::wildcards::{self, Expander};
@@ -209,6 +210,17 @@ pub async fn plan_view(
     Ok((plan, read))
 }
 
+/// Whether planning failed because two columns have the same name.
+fn wants_unique_names(error: &DataFusionError) -> bool {
+    match error.find_root() {
+        DataFusionError::Plan(what) => what.contains("unique expression names"),
+        DataFusionError::SchemaError(inner, _) => {
+            matches!(inner.as_ref(), SchemaError::DuplicateUnqualifiedField { .. } | SchemaError::DuplicateQualifiedField { .. })
+        }
+        _ => false,
+    }
+}
+
 type Lookup = std::result::Result<Arc<dyn TableSource>, KalamError>;
 
 /// The table that a reference means in a namespace.
@@ -328,8 +340,15 @@ impl<'a> PlanContext<'a> {
         Ok((Self { state, tables, with_system_columns }, *statement))
     }
 
-    fn plan(&self, statement: ast::Statement) -> Result<LogicalPlan> {
-        SqlToRel::new(self).sql_statement_to_plan(statement).map_err(from_datafusion)
+    fn plan(&self, mut statement: ast::Statement) -> Result<LogicalPlan> {
+        rewrite::standardise(&mut statement)?;
+        match SqlToRel::new(self).sql_statement_to_plan(statement.clone()) {
+            Err(error) if wants_unique_names(&error) => {
+                rewrite::name_columns(&mut statement);
+                SqlToRel::new(self).sql_statement_to_plan(statement).map_err(from_datafusion)
+            }
+            planned => planned.map_err(from_datafusion),
+        }
     }
 
     fn expand_wildcards(&self, query: &mut ast::Query) -> Result<()> {

@@ -16,7 +16,7 @@ use datafusion::execution::{SessionState, TaskContext};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr as DfExpr, LogicalPlan};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use datafusion::sql::sqlparser::ast::{self, Expr, ObjectType, Value as SqlValue, visit_expressions};
+use datafusion::sql::sqlparser::ast::{self, Expr, ObjectType, Value as SqlValue, Visit, visit_expressions};
 use futures::StreamExt;
 use parking_lot::RwLock;
 
@@ -25,6 +25,7 @@ use super::datafusion_session;
 use super::errors::from_datafusion;
 use super::handlers;
 use super::params::Params;
+use super::rewrite::visible_name;
 use super::parser::{self, Statement};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Instant};
@@ -211,24 +212,29 @@ impl SqlExecutor {
 fn placeholders(statement: &Statement, used: &mut BTreeSet<String>) {
     match statement {
         Statement::Explain { statement, .. } => placeholders(statement, used),
-        Statement::Sql(statement) => {
-            let _ = visit_expressions(statement.as_ref(), |expr| {
-                if let Expr::Value(value) = expr
-                    && let SqlValue::Placeholder(name) = &value.value
-                {
-                    used.insert(name.clone());
-                }
-                ControlFlow::<()>::Continue(())
-            });
+        Statement::Sql(statement) => collect_placeholders(statement.as_ref(), used),
+        Statement::With(with, statement) => {
+            collect_placeholders(with, used);
+            collect_placeholders(statement.as_ref(), used);
         }
         Statement::CreateTable(_, create) => {
             if let Some(query) = &create.query {
-                let statement = ast::Statement::Query(query.clone());
-                placeholders(&Statement::Sql(Box::new(statement)), used);
+                collect_placeholders(query.as_ref(), used);
             }
         }
         _ => {}
     }
+}
+
+fn collect_placeholders(statement: &impl Visit, used: &mut BTreeSet<String>) {
+    let _ = visit_expressions(statement, |expr| {
+        if let Expr::Value(value) = expr
+            && let SqlValue::Placeholder(name) = &value.value
+        {
+            used.insert(name.clone());
+        }
+        ControlFlow::<()>::Continue(())
+    });
 }
 
 /// One statement being run.
@@ -256,14 +262,23 @@ impl Execution<'_> {
             Statement::Explain { analyze, verbose, statement } => {
                 handlers::explain::explain(self, analyze, verbose, *statement).await
             }
+            Statement::With(with, statement) => match *statement {
+                ast::Statement::Update(update) => {
+                    self.retrying(|| handlers::update::update(self, &update, Some(&with))).await
+                }
+                ast::Statement::Delete(delete) => {
+                    self.retrying(|| handlers::delete::delete(self, &delete, Some(&with))).await
+                }
+                other => Err(unsupported_statement(&other)),
+            },
             Statement::Sql(statement) => match *statement {
                 // A query is run again if an ALTER came between its planning and its reading.
                 ast::Statement::Query(query) => {
                     self.retrying(|| handlers::query::query(self, query.as_ref().clone())).await
                 }
                 ast::Statement::Insert(insert) => self.retrying(|| handlers::insert::insert(self, &insert)).await,
-                ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, &update)).await,
-                ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, &delete)).await,
+                ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, &update, None)).await,
+                ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, &delete, None)).await,
                 ast::Statement::AlterTable(alter) => self.retrying(|| handlers::alter::alter(self, &alter)).await,
                 ast::Statement::CreateView(create) => {
                     self.retrying(|| handlers::view::create(self, &create)).await
@@ -274,10 +289,7 @@ impl Execution<'_> {
                 ast::Statement::Drop { object_type: ObjectType::Table, if_exists, names, .. } => {
                     handlers::table::drop(self, &names, if_exists).await
                 }
-                other => Err(KalamError::new(
-                    ErrorCode::FeatureNotSupported,
-                    format!("the statement '{}' is not supported", first_words(&other.to_string())),
-                )),
+                other => Err(unsupported_statement(&other)),
             },
         }
     }
@@ -400,11 +412,11 @@ pub(super) fn finish_rows(schema: &SchemaRef, batches: Vec<RecordBatch>, names: 
     for (i, field) in schema.fields().iter().enumerate() {
         // What has no type of ours (intervals, say) is shown as text.
         let data_type = match field.data_type() {
-            // Row numbers and counts: nobody has 2^63 of them.
+            // What counts rows (row_number, rank, approx_distinct) is unsigned in DataFusion and BIGINT in SQL.
             DataType::UInt64 => KalamDataType::BigInt,
             _ => KalamDataType::from_arrow_field(field).unwrap_or(KalamDataType::Text),
         };
-        let name = names.as_ref().map_or(field.name(), |n| &n[i]);
+        let name = names.as_ref().map_or_else(|| visible_name(field.name()), |n| &n[i]);
         let mut ours = data_type.arrow_field(name, field.is_nullable(), 0);
         ours.set_metadata(ours.metadata().iter().filter(|(k, _)| *k == crate::types::TYPE_KEY).map(|(k, v)| (k.clone(), v.clone())).collect());
         fields.push(ours);
@@ -423,12 +435,20 @@ fn convert(schema: &SchemaRef, types: &[KalamDataType], batch: &RecordBatch) -> 
         }
         match coerce_array(array, &types[i], field.name()) {
             Ok(array) => Ok(array),
-            Err(_) => arrow::compute::cast(array, field.data_type()).map_err(super::errors::from_arrow),
+            Err(_) if types[i] == KalamDataType::Text => {
+                arrow::compute::cast(array, field.data_type()).map_err(super::errors::from_arrow)
+            }
+            Err(error) => Err(error),
         }
     };
     let columns = batch.columns().iter().enumerate().map(column).collect::<Result<Vec<_>>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(KalamError::internal)
+}
+
+fn unsupported_statement(statement: &ast::Statement) -> KalamError {
+    let message = format!("the statement '{}' is not supported", first_words(&statement.to_string()));
+    KalamError::new(ErrorCode::FeatureNotSupported, message)
 }
 
 fn first_words(text: &str) -> String {

@@ -1,5 +1,6 @@
 //! SQL: from text to rows.
 
+mod casts;
 mod catalog;
 mod datafusion_session;
 mod defaults;
@@ -13,6 +14,7 @@ mod interrupt;
 pub mod packed;
 mod params;
 mod parser;
+mod rewrite;
 mod short_path;
 mod type_planner;
 mod views;

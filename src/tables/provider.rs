@@ -17,6 +17,7 @@ use super::scan::{ScanColumn, TableScanExec, schema_with_system_columns, system_
 use super::store::TableStore;
 use crate::error::{KalamError, Result};
 use crate::schema::{CachedTableData, ProviderFactory, TableDefinition, TableId};
+use crate::types::KalamDataType;
 
 /// At most so many keys of an IN list are looked up one by one; more are scanned for.
 const MAX_KEYS: usize = 1000;
@@ -74,6 +75,7 @@ impl TableProviderCore {
         columns: Vec<ScanColumn>,
     ) -> Result<Self> {
         let key = KeySpec::new(table.definition())?;
+        let schema = plan_schema(&schema);
         Ok(Self { store, table, schema, columns, key })
     }
 
@@ -154,6 +156,15 @@ impl TableProviderCore {
         let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
         Ok(Arc::new(TableScanExec::new(store, table, schema, columns, keys, fetch)))
     }
+}
+
+/// A schema without the metadata that plans have no use for; see [`KalamDataType::plan_field`].
+fn plan_schema(schema: &Schema) -> SchemaRef {
+    let field = |field: &Arc<Field>| match KalamDataType::from_arrow_field(field) {
+        Ok(data_type) => Arc::new(data_type.plan_field(field.name(), field.is_nullable())),
+        Err(_) => Arc::clone(field),
+    };
+    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
 }
 
 /// The values that a filter pins a column to: `column = value` or `column IN (values)`.

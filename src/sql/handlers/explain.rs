@@ -22,17 +22,21 @@ pub async fn explain(
     verbose: bool,
     statement: Statement,
 ) -> Result<StatementResult> {
-    let Statement::Sql(statement) = statement else { return unsupported("EXPLAIN of this statement") };
+    let (with, statement) = match statement {
+        Statement::Sql(statement) => (None, statement),
+        Statement::With(with, statement) => (Some(with), statement),
+        _ => return unsupported("EXPLAIN of this statement"),
+    };
     let mut lines: Vec<(&str, String)> = Vec::new();
     let (query, extras) = match *statement {
         ast::Statement::Query(query) => (query, Extras::new()),
         ast::Statement::Update(update) if !analyze => {
-            let (query, target) = super::update::explained(execution, &update).await?;
+            let (query, target) = super::update::explained(execution, &update, with.as_ref()).await?;
             lines.push(("statement", format!("Update {}", target.table.table_id())));
             (Box::new(query), target.extras(execution)?)
         }
         ast::Statement::Delete(delete) if !analyze => {
-            let (query, target) = super::delete::explained(execution, &delete).await?;
+            let (query, target) = super::delete::explained(execution, &delete, with.as_ref()).await?;
             lines.push(("statement", format!("Delete {}", target.table.table_id())));
             (Box::new(query), target.extras(execution)?)
         }

@@ -6,10 +6,10 @@ use arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray, TimestampMicr
 use arrow::datatypes::Schema;
 use datafusion::sql::sqlparser::ast::ObjectName;
 
-use super::super::catalog::{fold, single_ident};
+use super::super::catalog::{fold, position_of_name, single_ident};
 use super::super::executor::{Execution, Rows, StatementResult, finish_rows};
-use super::super::information_schema::text_batch;
-use crate::error::{KalamError, Result};
+use super::super::information_schema::{is_virtual, text_batch};
+use crate::error::{ErrorCode, KalamError, Result};
 use crate::types::KalamDataType;
 
 fn text_rows(columns: Vec<(&str, Vec<Option<String>>)>) -> Result<StatementResult> {
@@ -26,8 +26,15 @@ pub async fn namespaces(execution: &Execution<'_>) -> Result<StatementResult> {
 }
 
 /// `SHOW TABLES [IN n]`.
-pub async fn tables(execution: &Execution<'_>, namespace: Option<&ObjectName>) -> Result<StatementResult> {
-    let namespace = namespace.map(|n| single_ident(n, "namespace")).transpose()?.map(|ident| fold(&ident));
+pub async fn tables(execution: &Execution<'_>, namespace_name: Option<&ObjectName>) -> Result<StatementResult> {
+    let namespace = namespace_name.map(|n| single_ident(n, "namespace")).transpose()?.map(|ident| fold(&ident));
+    if let (Some(wanted), Some(name)) = (&namespace, namespace_name) {
+        let known = is_virtual(wanted) || execution.executor.registry().namespace(wanted).await?.is_some();
+        if !known {
+            let message = format!("namespace '{wanted}' does not exist");
+            return Err(KalamError::new(ErrorCode::NamespaceNotFound, message).at(position_of_name(name)));
+        }
+    }
     let tables = execution.executor.registry().tables(namespace.as_deref()).await?;
     text_rows(vec![
         ("namespace", tables.iter().map(|t| Some(t.table_id().namespace.to_string())).collect()),

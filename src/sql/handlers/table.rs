@@ -147,17 +147,23 @@ pub fn new_column(column: &ColumnDef, key: &mut Vec<String>) -> Result<NewColumn
                 .with_hint("Write PRIMARY KEY (a, b) for a key of several columns.")));
             }
             ColumnOption::Generated { generation_expr: None, .. } | ColumnOption::Identity(_) => {
-                new.default = ColumnDefault::Function(DefaultFunction::SnowflakeId);
-                new.nullable = false;
+                generate_ids(&mut new);
             }
-            ColumnOption::DialectSpecific(tokens) if is_auto_increment(tokens) => {
-                new.default = ColumnDefault::Function(DefaultFunction::SnowflakeId);
-            }
+            ColumnOption::DialectSpecific(tokens) if is_auto_increment(tokens) => generate_ids(&mut new),
             ColumnOption::Comment(_) => {}
             other => return Err(at(unsupported_option(&other.to_string()))),
         }
     }
     Ok(new)
+}
+
+/// What AUTO_INCREMENT and IDENTITY mean. The ids have 64 bits, so a smaller integer becomes BIGINT.
+fn generate_ids(column: &mut NewColumn) {
+    column.default = ColumnDefault::Function(DefaultFunction::SnowflakeId);
+    column.nullable = false;
+    if matches!(column.data_type, KalamDataType::SmallInt | KalamDataType::Int) {
+        column.data_type = KalamDataType::BigInt;
+    }
 }
 
 fn unsupported_option(option: &str) -> KalamError {
