@@ -24,11 +24,11 @@ use datafusion::sql::sqlparser::ast::{self, Ident, ObjectName, visit_relations};
 
 use super::datafusion_session;
 use super::errors::from_datafusion;
-use super::information_schema;
 use super::parser::position_of;
 use super::type_planner::KalamTypePlanner;
 use crate::error::{ErrorCode, KalamError, Position, Result};
 use crate::schema::{CachedTableData, SchemaRegistry, TableId, TableType};
+use crate::tables::is_system_namespace;
 
 /// An identifier as SQL means it: folded to lower case unless quoted.
 pub fn fold(ident: &Ident) -> String {
@@ -95,9 +95,6 @@ impl Names<'_> {
             let message = format!("'{id}' is a {what}: its rows cannot be changed");
             Err(KalamError::new(ErrorCode::WrongObjectType, message).at(position_of_name(name)))
         };
-        if information_schema::is_virtual(&id.namespace) {
-            return wrong("system table");
-        }
         let table = self.table(name).await?;
         match table.definition().table_type {
             TableType::View => wrong("view"),
@@ -108,7 +105,7 @@ impl Names<'_> {
 
     /// The error for a table that is not there, with the nearest name as a hint.
     pub async fn not_found(&self, id: &TableId) -> Result<KalamError> {
-        let known_namespace = information_schema::is_virtual(&id.namespace)
+        let known_namespace = is_system_namespace(&id.namespace)
             || self.registry.namespace(&id.namespace).await?.is_some();
         if !known_namespace {
             let names = self.registry.namespaces().await?;
@@ -157,7 +154,7 @@ fn edit_distance(a: &str, b: &str) -> usize {
 /// Tables that only one statement knows, by their bare name: the target of an UPDATE, rows to be returned.
 pub type Extras = HashMap<String, Arc<dyn TableProvider>>;
 
-/// Plans a statement. What it names must be a table of the registry, a virtual one, or one of `extras`.
+/// Plans a statement. What it names must be a table of the registry or one of `extras`.
 pub async fn plan_statement(
     state: &SessionState,
     names: Names<'_>,
@@ -202,11 +199,7 @@ async fn look_up(
             )));
         }
     };
-    if information_schema::is_virtual(&id.namespace) {
-        if let Some(provider) = information_schema::provider(names.registry, &id).await? {
-            return Ok(Ok(provider_as_source(provider)));
-        }
-    } else if let Some(provider) = names.registry.provider(&id).await? {
+    if let Some(provider) = names.registry.provider(&id).await? {
         return Ok(Ok(provider_as_source(provider)));
     }
     Ok(Err(names.not_found(&id).await?.at(find_relation(statement, reference))))

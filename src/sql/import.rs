@@ -13,6 +13,7 @@ use super::catalog::{Names, table_id};
 use super::defaults::default_column;
 use super::executor::{ExecuteOptions, Execution, Session, SqlExecutor, StatementResult};
 use super::handlers::dml::{Target, checked_batch};
+use super::handlers::audit::audit;
 use super::handlers::table::drop_created;
 use super::params::Params;
 use super::parser::parse_name;
@@ -176,7 +177,11 @@ impl Sink {
         if outcome.is_err() && created {
             drop_created(execution, &id).await?;
         }
-        outcome
+        let done = outcome?;
+        if created {
+            audit(execution, "CREATE TABLE", &id.to_string()).await?;
+        }
+        Ok(done)
     }
 }
 

@@ -8,7 +8,7 @@ mod executor;
 mod functions;
 mod handlers;
 mod import;
-mod information_schema;
+mod memory;
 pub mod packed;
 mod params;
 mod parser;
@@ -16,4 +16,5 @@ mod type_planner;
 
 pub use executor::{ExecuteOptions, Rows, Session, SqlExecutor, StatementResult};
 pub use import::{ImportOptions, ImportProgress, Importer, describe_table, insert_columns};
+pub use memory::QueryMemory;
 pub use params::Params;

@@ -1,5 +1,6 @@
 //! One handler for each kind of statement.
 
+pub mod audit;
 pub mod delete;
 pub mod dml;
 pub mod explain;
