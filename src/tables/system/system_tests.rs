@@ -216,6 +216,39 @@ fn rows_are_kept_until_the_catalog_changes() -> Result<()> {
 }
 
 #[test]
+fn a_kept_plan_reads_the_rows_of_its_execution() -> Result<()> {
+    use crate::tables::Request;
+    use datafusion::physical_plan::collect;
+    use datafusion::prelude::{SessionConfig, SessionContext};
+
+    block_on(async {
+        let opened = open(MemoryBackend::new(), STEPS).await?;
+        let request = |cancelled: bool| {
+            let cancelled = Arc::new(AtomicBool::new(cancelled));
+            let request = Request { user: "ann".into(), snapshot: 0, cancelled, deadline: None };
+            SessionContext::new_with_config(SessionConfig::new().with_extension(Arc::new(request)))
+        };
+        let provider = opened.registry.provider(&SystemTable::Users.table_id()).await?.expect("it exists");
+        let session = request(false);
+        let plan = provider.scan(&session.state(), Some(&vec![1, 0]), &[], Some(2)).await.expect("a plan");
+        let count = async |session: &SessionContext| {
+            let batches = collect(Arc::clone(&plan), session.task_ctx()).await?;
+            Ok::<_, datafusion::error::DataFusionError>(batches.iter().map(RecordBatch::num_rows).sum::<usize>())
+        };
+        for (users, found) in [(0, 0), (1, 1), (3, 2)] {
+            for n in 0..users {
+                let user = UserRecord { user_id: format!("u{n}"), ..ann() };
+                opened.system.users().put(&user.user_id, &user).await?;
+            }
+            assert_eq!(count(&session).await.expect("rows"), found, "{users} users, at most 2 rows");
+        }
+        assert_eq!(plan.schema().field(0).name(), "role");
+        assert!(count(&request(true)).await.is_err(), "a cancelled request reads nothing");
+        Ok(())
+    })
+}
+
+#[test]
 fn a_store_failure_surfaces_as_itself() -> Result<()> {
     block_on(async {
         let opened = open(MemoryBackend::new(), STEPS).await?;
