@@ -12,7 +12,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result as DfResult, plan_datafusion_err};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext};
@@ -39,15 +39,15 @@ use crate::error::{KalamError, Result};
 /// Rows per batch between operators.
 const BATCH_ROWS: usize = 8192;
 
-/// A session of DataFusion with this engine's functions and rules. Queries together use at most `memory_limit` bytes.
-pub fn session_state(memory_limit: usize) -> Result<SessionState> {
+/// A session of DataFusion with this engine's functions and rules. Queries reserve their memory in `memory`.
+pub fn session_state(memory: Arc<dyn MemoryPool>) -> Result<SessionState> {
     let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH_ROWS);
     let options = config.options_mut();
     options.sql_parser.collect_spans = true;
     options.sql_parser.map_string_types_to_utf8view = false;
     options.explain.show_statistics = false;
     let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory_limit)))
+        .with_memory_pool(memory)
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
         .build_arc()
         .map_err(KalamError::internal)?;

@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicBool;
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr as DfExpr, LogicalPlan};
@@ -24,6 +25,7 @@ use super::catalog::{Extras, Names, plan_statement};
 use super::datafusion_session;
 use super::errors::from_datafusion;
 use super::handlers;
+use super::memory::QueryMemory;
 use super::params::Params;
 use super::rewrite::visible_name;
 use super::parser::{self, Statement};
@@ -31,7 +33,7 @@ use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Instant};
 use crate::schema::{DEFAULT_NAMESPACE, SchemaRegistry};
 use crate::storage::Durability;
-use crate::tables::{Request, Seq, TableStore};
+use crate::tables::{Request, Seq, SystemTablesRegistry, TableStore};
 use crate::types::{KalamDataType, coerce_array};
 
 /// A statement that keeps losing races against other writers fails after so many attempts.
@@ -138,14 +140,23 @@ impl StatementResult {
 pub struct SqlExecutor {
     registry: Arc<SchemaRegistry>,
     store: Arc<TableStore>,
+    system: Arc<SystemTablesRegistry>,
+    memory: Arc<QueryMemory>,
     state: Arc<SessionState>,
 }
 
 impl SqlExecutor {
     /// An executor over tables. Queries together use at most `memory_limit` bytes.
-    pub fn new(registry: Arc<SchemaRegistry>, store: Arc<TableStore>, memory_limit: usize) -> Result<Self> {
-        let state = Arc::new(datafusion_session::session_state(memory_limit)?);
-        Ok(Self { registry, store, state })
+    pub fn new(
+        registry: Arc<SchemaRegistry>,
+        store: Arc<TableStore>,
+        system: Arc<SystemTablesRegistry>,
+        memory_limit: usize,
+    ) -> Result<Self> {
+        let memory = Arc::new(QueryMemory::new(memory_limit));
+        let state = Arc::new(datafusion_session::session_state(Arc::clone(&memory) as _)?);
+        system.add_gauges(Arc::clone(&memory) as _);
+        Ok(Self { registry, store, system, memory, state })
     }
 
     /// The registry.
@@ -158,9 +169,24 @@ impl SqlExecutor {
         &self.store
     }
 
+    /// The engine's own tables, the audit log among them.
+    pub fn system(&self) -> &Arc<SystemTablesRegistry> {
+        &self.system
+    }
+
+    /// The id of the node that this executor runs on.
+    pub fn node_id(&self) -> &Arc<str> {
+        self.system.node_id()
+    }
+
     /// Bytes that running queries have reserved.
     pub fn query_memory(&self) -> usize {
-        self.state.runtime_env().memory_pool.reserved()
+        self.memory.reserved()
+    }
+
+    /// The most bytes that queries had reserved at one moment.
+    pub fn query_memory_peak(&self) -> usize {
+        self.memory.peak()
     }
 
     /// What a statement that is not SQL text runs in.
@@ -255,6 +281,7 @@ impl Execution<'_> {
             Statement::DropNamespace { name, if_exists } => handlers::namespace::drop(self, &name, if_exists).await,
             Statement::UseNamespace(name) => handlers::namespace::use_namespace(self, &name).await,
             Statement::ShowNamespaces => handlers::show::namespaces(self).await,
+            Statement::ShowStats => handlers::show::stats(self).await,
             Statement::ShowTables(namespace) => handlers::show::tables(self, namespace.as_ref()).await,
             Statement::Describe(name) => handlers::show::describe(self, &name).await,
             Statement::DescribeHistory(name) => handlers::show::history(self, &name).await,

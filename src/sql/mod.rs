@@ -9,8 +9,8 @@ mod executor;
 mod functions;
 mod handlers;
 mod import;
-mod information_schema;
 mod interrupt;
+mod memory;
 pub mod packed;
 mod params;
 mod parser;
@@ -22,4 +22,5 @@ mod wildcards;
 
 pub use executor::{ExecuteOptions, Rows, Session, SqlExecutor, StatementResult};
 pub use import::{ImportOptions, ImportProgress, Importer, describe_table, insert_columns};
+pub use memory::QueryMemory;
 pub use params::Params;

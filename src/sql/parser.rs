@@ -37,6 +37,8 @@ pub enum Statement {
     UseNamespace(ObjectName),
     /// `SHOW NAMESPACES`.
     ShowNamespaces,
+    /// `SHOW STATS`.
+    ShowStats,
     /// `SHOW TABLES [IN n]`.
     ShowTables(Option<ObjectName>),
     /// `DESCRIBE [TABLE] t`, `SHOW COLUMNS FROM t`.
@@ -156,6 +158,10 @@ impl StatementParser<'_> {
             if is(&second, "namespaces") || is(&second, "schemas") {
                 self.skip(2);
                 return Ok(Statement::ShowNamespaces);
+            }
+            if is(&second, "stats") {
+                self.skip(2);
+                return Ok(Statement::ShowStats);
             }
             if is(&second, "tables") {
                 self.skip(2);

@@ -16,7 +16,6 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::super::catalog::{Extras, Names, fold, position_of_name, table_id};
 use super::super::executor::{Execution, StatementResult};
-use super::super::information_schema::is_virtual;
 use super::super::parser::position_of;
 use super::dml::{TARGET, column_item, select_from, unsupported};
 use super::table::{column_default, new_column, set_options};
@@ -26,7 +25,7 @@ use crate::schema::{
     CachedTableData, ColumnDefault, ColumnDefinition, DefaultFunction, NewColumn, TableDefinition, TableId, TableType,
 };
 use crate::storage::{Durability, WriteBatch};
-use crate::tables::{Request, SharedTableProvider, TableProviderCore};
+use crate::tables::{Request, SharedTableProvider, TableProviderCore, is_system_namespace};
 use crate::types::{KalamDataType, KeyCodec, Value, coerce_array};
 
 /// Runs an ALTER TABLE.
@@ -134,7 +133,7 @@ impl Steps<'_, '_> {
     }
 
     fn rename(&self, to: TableId, at: u64, by: &str) -> Result<TableDefinition> {
-        if is_virtual(&to.namespace) || crate::schema::is_reserved_namespace(&to.namespace) {
+        if is_system_namespace(&to.namespace) || crate::schema::is_reserved_namespace(&to.namespace) {
             let message = format!("the namespace '{}' is reserved", to.namespace);
             return Err(KalamError::new(ErrorCode::InvalidName, message));
         }
@@ -355,7 +354,7 @@ impl Names<'_> {
             let message = format!("'{id}' is a {what}, expected a table");
             Err(KalamError::new(ErrorCode::WrongObjectType, message).at(position_of_name(name)))
         };
-        if is_virtual(&id.namespace) {
+        if is_system_namespace(&id.namespace) {
             return wrong("system table");
         }
         let table = self.table(name).await?;

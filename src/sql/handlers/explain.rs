@@ -9,8 +9,8 @@ use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::sql::sqlparser::ast;
 
 use super::super::catalog::Extras;
-use super::super::executor::{Execution, Rows, StatementResult, finish_rows};
-use super::super::information_schema::text_batch;
+use super::super::executor::{Execution, StatementResult};
+use super::show::text_rows;
 use super::super::parser::Statement;
 use super::dml::{Target, unsupported};
 use crate::error::Result;
@@ -72,6 +72,5 @@ pub async fn explain(
 
 fn rows(lines: Vec<(&str, String)>) -> Result<StatementResult> {
     let (kinds, plans): (Vec<_>, Vec<_>) = lines.into_iter().map(|(k, p)| (Some(k.to_owned()), Some(p))).unzip();
-    let rows = Rows::one(text_batch(vec![("plan_type", kinds), ("plan", plans)])?);
-    Ok(StatementResult::rows(finish_rows(&rows.schema, rows.batches, None)?))
+    text_rows(vec![("plan_type", kinds), ("plan", plans)])
 }
