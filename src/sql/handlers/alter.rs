@@ -17,6 +17,7 @@ use datafusion::sql::sqlparser::ast::{
 use super::super::catalog::{Extras, Names, fold, position_of_name, table_id};
 use super::super::executor::{Execution, StatementResult};
 use super::super::parser::position_of;
+use super::audit::audit_entry;
 use super::dml::{TARGET, column_item, select_from, unsupported};
 use super::table::{column_default, new_column, set_options};
 use crate::error::{ErrorCode, KalamError, Result};
@@ -24,8 +25,8 @@ use crate::platform;
 use crate::schema::{
     CachedTableData, ColumnDefault, ColumnDefinition, DefaultFunction, NewColumn, TableDefinition, TableId, TableType,
 };
-use crate::storage::{Durability, WriteBatch};
-use crate::tables::{Request, SharedTableProvider, TableProviderCore, is_system_namespace};
+use crate::storage::Durability;
+use crate::tables::{Request, SharedTableProvider, TableProviderCore};
 use crate::types::{KalamDataType, KeyCodec, Value, coerce_array};
 
 /// Runs an ALTER TABLE.
@@ -55,8 +56,14 @@ pub async fn alter(execution: &Execution<'_>, alter: &AlterTable) -> Result<Stat
     let outcome = match steps.take_all(&alter.operations).await {
         Err(error) => Err(error),
         Ok(()) if steps.now.schema_version == steps.start.schema_version => return Ok(StatementResult::default()),
-        Ok(()) if steps.now.table_id != old => registry.rename_with(&old, steps.now.clone(), WriteBatch::new()).await,
-        Ok(()) => registry.put(steps.now.clone()).await,
+        Ok(()) => {
+            let audit = audit_entry(execution, "ALTER TABLE", &old.to_string()).await?;
+            if steps.now.table_id == old {
+                registry.put_with(steps.now.clone(), audit).await
+            } else {
+                registry.rename_with(&old, steps.now.clone(), audit).await
+            }
+        }
     };
     if steps.key_types_changed() {
         // Rows in memory are found by keys of the old types, or of the new ones if it came to nothing.
@@ -133,7 +140,7 @@ impl Steps<'_, '_> {
     }
 
     fn rename(&self, to: TableId, at: u64, by: &str) -> Result<TableDefinition> {
-        if is_system_namespace(&to.namespace) || crate::schema::is_reserved_namespace(&to.namespace) {
+        if crate::schema::is_reserved_namespace(&to.namespace) {
             let message = format!("the namespace '{}' is reserved", to.namespace);
             return Err(KalamError::new(ErrorCode::InvalidName, message));
         }
@@ -354,9 +361,6 @@ impl Names<'_> {
             let message = format!("'{id}' is a {what}, expected a table");
             Err(KalamError::new(ErrorCode::WrongObjectType, message).at(position_of_name(name)))
         };
-        if is_system_namespace(&id.namespace) {
-            return wrong("system table");
-        }
         let table = self.table(name).await?;
         match table.definition().table_type {
             TableType::View => wrong("view"),

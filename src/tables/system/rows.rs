@@ -132,6 +132,14 @@ impl SystemTablesRegistry {
                 }
             }
             SystemTable::StandardTables => write_standard_tables(&mut out, &registry.tables(None).await?)?,
+            SystemTable::StandardViews => {
+                for t in registry.tables(None).await? {
+                    if let Some(view) = &t.definition().view {
+                        let TableIdParts { namespace, name } = parts(&t);
+                        out.push([text(CATALOG), namespace, name, text(view.sql.as_str())])?;
+                    }
+                }
+            }
             SystemTable::StandardColumns => write_standard_columns(&mut out, &registry.tables(None).await?)?,
         }
         out.finish(table)

@@ -57,6 +57,8 @@ pub enum SystemTable {
     StandardSchemata,
     /// `information_schema.tables`.
     StandardTables,
+    /// `information_schema.views`.
+    StandardViews,
     /// `information_schema.columns`.
     StandardColumns,
 }
@@ -75,7 +77,8 @@ impl SystemTable {
         Self::Stats,
     ];
     /// The tables of the namespace `information_schema`.
-    pub const STANDARD: [SystemTable; 3] = [Self::StandardSchemata, Self::StandardTables, Self::StandardColumns];
+    pub const STANDARD: [SystemTable; 4] =
+        [Self::StandardSchemata, Self::StandardTables, Self::StandardViews, Self::StandardColumns];
 
     /// The namespace and the name.
     const fn names(self) -> (&'static str, &'static str) {
@@ -91,6 +94,7 @@ impl SystemTable {
             Self::Stats => (SYSTEM_NAMESPACE, "stats"),
             Self::StandardSchemata => (INFORMATION_SCHEMA, "schemata"),
             Self::StandardTables => (INFORMATION_SCHEMA, "tables"),
+            Self::StandardViews => (INFORMATION_SCHEMA, "views"),
             Self::StandardColumns => (INFORMATION_SCHEMA, "columns"),
         }
     }
@@ -123,7 +127,7 @@ impl SystemTable {
             Self::Tables => &["namespace", "name"],
             Self::Columns => &["namespace", "table_name", "column_name"],
             Self::AuditLogs => &["audit_id"],
-            Self::StandardSchemata | Self::StandardTables | Self::StandardColumns => &[],
+            Self::StandardSchemata | Self::StandardTables | Self::StandardViews | Self::StandardColumns => &[],
         }
     }
 
@@ -236,6 +240,16 @@ impl SystemTable {
                         opt("table_schema", T::Text),
                         opt("table_name", T::Text),
                         opt("table_type", T::Text),
+                    ]
+                }
+            }
+            Self::StandardViews => {
+                const {
+                    &[
+                        opt("table_catalog", T::Text),
+                        opt("table_schema", T::Text),
+                        opt("table_name", T::Text),
+                        opt("view_definition", T::Text),
                     ]
                 }
             }
