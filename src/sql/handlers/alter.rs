@@ -134,7 +134,9 @@ impl Steps<'_, '_> {
                 self.alter_column(&fold(column_name), op).await.map_err(|e| e.at(position_of(column_name)))
             }
             AlterTableOperation::SetOptionsParens { options }
-            | AlterTableOperation::SetTblProperties { table_properties: options } => self.set_options(options, at, &by),
+            | AlterTableOperation::SetTblProperties { table_properties: options } => {
+                self.set_options(options, at, &by).await
+            }
             other => unsupported(&format!("ALTER TABLE … {other}")),
         }
     }
@@ -147,9 +149,12 @@ impl Steps<'_, '_> {
         self.now.rename_table(to, at, by)
     }
 
-    fn set_options(&mut self, given: &[SqlOption], at: u64, by: &str) -> Result<()> {
+    async fn set_options(&mut self, given: &[SqlOption], at: u64, by: &str) -> Result<()> {
         let mut options = self.now.options.clone();
         set_options(&mut options, self.now.table_type, given)?;
+        if let Some(storage_id) = &options.storage_id {
+            self.execution.executor.system().storages().require(storage_id).await?;
+        }
         if options != self.now.options {
             self.now = self.now.set_options(options, at, by)?;
         }
