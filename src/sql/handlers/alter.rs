@@ -17,6 +17,7 @@ use datafusion::sql::sqlparser::ast::{
 use super::super::catalog::{Extras, Names, fold, position_of_name, table_id};
 use super::super::executor::{Execution, StatementResult};
 use super::super::parser::position_of;
+use super::audit::audit_entry;
 use super::dml::{TARGET, column_item, select_from, unsupported};
 use super::table::{column_default, new_column, set_options};
 use crate::error::{ErrorCode, KalamError, Result};
@@ -24,7 +25,7 @@ use crate::platform;
 use crate::schema::{
     CachedTableData, ColumnDefault, ColumnDefinition, DefaultFunction, NewColumn, TableDefinition, TableId, TableType,
 };
-use crate::storage::{Durability, WriteBatch};
+use crate::storage::Durability;
 use crate::tables::{Request, SharedTableProvider, TableProviderCore, is_system_namespace};
 use crate::types::{KalamDataType, KeyCodec, Value, coerce_array};
 
@@ -52,11 +53,15 @@ pub async fn alter(execution: &Execution<'_>, alter: &AlterTable) -> Result<Stat
     let old = table.table_id().clone();
     let mut steps =
         Steps { execution, start: Arc::clone(table.definition()), now: TableDefinition::clone(table.definition()) };
-    let outcome = match steps.take_all(&alter.operations).await {
+    let taken = steps.take_all(&alter.operations).await;
+    if taken.is_ok() && steps.now.schema_version == steps.start.schema_version {
+        return Ok(StatementResult::default());
+    }
+    let entry = audit_entry(execution, "ALTER TABLE", &old.to_string()).await?;
+    let outcome = match taken {
         Err(error) => Err(error),
-        Ok(()) if steps.now.schema_version == steps.start.schema_version => return Ok(StatementResult::default()),
-        Ok(()) if steps.now.table_id != old => registry.rename_with(&old, steps.now.clone(), WriteBatch::new()).await,
-        Ok(()) => registry.put(steps.now.clone()).await,
+        Ok(()) if steps.now.table_id != old => registry.rename_with(&old, steps.now.clone(), entry).await,
+        Ok(()) => registry.put_with(steps.now.clone(), entry).await,
     };
     if steps.key_types_changed() {
         // Rows in memory are found by keys of the old types, or of the new ones if it came to nothing.

@@ -59,6 +59,8 @@ pub enum SystemTable {
     StandardTables,
     /// `information_schema.columns`.
     StandardColumns,
+    /// `information_schema.views`.
+    StandardViews,
 }
 
 impl SystemTable {
@@ -75,7 +77,8 @@ impl SystemTable {
         Self::Stats,
     ];
     /// The tables of the namespace `information_schema`.
-    pub const STANDARD: [SystemTable; 3] = [Self::StandardSchemata, Self::StandardTables, Self::StandardColumns];
+    pub const STANDARD: [SystemTable; 4] =
+        [Self::StandardSchemata, Self::StandardTables, Self::StandardColumns, Self::StandardViews];
 
     /// The namespace and the name.
     const fn names(self) -> (&'static str, &'static str) {
@@ -92,6 +95,7 @@ impl SystemTable {
             Self::StandardSchemata => (INFORMATION_SCHEMA, "schemata"),
             Self::StandardTables => (INFORMATION_SCHEMA, "tables"),
             Self::StandardColumns => (INFORMATION_SCHEMA, "columns"),
+            Self::StandardViews => (INFORMATION_SCHEMA, "views"),
         }
     }
 
@@ -123,7 +127,7 @@ impl SystemTable {
             Self::Tables => &["namespace", "name"],
             Self::Columns => &["namespace", "table_name", "column_name"],
             Self::AuditLogs => &["audit_id"],
-            Self::StandardSchemata | Self::StandardTables | Self::StandardColumns => &[],
+            Self::StandardSchemata | Self::StandardTables | Self::StandardColumns | Self::StandardViews => &[],
         }
     }
 
@@ -236,6 +240,16 @@ impl SystemTable {
                         opt("table_schema", T::Text),
                         opt("table_name", T::Text),
                         opt("table_type", T::Text),
+                    ]
+                }
+            }
+            Self::StandardViews => {
+                const {
+                    &[
+                        opt("table_catalog", T::Text),
+                        opt("table_schema", T::Text),
+                        opt("table_name", T::Text),
+                        opt("view_definition", T::Text),
                     ]
                 }
             }
