@@ -35,8 +35,11 @@ step "build for the browser" scripts/build.sh
 need_file scripts/wasm-test.sh
 step "wasm tests in headless Chromium" bash scripts/wasm-test.sh
 step "SDK tests" in_dir sdks/typescript npm test
+# The README's tour is one of these.
 step "end to end in headless Chromium" in_dir tests/browser npm test
-step "the tour in README.md" node scripts/readme-tour.mjs
+need_file tests/browser/slt-bridge.mjs
+# The same files as in the native step, through the npm package, the worker and IndexedDB.
+step "SQL logic tests in headless Chromium" env KALAM_SLT_BRIDGE="node tests/browser/slt-bridge.mjs" cargo test --locked --test slt -- --nocapture
 
 echo
 node scripts/count-tests.mjs "$logs"/*.log

@@ -2,11 +2,11 @@
 //
 // Invariant: whoever calls `launch` owns the whole process group of the browser, so that `kill` is what a power cut
 // is to the page (SIGKILL for every process at once, nothing flushed on the way out), and so that nothing outlives
-// this process: an exit hook kills every group that is still alive. Playwright's own launcher hides the process id
+// this process: an exit hook kills every group that is still alive and removes the profiles. Playwright's own launcher hides the process id
 // and ends a browser politely, which is exactly what the crash tests must not do.
 
 import { spawn } from 'node:child_process'
-import { accessSync, constants } from 'node:fs'
+import { accessSync, constants, rmSync } from 'node:fs'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
@@ -62,8 +62,10 @@ const args = [
 ]
 
 const groups = new Set()
+const profiles = new Set()
 const killAll = () => {
   for (const pid of groups) killGroup(pid)
+  for (const folder of profiles) rmSync(folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 50 })
 }
 process.on('exit', killAll)
 for (const [signal, number] of [
@@ -87,14 +89,17 @@ function killGroup(pid) {
   groups.delete(pid)
 }
 
-/** A fresh folder for a profile; the caller removes it with `removeProfile`. */
-export function newProfile() {
-  return mkdtemp(join(tmpdir(), 'kalamdb-profile-'))
+/** A fresh folder for a profile; it goes with `removeProfile`, or at the latest with this process. */
+export async function newProfile() {
+  const folder = await mkdtemp(join(tmpdir(), 'kalamdb-profile-'))
+  profiles.add(folder)
+  return folder
 }
 
 /** Removes a profile folder; a dying browser may still be writing, so this tries a few times. */
-export function removeProfile(folder) {
-  return rm(folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 200 })
+export async function removeProfile(folder) {
+  await rm(folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 200 })
+  profiles.delete(folder)
 }
 
 /**

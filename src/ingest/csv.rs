@@ -172,6 +172,7 @@ fn clean(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrow::array::Array;
 
     fn read(text: &str, pieces: usize) -> Result<(Vec<CsvBatch>, Vec<(String, KalamDataType)>)> {
         let mut decoder = CsvDecoder::new(CsvOptions::default());

@@ -29,6 +29,7 @@ use datafusion::physical_plan::{
 use datafusion::prelude::SessionConfig;
 use futures::{StreamExt, TryStreamExt};
 
+use super::interrupt::EnsureChecks;
 use super::type_planner::KalamTypePlanner;
 use crate::error::{KalamError, Result};
 
@@ -49,6 +50,7 @@ pub fn session_state(memory_limit: usize) -> Result<SessionState> {
         .map_err(KalamError::internal)?;
     let mut physical_rules = PhysicalOptimizer::new().rules;
     physical_rules.push(Arc::new(InPlaceCoalesce));
+    physical_rules.push(Arc::new(EnsureChecks));
     let table_functions =
         SessionStateDefaults::default_table_functions().into_iter().map(|f| (f.name().to_owned(), f)).collect();
     Ok(SessionStateBuilder::new()
@@ -105,6 +107,11 @@ impl PhysicalOptimizerRule for InPlaceCoalesce {
     fn schema_check(&self) -> bool {
         true
     }
+}
+
+/// The plan with one partition: what has several at its root (UNION ALL) is read in place too.
+pub fn one_partition(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    if plan.output_partitioning().partition_count() < 2 { plan } else { Arc::new(ConcatPartitionsExec::new(plan, None)) }
 }
 
 /// One partition out of several: each is read to its end before the next.

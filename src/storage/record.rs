@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let record = seal(RecordKind::Log, b"key", b"payload");
-        assert_eq!(hex(&record), "0x4b4c4d52010200000700000025ea8ad27061796c6f6164");
+        assert_eq!(hex(&record), "0x4b4c4d52010200000700000069a6ee857061796c6f6164");
     }
 
     #[test]

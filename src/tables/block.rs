@@ -215,6 +215,7 @@ mod tests {
     use arrow::array::*;
     use arrow::datatypes::{Field, Float32Type, Schema};
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     fn batch(values: &[(Option<i64>, Option<String>, Option<bool>, Option<f32>)]) -> RecordBatch {
         let lists = FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(

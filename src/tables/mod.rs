@@ -10,7 +10,7 @@ mod scan;
 mod seq;
 mod store;
 
-pub use hot::{HotStatistics, HotTable};
+pub use hot::{HotStatistics, HotTable, KeySpec};
 pub use log::{RequestId, ScopeKey};
 pub use provider::{BaseTableProvider, SharedTableProvider, TableProviderCore, TableProviders, with_system_columns};
 pub use scan::{POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLUMN, TableScanExec};

@@ -15,7 +15,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::hot::KeySpec;
 use super::scan::{ScanColumn, TableScanExec, schema_with_system_columns, system_columns, table_columns};
 use super::store::TableStore;
-use crate::error::Result;
+use crate::error::{KalamError, Result};
 use crate::schema::{CachedTableData, ProviderFactory, TableDefinition, TableId};
 
 /// At most so many keys of an IN list are looked up one by one; more are scanned for.
@@ -77,6 +77,33 @@ impl TableProviderCore {
         Ok(Self { store, table, schema, columns, key })
     }
 
+    /// The table's definition.
+    pub fn definition(&self) -> &TableDefinition {
+        self.table.definition()
+    }
+
+    /// What identifies its rows.
+    pub fn key(&self) -> &KeySpec {
+        &self.key
+    }
+
+    /// A scan of the rows of encoded keys.
+    pub fn key_scan(&self, projection: Option<&[usize]>, keys: Vec<Vec<u8>>) -> Result<TableScanExec> {
+        let (schema, columns) = self.projected(projection).map_err(KalamError::internal)?;
+        let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
+        Ok(TableScanExec::new(store, table, schema, columns, Some(Arc::from(keys)), None))
+    }
+
+    fn projected(&self, projection: Option<&[usize]>) -> datafusion::common::Result<(SchemaRef, Vec<ScanColumn>)> {
+        Ok(match projection {
+            None => (Arc::clone(&self.schema), self.columns.clone()),
+            Some(projection) => (
+                Arc::new(self.schema.project(projection)?),
+                projection.iter().map(|&i| self.columns[i].clone()).collect(),
+            ),
+        })
+    }
+
     /// The encoded keys that the filters leave, if they pin the whole key.
     fn keys(&self, filters: &[Expr]) -> Option<Vec<Vec<u8>>> {
         let definition = self.table.definition();
@@ -120,13 +147,7 @@ impl TableProviderCore {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
-        let (schema, columns) = match projection {
-            None => (Arc::clone(&self.schema), self.columns.clone()),
-            Some(projection) => (
-                Arc::new(self.schema.project(projection)?),
-                projection.iter().map(|&i| self.columns[i].clone()).collect(),
-            ),
-        };
+        let (schema, columns) = self.projected(projection.map(Vec::as_slice))?;
         let keys = self.keys(filters).map(Arc::from);
         // A filter above the scan would see too few rows if the scan stopped at the limit.
         let fetch = limit.filter(|_| filters.is_empty());
@@ -172,6 +193,11 @@ impl SharedTableProvider {
     /// A provider on a core.
     pub fn new(core: TableProviderCore) -> Self {
         Self { core }
+    }
+
+    /// Its core.
+    pub fn core(&self) -> &TableProviderCore {
+        &self.core
     }
 }
 

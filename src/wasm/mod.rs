@@ -196,7 +196,7 @@ impl Engine {
             let execute = ExecuteOptions {
                 durability: inner.durability_of(&options)?,
                 cancelled: Arc::clone(&aborted),
-                deadline: None,
+                ..ExecuteOptions::default()
             };
             let durability = execute.durability;
             let context = &inner.context;
@@ -290,7 +290,8 @@ impl Inner {
         }
         let deadline = optional_number(options, "timeoutMs")?
             .map(|ms| Instant::now() + Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9)));
-        let execute = ExecuteOptions { durability: self.durability_of(options)?, cancelled, deadline };
+        let durability = self.durability_of(options)?;
+        let execute = ExecuteOptions { durability, cancelled, deadline, ..ExecuteOptions::default() };
         Ok((execute, Running { inner: Rc::clone(self), request }))
     }
 }

@@ -155,7 +155,7 @@ describe('status', () => {
     assert.equal(status.storage, 'indexeddb')
     assert.equal(status.nodeId, 'test-1')
     assert.match(status.version, /^\d+\.\d+\.\d+/)
-    assert.ok(status.records > 0 && status.bytes > 0)
+    assert.ok(status.records > 0, `${status.records} records`)
     assert.ok(status.usage > 0 && status.quota > status.usage)
     assert.ok(status.memory.wasm > 0)
   })

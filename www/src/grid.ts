@@ -1,8 +1,9 @@
 // The results table. Rows are drawn only where they can be seen.
 //
-// Invariant: whatever the number of rows, the table holds those in view plus a margin; two spacer rows stand for the
-// others, every row has the same height, and the column widths are fixed before the first is drawn, so that nothing
-// moves while it scrolls. A result of 100 000 rows costs what one of 100 does.
+// Invariant: whatever the number of rows, the table holds at most those in view plus a margin; two spacer rows stand
+// for the others, every row has the same height (so line breaks in values are shown as signs), and the column widths
+// are fixed before the first is drawn, so that nothing moves while it scrolls. A result of 100 000 rows costs what one
+// of 100 does. Short results are drawn whole, and their values keep their lines: query plans are such.
 
 import type { ColumnInfo } from 'kalamdb'
 import { el } from './dom'
@@ -11,23 +12,27 @@ import { formatValue, isNumeric } from './format'
 const rowHeight = 28
 const margin = 12
 
+/** Results of up to so many rows are drawn whole. */
+const shortResult = 100
+
 type Row = Record<string, unknown>
 
 /** Draws rows into `box`, a scrolling element, in place of what it showed. */
 export function showGrid(box: HTMLElement, columns: readonly ColumnInfo[], rows: readonly Row[]): void {
   box.scrollTo(0, 0)
   const digits = String(rows.length).length
+  const short = rows.length <= shortResult
   const widths = columns.map(column => width(column, rows))
   const top = el('tr', { class: 'spacer', 'aria-hidden': 'true' })
   const bottom = el('tr', { class: 'spacer', 'aria-hidden': 'true' })
   const body = el('tbody', {}, top, bottom)
   const table = el(
     'table',
-    { 'aria-rowcount': String(rows.length + 1), style: `width: ${widths.reduce((sum, ch) => sum + ch, digits + 3)}ch` },
+    { 'aria-rowcount': String(rows.length + 1), style: `width: ${widths.reduce((sum, ch) => sum + ch, digits + 4)}ch` },
     el(
       'colgroup',
       {},
-      el('col', { style: `width: ${digits + 3}ch` }),
+      el('col', { style: `width: ${digits + 4}ch` }),
       ...widths.map(ch => el('col', { style: `width: ${ch}ch` })),
     ),
     el(
@@ -53,13 +58,14 @@ export function showGrid(box: HTMLElement, columns: readonly ColumnInfo[], rows:
   let from = -1
   let to = -1
   const draw = () => {
-    const first = Math.max(0, Math.floor(box.scrollTop / rowHeight) - margin)
-    const last = Math.min(rows.length, Math.ceil((box.scrollTop + box.clientHeight) / rowHeight) + margin)
+    const first = short ? 0 : Math.max(0, Math.floor(box.scrollTop / rowHeight) - margin)
+    const inView = Math.ceil((box.scrollTop + box.clientHeight) / rowHeight) + margin
+    const last = short ? rows.length : Math.min(rows.length, inView)
     if (first === from && last === to) return
     from = first
     to = last
     const shown: HTMLElement[] = []
-    for (let at = first; at < last; at++) shown.push(rowElement(at, columns, rows[at] ?? {}))
+    for (let at = first; at < last; at++) shown.push(rowElement(at, columns, rows[at] ?? {}, short))
     top.style.height = `${first * rowHeight}px`
     bottom.style.height = `${(rows.length - last) * rowHeight}px`
     body.replaceChildren(top, ...shown, bottom)
@@ -82,7 +88,7 @@ export function showNote(box: HTMLElement, ...content: (Node | string)[]): void 
   box.replaceChildren(el('div', { class: 'empty' }, ...content))
 }
 
-function rowElement(at: number, columns: readonly ColumnInfo[], row: Row): HTMLElement {
+function rowElement(at: number, columns: readonly ColumnInfo[], row: Row, short: boolean): HTMLElement {
   const tr = el('tr', { 'aria-rowindex': String(at + 2) }, el('td', { class: 'index' }, String(at + 1)))
   for (const { name, type } of columns) {
     const value = row[name]
@@ -90,13 +96,15 @@ function rowElement(at: number, columns: readonly ColumnInfo[], row: Row): HTMLE
       tr.append(el('td', { class: `null${isNumeric(type) ? ' number' : ''}` }, 'NULL'))
       continue
     }
-    const text = formatValue(value, type)
+    const whole = formatValue(value, type)
+    const text = short ? whole : whole.replaceAll('\n', '⏎')
+    const limit = short ? 20_000 : 400
     const cell = el(
       'td',
       isNumeric(type) ? { class: 'number' } : {},
-      text.length > 400 ? `${text.slice(0, 400)}…` : text,
+      text.length > limit ? `${text.slice(0, limit)}…` : text,
     )
-    if (text.length > 24) cell.title = text.slice(0, 4000)
+    if (text.length > 24) cell.title = whole.slice(0, 4000)
     tr.append(cell)
   }
   return tr
@@ -104,12 +112,15 @@ function rowElement(at: number, columns: readonly ColumnInfo[], row: Row): HTMLE
 
 // In characters: the heading or the longest of the first values, within bounds.
 function width(column: ColumnInfo, rows: readonly Row[]): number {
+  let most = 60
   let longest = Math.max(column.name.length, column.type.length * 0.9)
   for (const row of rows.slice(0, 200)) {
     const value = row[column.name]
     if (value === null || value === undefined) continue
     const text = formatValue(value, column.type)
-    longest = Math.max(longest, ...text.split('\n').map(line => line.length))
+    const lines = text.split('\n')
+    if (lines.length > 1) most = 120
+    longest = Math.max(longest, ...lines.map(line => line.length))
   }
-  return Math.ceil(Math.min(Math.max(longest, 4), 60)) + 4
+  return Math.ceil(Math.min(Math.max(longest, 4), most)) + 4
 }

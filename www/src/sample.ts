@@ -134,9 +134,11 @@ function describe(sample: Sample, progress: ImportProgress): string {
   return `${sample.table}: ${formatBytes(progress.bytes)}${total} read`
 }
 
-// Reading is the first tenth of the work, decoding and writing the rest; undefined when the totals are not known.
-function fraction(progress: ImportProgress): number | undefined {
-  if (progress.rows > 0 && progress.totalRows) return 0.1 + (0.9 * progress.rows) / progress.totalRows
-  if (progress.totalBytes) return (0.1 * progress.bytes) / progress.totalBytes
-  return undefined
+// Parquet is read first (a tenth of the work) and decoded then; CSV is decoded while it is read. Undefined when the
+// totals are not known.
+function fraction({ phase, bytes, totalBytes, rows, totalRows }: ImportProgress): number | undefined {
+  if (phase === 'done') return 1
+  if (phase === 'write') return totalRows ? 0.1 + (0.9 * rows) / totalRows : undefined
+  if (!totalBytes) return undefined
+  return (rows > 0 ? 1 : 0.1) * (bytes / totalBytes)
 }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
+use arrow::record_batch::RecordBatch;
 use datafusion::sql::sqlparser::ast::{Delete, FromTable, Ident, Query, TableWithJoins};
 
 use super::super::executor::{Execution, StatementResult};
+use super::super::short_path;
 use super::dml::{TARGET, Target, column_item, select_from, target_name, unsupported};
 use super::update::first_of_each_row;
 use crate::error::Result;
@@ -17,9 +19,7 @@ use crate::tables::POSITION_COLUMN;
 pub async fn delete(execution: &Execution<'_>, delete: &Delete) -> Result<StatementResult> {
     let (name, alias) = target_name(&table_of(delete)?.relation)?;
     let target = Target::find(execution, name).await?;
-    let query = rows_query(&target, delete, &alias)?;
-    let (_, batches) =
-        execution.select(query, &target.extras(execution)?, Arc::clone(&target.request)).await?;
+    let batches = found_rows(execution, &target, delete, &alias).await?;
     let mut seen = HashSet::new();
     let mut positions = Vec::new();
     let mut old_rows = Vec::new();
@@ -34,6 +34,25 @@ pub async fn delete(execution: &Execution<'_>, delete: &Delete) -> Result<Statem
     let mut result = target.commit(execution, Vec::new(), Vec::new(), positions).await?;
     result.rows = returned;
     Ok(result)
+}
+
+/// Positions of the rows to delete, and their columns if they are to be returned.
+async fn found_rows(
+    execution: &Execution<'_>,
+    target: &Target,
+    delete: &Delete,
+    alias: &Ident,
+) -> Result<Vec<RecordBatch>> {
+    if delete.using.is_none() && execution.options.short_path {
+        let (core, request) = (target.core(execution)?, Arc::clone(&target.request));
+        let rows = short_path::target_rows(execution, &core, delete.selection.as_ref(), alias, request).await?;
+        if let Some(rows) = rows {
+            return rows.iter().map(|batch| target.position_first(batch)).collect();
+        }
+    }
+    let query = rows_query(target, delete, alias)?;
+    let (_, batches) = execution.select(query, &target.extras(execution)?, Arc::clone(&target.request)).await?;
+    Ok(batches)
 }
 
 /// The SELECT behind a DELETE, for EXPLAIN.

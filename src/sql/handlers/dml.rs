@@ -20,7 +20,8 @@ use super::query::item_names;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{CachedTableData, TableDefinition};
 use crate::tables::{
-    HotTable, PreparedRows, Request, ScopeKey, ScopeWrite, SharedTableProvider, TableProviderCore,
+    HotTable, POSITION_COLUMN, PreparedRows, ROW_ID_COLUMN, Request, ScopeKey, ScopeWrite, SharedTableProvider,
+    TableProviderCore,
 };
 
 /// The relation that an UPDATE or DELETE changes, in the SELECT that finds its rows.
@@ -59,10 +60,27 @@ impl Target {
         self.table.definition()
     }
 
+    /// The table with its hidden columns.
+    pub fn core(&self, execution: &Execution<'_>) -> Result<TableProviderCore> {
+        TableProviderCore::with_system_columns(Arc::clone(execution.executor.store()), Arc::clone(&self.table))
+    }
+
+    /// Rows of [`Target::core`] in the order that UPDATE and DELETE select them: position, row id if there is one,
+    /// then the table's columns.
+    pub fn position_first(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let width = self.definition().columns.len();
+        let place = |name: &str| batch.schema_ref().index_of(name).map_err(KalamError::internal);
+        let mut places = vec![place(POSITION_COLUMN)?];
+        if self.definition().primary_key.is_empty() {
+            places.push(place(ROW_ID_COLUMN)?);
+        }
+        places.extend(0..width);
+        batch.project(&places).map_err(KalamError::internal)
+    }
+
     /// The provider of [`TARGET`].
     pub fn extras(&self, execution: &Execution<'_>) -> Result<Extras> {
-        let store = Arc::clone(execution.executor.store());
-        let core = TableProviderCore::with_system_columns(store, Arc::clone(&self.table))?;
+        let core = self.core(execution)?;
         Ok(Extras::from([(TARGET.to_owned(), Arc::new(SharedTableProvider::new(core)) as _)]))
     }
 

@@ -4,10 +4,16 @@ use datafusion::sql::sqlparser::ast::{self, Expr, SelectItem, SetExpr};
 
 use super::super::catalog::{Extras, fold};
 use super::super::executor::{Execution, StatementResult, finish_rows};
+use super::super::short_path;
 use crate::error::Result;
 
 /// Runs a query.
 pub async fn query(execution: &Execution<'_>, query: ast::Query) -> Result<StatementResult> {
+    if execution.options.short_path
+        && let Some(result) = short_path::query(execution, &query).await?
+    {
+        return Ok(result);
+    }
     let names = column_names(&query);
     let (schema, batches) = execution.select(query, &Extras::new(), execution.request()).await?;
     Ok(StatementResult::rows(finish_rows(&schema, batches, names)?))

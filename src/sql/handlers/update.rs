@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, Int64Array, UInt32Array};
 use arrow::compute::take_record_batch;
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{Int64Type, Schema};
 use arrow::record_batch::RecordBatch;
 use datafusion::sql::sqlparser::ast::{AssignmentTarget, Expr, Ident, Query, Update, UpdateTableFromKind};
 
 use super::super::catalog::{fold, single_ident};
 use super::super::defaults::default_column;
 use super::super::executor::{Execution, StatementResult};
+use super::super::short_path;
 use super::dml::{TARGET, Target, column_item, item, select_from, target_name, unsupported};
 use super::insert::column_place;
 use crate::error::{ErrorCode, KalamError, Result};
@@ -24,9 +25,7 @@ pub async fn update(execution: &Execution<'_>, update: &Update) -> Result<Statem
     let (name, alias) = target_name(&update.table.relation)?;
     let target = Target::find(execution, name).await?;
     let assigned = assignments(target.definition(), update)?;
-    let query = rows_query(target.definition(), update, &alias, &assigned)?;
-    let (_, batches) =
-        execution.select(query, &target.extras(execution)?, Arc::clone(&target.request)).await?;
+    let batches = found_rows(execution, &target, update, &alias, &assigned).await?;
 
     let definition = target.definition();
     let has_row_ids = definition.primary_key.is_empty();
@@ -64,6 +63,51 @@ pub async fn update(execution: &Execution<'_>, update: &Update) -> Result<Statem
     Ok(result)
 }
 
+/// The rows to change: position, row id if there is one, and every column as it is to become.
+async fn found_rows(
+    execution: &Execution<'_>,
+    target: &Target,
+    update: &Update,
+    alias: &Ident,
+    assigned: &[Option<Assigned>],
+) -> Result<Vec<RecordBatch>> {
+    let constant = |a: &Option<Assigned>| match a {
+        Some(Assigned::Expr(expr)) => short_path::is_constant(execution, expr),
+        _ => true,
+    };
+    if update.from.is_none() && execution.options.short_path && assigned.iter().all(constant) {
+        let (core, request) = (target.core(execution)?, Arc::clone(&target.request));
+        let rows = short_path::target_rows(execution, &core, update.selection.as_ref(), alias, request).await?;
+        if let Some(rows) = rows {
+            return rows.iter().map(|batch| with_constants(execution, target, assigned, batch)).collect();
+        }
+    }
+    let query = rows_query(target.definition(), update, alias, assigned)?;
+    let (_, batches) = execution.select(query, &target.extras(execution)?, Arc::clone(&target.request)).await?;
+    Ok(batches)
+}
+
+fn with_constants(
+    execution: &Execution<'_>,
+    target: &Target,
+    assigned: &[Option<Assigned>],
+    found: &RecordBatch,
+) -> Result<RecordBatch> {
+    let batch = target.position_first(found)?;
+    let skip = batch.num_columns() - assigned.len();
+    let mut fields: Vec<_> = batch.schema_ref().fields().iter().cloned().collect();
+    let mut columns = batch.columns().to_vec();
+    for (place, column) in target.definition().columns_in_order().enumerate() {
+        let Some(Assigned::Expr(expr)) = &assigned[place] else { continue };
+        let constant =
+            short_path::constant_column(execution, expr, &column.name, &column.data_type, batch.num_rows())?;
+        columns[skip + place] = constant.ok_or_else(|| KalamError::internal("a constant that is none"))?;
+        // NOT NULL is checked with all other rules, later.
+        fields[skip + place] = Arc::new(fields[skip + place].as_ref().clone().with_nullable(true));
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(KalamError::internal)
+}
+
 /// The SELECT behind an UPDATE, for EXPLAIN.
 pub async fn explained(execution: &Execution<'_>, update: &Update) -> Result<(Query, Target)> {
     let (name, alias) = target_name(&update.table.relation)?;
@@ -74,7 +118,7 @@ pub async fn explained(execution: &Execution<'_>, update: &Update) -> Result<(Qu
 
 /// What a column is set to.
 enum Assigned {
-    Expr(Expr),
+    Expr(Box<Expr>),
     Default,
 }
 
@@ -99,7 +143,7 @@ fn assignments(definition: &TableDefinition, update: &Update) -> Result<Vec<Opti
         }
         let default = matches!(&assignment.value,
             Expr::Identifier(i) if i.quote_style.is_none() && i.value.eq_ignore_ascii_case("default"));
-        *slot = Some(if default { Assigned::Default } else { Assigned::Expr(assignment.value.clone()) });
+        *slot = Some(if default { Assigned::Default } else { Assigned::Expr(Box::new(assignment.value.clone())) });
     }
     Ok(assigned)
 }
@@ -118,7 +162,7 @@ fn rows_query(
     for (place, column) in definition.columns_in_order().enumerate() {
         let name = format!("${place}");
         items.push(match &assigned[place] {
-            Some(Assigned::Expr(expr)) => item(expr.clone(), &name),
+            Some(Assigned::Expr(expr)) => item(expr.as_ref().clone(), &name),
             _ => column_item(alias, &column.name, &name),
         });
     }

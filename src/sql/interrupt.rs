@@ -1,0 +1,128 @@
+//! Lets a running plan be cancelled, run out of time, and make room for other requests.
+//!
+//! A table scan looks at its request between batches, but a plan may work for minutes without reading a table: a join
+//! of generated rows, say. Invariant: in every plan, each leaf that is not a table scan and each join hands its
+//! batches on through a [`CheckExec`], so between two checks lies the work of a few batches at the most.
+
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{DataFusionError, Result as DfResult, plan_datafusion_err};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::execution_plan::ReplaceChildrenOptions;
+use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use futures::StreamExt;
+
+use crate::platform::{self, Instant};
+use crate::tables::{Request, TableScanExec};
+
+/// Work goes on for so long before the host may run what is waiting.
+const YIELD_AFTER_MS: u128 = 40;
+
+/// Puts a [`CheckExec`] above leaves and joins.
+#[derive(Debug)]
+pub struct EnsureChecks;
+
+impl PhysicalOptimizerRule for EnsureChecks {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> DfResult<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(|plan| {
+            let leaf = plan.children().is_empty() && !plan.is::<TableScanExec>();
+            let join = plan.is::<CrossJoinExec>()
+                || plan.is::<NestedLoopJoinExec>()
+                || plan.is::<HashJoinExec>()
+                || plan.is::<SortMergeJoinExec>();
+            if leaf || join {
+                Ok(Transformed::yes(Arc::new(CheckExec { input: plan }) as Arc<dyn ExecutionPlan>))
+            } else {
+                Ok(Transformed::no(plan))
+            }
+        })
+        .data()
+    }
+
+    fn name(&self) -> &str {
+        "ensure_checks"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// Hands batches on and looks at the request between them.
+#[derive(Debug)]
+struct CheckExec {
+    input: Arc<dyn ExecutionPlan>,
+}
+
+impl DisplayAs for CheckExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CheckExec")
+    }
+}
+
+impl ExecutionPlan for CheckExec {
+    fn name(&self) -> &str {
+        "CheckExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.input.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
+    ) -> DfResult<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let input = children.pop().ok_or_else(|| plan_datafusion_err!("CheckExec needs an input"))?;
+        Ok(Arc::new(Self { input }))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let input = children.pop().ok_or_else(|| plan_datafusion_err!("CheckExec needs an input"))?;
+        Ok(Arc::new(Self { input }))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
+        let request = context.session_config().get_extension::<Request>();
+        let stream = self.input.execute(partition, context)?;
+        let checked =
+            futures::stream::unfold((stream, request, Instant::now()), |(mut stream, request, mut since)| async move {
+                if since.elapsed().as_millis() > YIELD_AFTER_MS {
+                    platform::yield_to_host().await;
+                    since = Instant::now();
+                }
+                if let Some(Err(error)) = request.as_ref().map(|request| request.check()) {
+                    return Some((Err(DataFusionError::External(Box::new(error))), (stream, request, since)));
+                }
+                let batch = stream.next().await?;
+                Some((batch, (stream, request, since)))
+            });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.input.schema(), checked)))
+    }
+}

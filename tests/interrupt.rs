@@ -1,0 +1,50 @@
+//! A statement that would run for hours ends when it is cancelled or out of time, whatever it does.
+#![cfg(not(target_arch = "wasm32"))]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::executor::block_on;
+use kalamdb::context::{AppContext, Config};
+use kalamdb::error::{ErrorCode, Result};
+use kalamdb::platform::Instant;
+use kalamdb::sql::{ExecuteOptions, Params};
+use kalamdb::storage::MemoryBackend;
+
+const ENDLESS: [&str; 3] = [
+    "WITH d(x) AS (VALUES (0),(1),(2),(3),(4),(5),(6),(7),(8),(9)) SELECT sum(a.x * b.x + c.x - h.x) \
+     FROM d a, d b, d c, d d, d e, d f, d g, d h, d i, d j WHERE i.x + j.x >= 0",
+    "SELECT count(*) FROM generate_series(1, 1000000000000) AS g(x) WHERE x % 7 = 1",
+    "SELECT count(*) FROM t a JOIN t b ON a.k = b.k JOIN t c ON b.k = c.k JOIN t d ON c.k = d.k JOIN t e ON d.k = e.k",
+];
+
+#[test]
+fn endless_statements_end_when_they_are_told_to() -> Result<()> {
+    block_on(async {
+        let context = AppContext::open(Arc::new(MemoryBackend::new()), Config::default()).await?;
+        let run = async |sql: &str, options: ExecuteOptions| {
+            context.executor().execute(context.session(), sql, &Params::default(), &options).await
+        };
+        let setup = "CREATE TABLE t (k INT); INSERT INTO t SELECT 1 FROM generate_series(1, 5000)";
+        run(setup, ExecuteOptions::default()).await?;
+        for sql in ENDLESS {
+            let deadline = Some(Instant::now() + Duration::from_millis(50));
+            let error = run(sql, ExecuteOptions { deadline, ..Default::default() }).await.expect_err(sql);
+            assert_eq!(error.code(), ErrorCode::Timeout, "{sql}: {error}");
+
+            let cancelled = Arc::new(AtomicBool::new(false));
+            let flag = Arc::clone(&cancelled);
+            let other = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(50));
+                flag.store(true, Ordering::Relaxed);
+            });
+            let error = run(sql, ExecuteOptions { cancelled, ..Default::default() }).await.expect_err(sql);
+            assert_eq!(error.code(), ErrorCode::Cancelled, "{sql}: {error}");
+            other.join().expect("the thread that cancels");
+            assert_eq!(context.executor().query_memory(), 0, "memory is given back");
+        }
+        run("SELECT 1", ExecuteOptions::default()).await?;
+        Ok(())
+    })
+}

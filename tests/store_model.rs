@@ -1,0 +1,327 @@
+//! The state of a database against a simple oracle, over random statements, failing storage and reopenings.
+//!
+//! Each case runs a script of statements on two tables (one with a key, one without) and, beside it, on maps. Storage
+//! fails at random commits: then the statement must fail with a typed error, the oracle stays as it was, and the
+//! engine must go on. After every reopening, and at the end, both must agree row for row.
+#![cfg(not(target_arch = "wasm32"))]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::executor::block_on;
+use futures::future::join_all;
+use kalamdb::context::{AppContext, Config};
+use kalamdb::error::{ErrorCode, KalamError, Result};
+use kalamdb::sql::{ExecuteOptions, Params, StatementResult};
+use kalamdb::storage::{
+    Durability, KeyRange, KeyValue, MemoryBackend, Partition, ScanOptions, StorageBackend, StorageStats, WriteBatch,
+};
+use kalamdb::types::{KalamDataType, Value};
+use proptest::prelude::*;
+
+/// A memory backend whose commits fail on demand.
+#[derive(Debug)]
+struct Failing {
+    inner: MemoryBackend,
+    /// How many commits fail from now on.
+    failures: AtomicU32,
+    /// How often a commit is polled before it is done.
+    delay: AtomicU32,
+}
+
+impl Failing {
+    fn new(inner: MemoryBackend) -> Self {
+        Self { inner, failures: AtomicU32::new(0), delay: AtomicU32::new(1) }
+    }
+}
+
+#[async_trait]
+impl StorageBackend for Failing {
+    fn kind(&self) -> &'static str {
+        "failing"
+    }
+    async fn get(&self, partition: Partition, key: &[u8]) -> Result<Option<Bytes>> {
+        self.inner.get(partition, key).await
+    }
+    async fn scan(&self, partition: Partition, range: &KeyRange, options: ScanOptions) -> Result<Vec<KeyValue>> {
+        self.inner.scan(partition, range, options).await
+    }
+    async fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<Durability> {
+        // Another group may fill while this one is on its way.
+        for _ in 0..self.delay.load(Ordering::Relaxed) {
+            yield_once().await;
+        }
+        let failing = self.failures.load(Ordering::Relaxed);
+        if failing > 0 {
+            self.failures.store(failing - 1, Ordering::Relaxed);
+            return Err(KalamError::new(ErrorCode::QuotaExceeded, "no room: used 10 of 10 bytes"));
+        }
+        self.inner.commit(batch, durability).await
+    }
+    async fn stats(&self) -> Result<StorageStats> {
+        self.inner.stats().await
+    }
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}
+
+async fn yield_once() {
+    let mut yielded = false;
+    futures::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return std::task::Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Inserts rows with these keys: fails as a whole when one is there.
+    Insert(Vec<i64>),
+    /// Statements awaited together, each inserting one row.
+    Together(Vec<i64>),
+    /// `UPDATE … SET v = v + n WHERE k % m = 0`.
+    Update(i64, i64),
+    /// `UPDATE … SET k = k + n`: moves every key.
+    Shift(i64),
+    /// `DELETE … WHERE k < n`.
+    Delete(i64),
+    /// Storage fails for the next so many commits.
+    Fail(u32),
+    /// Closes and opens again, or loses the process without closing.
+    Reopen { clean: bool },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => prop::collection::vec(0..60i64, 1..12).prop_map(Step::Insert),
+        2 => prop::collection::vec(0..60i64, 1..6).prop_map(Step::Together),
+        2 => (1..100i64, 1..5i64).prop_map(|(n, m)| Step::Update(n, m)),
+        1 => prop_oneof![Just(1i64), Just(7), Just(-3)].prop_map(Step::Shift),
+        1 => (0..60i64).prop_map(Step::Delete),
+        2 => (1..3u32).prop_map(Step::Fail),
+        1 => any::<bool>().prop_map(|clean| Step::Reopen { clean }),
+    ]
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Oracle {
+    /// Rows of `keyed (k BIGINT PRIMARY KEY, v BIGINT)`.
+    keyed: BTreeMap<i64, i64>,
+    /// Rows of `bag (k BIGINT, v BIGINT)`, counted.
+    bag: BTreeMap<(i64, i64), usize>,
+}
+
+impl Oracle {
+    fn insert(&self, keys: &[i64]) -> Option<Oracle> {
+        let mut next = self.clone();
+        for &k in keys {
+            if next.keyed.insert(k, 0).is_some() {
+                return None;
+            }
+        }
+        Some(next)
+    }
+
+    fn map(&self, change: impl Fn(i64, i64) -> Option<(i64, i64)>) -> Oracle {
+        let mut next = Oracle::default();
+        for (&k, &v) in &self.keyed {
+            if let Some((k, v)) = change(k, v) {
+                next.keyed.insert(k, v);
+            }
+        }
+        for (&(k, v), &n) in &self.bag {
+            if let Some(row) = change(k, v) {
+                *next.bag.entry(row).or_default() += n;
+            }
+        }
+        next
+    }
+}
+
+struct Run {
+    backend: Arc<Failing>,
+    context: Arc<AppContext>,
+    oracle: Oracle,
+}
+
+async fn sql(context: &AppContext, text: &str) -> Result<Vec<StatementResult>> {
+    context.executor().execute(context.session(), text, &Params::default(), &ExecuteOptions::default()).await
+}
+
+async fn pairs(context: &AppContext, table: &str) -> Result<Vec<(i64, i64)>> {
+    let results = sql(context, &format!("SELECT k, v FROM {table} ORDER BY k, v")).await?;
+    let rows = results.last().and_then(|r| r.rows.as_ref()).expect("a query gives rows");
+    let mut out = Vec::new();
+    for batch in &rows.batches {
+        for row in 0..batch.num_rows() {
+            let int = |i: usize| match Value::from_array(batch.column(i).as_ref(), row, &KalamDataType::BigInt) {
+                Ok(Value::BigInt(v)) => v,
+                other => panic!("a BIGINT, got {other:?}"),
+            };
+            out.push((int(0), int(1)));
+        }
+    }
+    Ok(out)
+}
+
+impl Run {
+    async fn new() -> Result<Self> {
+        let backend = Arc::new(Failing::new(MemoryBackend::new()));
+        let context = AppContext::open(Arc::clone(&backend) as _, Config::default()).await?;
+        sql(&context, "CREATE TABLE keyed (k BIGINT PRIMARY KEY, v BIGINT); CREATE TABLE bag (k BIGINT, v BIGINT)")
+            .await?;
+        Ok(Self { backend, context, oracle: Oracle::default() })
+    }
+
+    fn failing(&self) -> bool {
+        self.backend.failures.load(Ordering::Relaxed) > 0
+    }
+
+    /// Runs a statement that the oracle answers with `after`; when storage fails nothing may change.
+    async fn change(&mut self, text: &str, after: impl FnOnce(&Oracle) -> Oracle) -> Result<()> {
+        let failing = self.failing();
+        match sql(&self.context, text).await {
+            Ok(_) => self.oracle = after(&self.oracle),
+            Err(error) if failing => assert_eq!(error.code(), ErrorCode::QuotaExceeded, "{error}"),
+            Err(error) => return Err(error.in_context(text)),
+        }
+        Ok(())
+    }
+
+    async fn step(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::Insert(keys) => {
+                let values: Vec<String> = keys.iter().map(|k| format!("({k}, 0)")).collect();
+                let text = format!("INSERT INTO keyed VALUES {}", values.join(", "));
+                match self.oracle.insert(keys) {
+                    Some(_) => self.change(&text, |o| o.insert(keys).expect("checked")).await?,
+                    None => {
+                        let error = sql(&self.context, &text).await.expect_err("a key is there");
+                        assert_eq!(error.code(), ErrorCode::UniqueViolation, "{error}");
+                    }
+                }
+                self.change(&text.replace("keyed", "bag"), |o| {
+                    let mut next = o.clone();
+                    for &k in keys {
+                        *next.bag.entry((k, 0)).or_default() += 1;
+                    }
+                    next
+                })
+                .await?;
+            }
+            Step::Together(keys) => {
+                let texts: Vec<String> = keys.iter().map(|k| format!("INSERT INTO keyed VALUES ({k}, 1)")).collect();
+                let context = Arc::clone(&self.context);
+                let outcomes = join_all(texts.iter().map(|text| sql(&context, text))).await;
+                for (k, outcome) in keys.iter().zip(outcomes) {
+                    match outcome {
+                        Ok(_) => assert_eq!(self.oracle.keyed.insert(*k, 1), None, "key {k} twice"),
+                        Err(e) if e.code() == ErrorCode::UniqueViolation => {}
+                        Err(e) => assert_eq!(e.code(), ErrorCode::QuotaExceeded, "{e}"),
+                    }
+                }
+            }
+            Step::Update(n, m) => {
+                for table in ["keyed", "bag"] {
+                    let text = format!("UPDATE {table} SET v = v + {n} WHERE k % {m} = 0");
+                    let change = |k: i64, v: i64| Some(if k % m == 0 { (k, v + n) } else { (k, v) });
+                    self.change(&text, |o| only(o, table, o.map(change))).await?;
+                }
+            }
+            Step::Shift(n) => {
+                for table in ["keyed", "bag"] {
+                    let text = format!("UPDATE {table} SET k = k + {n}");
+                    self.change(&text, |o| only(o, table, o.map(|k, v| Some((k + n, v))))).await?;
+                }
+            }
+            Step::Delete(n) => {
+                for table in ["keyed", "bag"] {
+                    let text = format!("DELETE FROM {table} WHERE k < {n}");
+                    self.change(&text, |o| only(o, table, o.map(|k, v| (k >= *n).then_some((k, v))))).await?;
+                }
+            }
+            Step::Fail(n) => self.backend.failures.store(*n, Ordering::Relaxed),
+            Step::Reopen { clean } => {
+                self.backend.failures.store(0, Ordering::Relaxed);
+                if *clean {
+                    self.context.close().await?;
+                }
+                self.backend = Arc::new(Failing::new(self.backend.inner.reopen()));
+                self.context = AppContext::open(Arc::clone(&self.backend) as _, Config::default()).await?;
+                self.check().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn check(&self) -> Result<()> {
+        let keyed: Vec<(i64, i64)> = self.oracle.keyed.iter().map(|(k, v)| (*k, *v)).collect();
+        assert_eq!(pairs(&self.context, "keyed").await?, keyed);
+        let bag: Vec<(i64, i64)> = self.oracle.bag.iter().flat_map(|(row, n)| std::iter::repeat_n(*row, *n)).collect();
+        assert_eq!(pairs(&self.context, "bag").await?, bag);
+        // The index agrees with the scan.
+        for k in 0..60 {
+            let text = format!("SELECT v FROM keyed WHERE k = {k}");
+            let results = sql(&self.context, &text).await?;
+            let found = results[0].rows.as_ref().map_or(0, |r| r.len());
+            assert_eq!(found, usize::from(self.oracle.keyed.contains_key(&k)), "{text}");
+        }
+        Ok(())
+    }
+}
+
+/// The part of `next` that a statement on one table changes.
+fn only(before: &Oracle, table: &str, next: Oracle) -> Oracle {
+    match table {
+        "keyed" => Oracle { keyed: next.keyed, bag: before.bag.clone() },
+        _ => Oracle { keyed: before.keyed.clone(), bag: next.bag },
+    }
+}
+
+proptest! {
+    // KALAM_MODEL_CASES=10000 for a long run.
+    #![proptest_config(ProptestConfig {
+        cases: std::env::var("KALAM_MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(48),
+        max_shrink_iters: 2000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn the_state_is_the_oracles(steps in prop::collection::vec(step(), 1..24)) {
+        block_on(async {
+            let mut run = Run::new().await?;
+            for step in &steps {
+                run.step(step).await?;
+            }
+            run.check().await?;
+            run.step(&Step::Reopen { clean: false }).await
+        })
+        .map_err(|e: KalamError| TestCaseError::fail(e.to_string()))?;
+    }
+}
+
+#[test]
+fn many_writers_share_few_transactions() -> Result<()> {
+    block_on(async {
+        let run = Run::new().await?;
+        // Every writer polls what it waits for: the storage is slower than all of them together.
+        run.backend.delay.store(1000, Ordering::Relaxed);
+        let texts: Vec<String> = (0..100).map(|k| format!("INSERT INTO keyed VALUES ({k}, 0)")).collect();
+        for outcome in join_all(texts.iter().map(|text| sql(&run.context, text))).await {
+            outcome?;
+        }
+        let statistics = run.context.store().statistics();
+        assert_eq!(statistics.commits, 100);
+        assert!(statistics.groups <= 3, "{} storage transactions for 100 awaited together", statistics.groups);
+        Ok(())
+    })
+}
