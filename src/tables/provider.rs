@@ -17,6 +17,7 @@ use super::scan::{ScanColumn, TableScanExec, schema_with_system_columns, system_
 use super::store::TableStore;
 use crate::error::{KalamError, Result};
 use crate::schema::{CachedTableData, ProviderFactory, TableDefinition, TableId};
+use crate::types::KalamDataType;
 
 /// At most so many keys of an IN list are looked up one by one; more are scanned for.
 const MAX_KEYS: usize = 1000;
@@ -74,7 +75,7 @@ impl TableProviderCore {
         columns: Vec<ScanColumn>,
     ) -> Result<Self> {
         let key = KeySpec::new(table.definition())?;
-        Ok(Self { store, table, schema, columns, key })
+        Ok(Self { store, table, schema: query_schema(&schema), columns, key })
     }
 
     /// The table's definition.
@@ -154,6 +155,17 @@ impl TableProviderCore {
         let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
         Ok(Arc::new(TableScanExec::new(store, table, schema, columns, keys, fetch)))
     }
+}
+
+/// A schema for queries: without metadata where the Arrow type says it all. Operators with several inputs (a recursive
+/// query, above all) want fields that are equal in everything, and an expression over a column has no metadata.
+fn query_schema(schema: &Schema) -> SchemaRef {
+    let plain = |field: &Arc<Field>| {
+        let bare = field.as_ref().clone().with_metadata(Default::default());
+        let same = KalamDataType::from_arrow_field(&bare).ok() == KalamDataType::from_arrow_field(field).ok();
+        if same { Arc::new(bare) } else { Arc::clone(field) }
+    };
+    Arc::new(Schema::new(schema.fields().iter().map(plain).collect::<Vec<_>>()))
 }
 
 /// The values that a filter pins a column to: `column = value` or `column IN (values)`.
