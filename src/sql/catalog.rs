@@ -200,7 +200,6 @@ pub async fn plan_view(
     let plan = context.plan(ast::Statement::Query(Box::new(query.clone())))?;
     let read = context.tables.iter().filter(|(_, lookup)| lookup.is_ok());
     let mut read: Vec<TableId> = read.filter_map(|(reference, _)| id_of(reference, names.namespace)).collect();
-    read.retain(|id| !is_system_namespace(&id.namespace));
     read.sort();
     read.dedup();
     Ok((plan, read))

@@ -212,7 +212,6 @@ pub fn memory_size(columns: &[ArrayRef]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use arrow::array::*;
     use arrow::datatypes::{Field, Float32Type, Schema};
     use proptest::prelude::*;

@@ -159,7 +159,7 @@ impl TableProviderCore {
 }
 
 /// A schema without the metadata that plans have no use for; see [`KalamDataType::plan_field`].
-fn plan_schema(schema: &Schema) -> SchemaRef {
+pub(super) fn plan_schema(schema: &Schema) -> SchemaRef {
     let field = |field: &Arc<Field>| match KalamDataType::from_arrow_field(field) {
         Ok(data_type) => Arc::new(data_type.plan_field(field.name(), field.is_nullable())),
         Err(_) => Arc::clone(field),

@@ -26,7 +26,7 @@ use crate::schema::{
     CachedTableData, ColumnDefault, ColumnDefinition, DefaultFunction, NewColumn, TableDefinition, TableId, TableType,
 };
 use crate::storage::Durability;
-use crate::tables::{Request, SharedTableProvider, TableProviderCore, is_system_namespace};
+use crate::tables::{Request, SharedTableProvider, TableProviderCore};
 use crate::types::{KalamDataType, KeyCodec, Value, coerce_array};
 
 /// Runs an ALTER TABLE.
@@ -138,7 +138,7 @@ impl Steps<'_, '_> {
     }
 
     fn rename(&self, to: TableId, at: u64, by: &str) -> Result<TableDefinition> {
-        if is_system_namespace(&to.namespace) || crate::schema::is_reserved_namespace(&to.namespace) {
+        if crate::schema::is_reserved_namespace(&to.namespace) {
             let message = format!("the namespace '{}' is reserved", to.namespace);
             return Err(KalamError::new(ErrorCode::InvalidName, message));
         }
@@ -359,9 +359,6 @@ impl Names<'_> {
             let message = format!("'{id}' is a {what}, expected a table");
             Err(KalamError::new(ErrorCode::WrongObjectType, message).at(position_of_name(name)))
         };
-        if is_system_namespace(&id.namespace) {
-            return wrong("system table");
-        }
         let table = self.table(name).await?;
         match table.definition().table_type {
             TableType::View => wrong("view"),

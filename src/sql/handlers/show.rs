@@ -34,15 +34,14 @@ pub async fn namespaces(execution: &Execution<'_>) -> Result<StatementResult> {
 /// `SHOW TABLES [IN n]`: without a namespace, those that people made.
 pub async fn tables(execution: &Execution<'_>, namespace_name: Option<&ObjectName>) -> Result<StatementResult> {
     let namespace = namespace_name.map(|n| single_ident(n, "namespace")).transpose()?.map(|ident| fold(&ident));
-    let registry = execution.executor.registry();
-    if let (Some(wanted), Some(name)) = (&namespace, namespace_name)
-        && !is_system_namespace(wanted)
-        && registry.namespace(wanted).await?.is_none()
-    {
-        let message = format!("namespace '{wanted}' does not exist");
-        return Err(KalamError::new(ErrorCode::NamespaceNotFound, message).at(position_of_name(name)));
+    if let (Some(wanted), Some(name)) = (&namespace, namespace_name) {
+        let known = is_system_namespace(wanted) || execution.executor.registry().namespace(wanted).await?.is_some();
+        if !known {
+            let message = format!("namespace '{wanted}' does not exist");
+            return Err(KalamError::new(ErrorCode::NamespaceNotFound, message).at(position_of_name(name)));
+        }
     }
-    let mut tables = registry.tables(namespace.as_deref()).await?;
+    let mut tables = execution.executor.registry().tables(namespace.as_deref()).await?;
     if namespace.is_none() {
         tables.retain(|t| !is_system_namespace(&t.table_id().namespace));
     }

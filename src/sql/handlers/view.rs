@@ -19,7 +19,6 @@ use super::dml::unsupported;
 use super::query::column_names;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
-use crate::tables::is_system_namespace;
 use crate::schema::{NewColumn, TableDefinition, TableType, ViewDefinition, is_reserved_namespace};
 use crate::storage::Durability;
 use crate::types::KalamDataType;
@@ -32,7 +31,7 @@ pub async fn create(execution: &Execution<'_>, create: &CreateView) -> Result<St
     let names = Names { registry, namespace: &namespace };
     let id = table_id(&create.name, &namespace)?;
     let at = |error: KalamError| error.at(position_of_name(&create.name));
-    if is_system_namespace(&id.namespace) || is_reserved_namespace(&id.namespace) {
+    if is_reserved_namespace(&id.namespace) {
         let message = format!("the namespace '{}' is reserved", id.namespace);
         return Err(at(KalamError::new(ErrorCode::InvalidName, message)));
     }

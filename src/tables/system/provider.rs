@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use arrow::record_batch::RecordBatch;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
@@ -26,7 +26,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::SystemTablesRegistry;
 use crate::error::{KalamError, Result};
 use crate::schema::{CachedTableData, ProviderFactory, TableDefinition, TableId, TableType};
-use crate::tables::provider::BaseTableProvider;
+use crate::tables::provider::{BaseTableProvider, plan_schema};
 use crate::tables::scan::Request;
 
 /// Rows per batch.
@@ -43,7 +43,8 @@ pub struct SystemTableProvider {
 impl SystemTableProvider {
     /// A provider of a table whose rows `system` knows.
     pub fn new(system: Arc<SystemTablesRegistry>, table: Arc<CachedTableData>) -> Result<Self> {
-        Ok(Self { system, schema: table.arrow_schema()?, table })
+        let schema = plan_schema(table.arrow_schema()?.as_ref());
+        Ok(Self { system, table, schema })
     }
 }
 
@@ -116,11 +117,14 @@ impl SystemTableExec {
     async fn rows(&self, request: &Request) -> Result<RecordBatch> {
         request.check()?;
         let batch = self.system.batch(&self.table).await?;
-        let batch = match &self.projection {
-            None => batch,
-            Some(projection) => batch.project(projection).map_err(KalamError::internal)?,
+        let rows = batch.num_rows();
+        let columns = match &self.projection {
+            None => batch.columns().to_vec(),
+            Some(projection) => projection.iter().map(|&i| Arc::clone(batch.column(i))).collect(),
         };
-        Ok(batch.slice(0, batch.num_rows().min(self.fetch.unwrap_or(usize::MAX))))
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let batch = RecordBatch::try_new_with_options(self.schema(), columns, &options).map_err(KalamError::internal)?;
+        Ok(batch.slice(0, rows.min(self.fetch.unwrap_or(usize::MAX))))
     }
 }
 

@@ -131,15 +131,15 @@ impl SystemTablesRegistry {
                     out.push([text(CATALOG), text(name)])?;
                 }
             }
+            SystemTable::StandardTables => write_standard_tables(&mut out, &registry.tables(None).await?)?,
             SystemTable::StandardViews => {
-                for table in registry.tables(None).await? {
-                    if let Some(view) = &table.definition().view {
-                        let id = table.table_id();
-                        out.push([text(CATALOG), text(id.namespace.as_ref()), text(id.table.as_ref()), text(view.sql.as_str())])?;
+                for t in registry.tables(None).await? {
+                    if let Some(view) = &t.definition().view {
+                        let TableIdParts { namespace, name } = parts(&t);
+                        out.push([text(CATALOG), namespace, name, text(view.sql.as_str())])?;
                     }
                 }
             }
-            SystemTable::StandardTables => write_standard_tables(&mut out, &registry.tables(None).await?)?,
             SystemTable::StandardColumns => write_standard_columns(&mut out, &registry.tables(None).await?)?,
         }
         out.finish(table)

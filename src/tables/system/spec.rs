@@ -57,10 +57,10 @@ pub enum SystemTable {
     StandardSchemata,
     /// `information_schema.tables`.
     StandardTables,
-    /// `information_schema.columns`.
-    StandardColumns,
     /// `information_schema.views`.
     StandardViews,
+    /// `information_schema.columns`.
+    StandardColumns,
 }
 
 impl SystemTable {
@@ -78,7 +78,7 @@ impl SystemTable {
     ];
     /// The tables of the namespace `information_schema`.
     pub const STANDARD: [SystemTable; 4] =
-        [Self::StandardSchemata, Self::StandardTables, Self::StandardColumns, Self::StandardViews];
+        [Self::StandardSchemata, Self::StandardTables, Self::StandardViews, Self::StandardColumns];
 
     /// The namespace and the name.
     const fn names(self) -> (&'static str, &'static str) {
@@ -94,8 +94,8 @@ impl SystemTable {
             Self::Stats => (SYSTEM_NAMESPACE, "stats"),
             Self::StandardSchemata => (INFORMATION_SCHEMA, "schemata"),
             Self::StandardTables => (INFORMATION_SCHEMA, "tables"),
-            Self::StandardColumns => (INFORMATION_SCHEMA, "columns"),
             Self::StandardViews => (INFORMATION_SCHEMA, "views"),
+            Self::StandardColumns => (INFORMATION_SCHEMA, "columns"),
         }
     }
 
@@ -127,7 +127,7 @@ impl SystemTable {
             Self::Tables => &["namespace", "name"],
             Self::Columns => &["namespace", "table_name", "column_name"],
             Self::AuditLogs => &["audit_id"],
-            Self::StandardSchemata | Self::StandardTables | Self::StandardColumns | Self::StandardViews => &[],
+            Self::StandardSchemata | Self::StandardTables | Self::StandardViews | Self::StandardColumns => &[],
         }
     }
 
