@@ -227,12 +227,16 @@ impl SchemaRegistry {
         found
     }
 
-    /// The provider of a table: one per table, until its definition changes.
+    /// The provider of a table: one per table, until its definition changes. `None` if there is no such table, and for
+    /// a view, which has no rows of its own and is planned for each query.
     pub async fn provider(&self, id: &TableId) -> Result<Option<Arc<dyn TableProvider>>> {
         if let Some(provider) = self.cached_provider(id) {
             return Ok(Some(provider));
         }
         let Some(data) = self.table(id).await? else { return Ok(None) };
+        if data.definition().table_type == TableType::View {
+            return Ok(None);
+        }
         let factory = self.factory.read().clone();
         let factory =
             factory.ok_or_else(|| KalamError::internal("a provider was asked for before there was a factory"))?;

@@ -64,7 +64,7 @@ pub fn session_state(memory: Arc<dyn MemoryPool>) -> Result<SessionState> {
         .with_expr_planners(expr_planners())
         .with_type_planner(Arc::new(KalamTypePlanner))
         .with_scalar_functions(super::functions::scalar_functions())
-        .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+        .with_aggregate_functions(super::functions::aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_table_functions(table_functions)
         .with_analyzer_rules(analyzer_rules)

@@ -47,7 +47,7 @@ pub fn from_datafusion(error: DataFusionError) -> KalamError {
 
 fn not_implemented(what: &str) -> KalamError {
     let misplaced = |name: &str| what.starts_with("Physical plan does not support logical expression ") && what.contains(name);
-    if misplaced("expression ScalarSubquery") || misplaced("expression OuterReferenceColumn") || misplaced("expression Exists") {
+    if misplaced("expression ScalarSubquery") || misplaced("expression OuterReferenceColumn") || misplaced("expression Exists") || misplaced("expression InSubquery") {
         return KalamError::new(
             ErrorCode::FeatureNotSupported,
             "not supported: a subquery that refers to the query around it in this way",

@@ -196,7 +196,7 @@ impl SqlExecutor {
         params: &'a Params,
         options: &'a ExecuteOptions,
     ) -> Execution<'a> {
-        Execution { executor: self, session, params, options, state: Arc::clone(&self.state) }
+        Execution { executor: self, session, params, options, state: Arc::clone(&self.state), started_us: platform::now_us() }
     }
 
     /// Runs every statement of a text and returns what each did.
@@ -227,7 +227,9 @@ impl SqlExecutor {
             } else {
                 Arc::clone(&self.state)
             };
-            let execution = Execution { executor: self, session, params, options, state };
+            let started = state.execution_props().query_execution_start_time.filter(|_| clock);
+            let started_us = started.map_or_else(platform::now_us, |at| at.timestamp_micros());
+            let execution = Execution { executor: self, session, params, options, state, started_us };
             results.push(execution.statement(statement).await?);
         }
         Ok(results)
@@ -270,6 +272,8 @@ pub(super) struct Execution<'a> {
     pub params: &'a Params,
     pub options: &'a ExecuteOptions,
     pub state: Arc<SessionState>,
+    /// When the statement began: what NOW() gives, in a default too.
+    pub started_us: i64,
 }
 
 impl Execution<'_> {

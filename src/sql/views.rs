@@ -49,6 +49,7 @@ async fn plan(
     let mut above = above.to_vec();
     above.push(id.clone());
     for needed in &definition.dependencies {
+        check_cycle(needed, &above)?;
         if registry.table(needed).await?.is_none() {
             return Err(KalamError::new(
                 ErrorCode::ViewDependencyMissing,

@@ -16,95 +16,12 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use parking_lot::RwLock;
 
 use super::chunk::{Chunk, LIVE};
+use super::key_spec::KeySpec;
 use super::seq::Seq;
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::schema::{SchemaChange, SchemaVersion, TableDefinition};
-use crate::types::{KalamDataType, KeyCodec, Value};
 
 /// Chunks below this many rows are merged with their neighbours.
 const MERGE_BELOW_ROWS: usize = 4096;
-
-/// What identifies the rows of a table.
-#[derive(Debug)]
-pub struct KeySpec {
-    /// The schema version since which the key's columns have their types.
-    version: u32,
-    codec: KeyCodec,
-    /// Ids of the key's columns in key order; empty: the hidden row id.
-    columns: Vec<u32>,
-    /// Their names, for messages.
-    names: Vec<String>,
-}
-
-impl KeySpec {
-    /// The key of a table as it is defined now.
-    pub fn new(definition: &TableDefinition) -> Result<Self> {
-        Self::at(definition, definition.schema_version)
-    }
-
-    /// The key of a table as it was at an earlier schema version. No ALTER changes which columns the key has.
-    pub fn at(definition: &TableDefinition, version: u32) -> Result<Self> {
-        let now = definition.key_columns();
-        let mut types: Vec<KalamDataType> = now.iter().map(|c| c.data_type).collect();
-        if version < definition.schema_version {
-            let then = definition.columns_at(version)?;
-            for (ty, column) in types.iter_mut().zip(&now) {
-                *ty = then.iter().find(|c| c.column_id == column.column_id).map_or(*ty, |c| c.data_type);
-            }
-        }
-        if types.is_empty() {
-            types.push(KalamDataType::BigInt);
-        }
-        Ok(Self {
-            version: Self::typed_since(definition, version),
-            codec: KeyCodec::new(&types)?,
-            columns: now.iter().map(|c| c.column_id).collect(),
-            names: now.iter().map(|c| c.name.clone()).collect(),
-        })
-    }
-
-    /// The column of the key, by its place in it, whose type a schema version changed.
-    pub fn retyped(definition: &TableDefinition, version: &SchemaVersion) -> Option<usize> {
-        match &version.change {
-            SchemaChange::ChangeColumn { from, to } if from.data_type != to.data_type => {
-                definition.primary_key.iter().position(|id| *id == to.column_id)
-            }
-            _ => None,
-        }
-    }
-
-    /// The schema version since which the key's columns have the types that they have at a version.
-    pub fn typed_since(definition: &TableDefinition, version: u32) -> u32 {
-        let changes = |v: &&SchemaVersion| v.version <= version && Self::retyped(definition, v).is_some();
-        definition.history.iter().rev().find(changes).map_or(1, |v| v.version)
-    }
-
-    /// The schema version since which the key's columns have their types.
-    pub fn version(&self) -> u32 {
-        self.version
-    }
-
-    /// Whether rows are identified by the hidden row id.
-    pub fn is_row_id(&self) -> bool {
-        self.columns.is_empty()
-    }
-
-    /// Ids of the key's columns in key order.
-    pub fn columns(&self) -> &[u32] {
-        &self.columns
-    }
-
-    /// The codec of encoded keys.
-    pub fn codec(&self) -> &KeyCodec {
-        &self.codec
-    }
-
-    fn describe(&self, key: &[u8]) -> String {
-        let values = self.codec.decode(key).unwrap_or_default();
-        let values: Vec<String> = values.iter().map(Value::to_string).collect();
-        format!("({})=({})", self.names.join(", "), values.join(", "))
-    }
-}
 
 /// Rows to be added in one step.
 #[derive(Debug)]
@@ -210,7 +127,7 @@ impl HotTable {
         for chunk in state.chunks.iter() {
             for row in (0..chunk.len()).filter(|&row| chunk.superseded(row) == LIVE) {
                 encoded.clear();
-                key.codec.encode(&chunk.keys, row, &mut encoded)?;
+                key.codec().encode(&chunk.keys, row, &mut encoded)?;
                 state.set(&mut index, &key, &encoded, chunk.base + row as u64, &[]);
             }
         }
@@ -246,7 +163,7 @@ impl HotTable {
             for row in 0..chunk.len() {
                 if chunk.visible(row, snapshot) {
                     candidate.clear();
-                    self.key.codec.encode(&chunk.keys, row, &mut candidate)?;
+                    self.key.codec().encode(&chunk.keys, row, &mut candidate)?;
                     if candidate == key {
                         return Ok(Some((Arc::clone(chunk), row)));
                     }
@@ -265,7 +182,7 @@ impl HotTable {
     pub fn key_at(&self, position: u64) -> Result<Vec<u8>> {
         let (chunk, row) = self.locate(position).ok_or_else(|| lost(position))?;
         let mut key = Vec::new();
-        self.key.codec.encode(&chunk.keys, row, &mut key)?;
+        self.key.codec().encode(&chunk.keys, row, &mut key)?;
         Ok(key)
     }
 
@@ -345,7 +262,7 @@ impl HotTable {
         for chunk in chunks.iter() {
             for row in 0..chunk.len() {
                 key.clear();
-                self.key.codec.encode(&chunk.keys, row, &mut key)?;
+                self.key.codec().encode(&chunk.keys, row, &mut key)?;
                 let position = chunk.base + row as u64;
                 state.set(&mut index, &self.key, &key, position, &[]);
             }
@@ -416,7 +333,7 @@ impl State {
             let mut key = Vec::new();
             // A position whose key does not encode cannot be in the index.
             if let Some((chunk, row)) = find(p) {
-                let _ = spec.codec.encode(&chunk.keys, row, &mut key);
+                let _ = spec.codec().encode(&chunk.keys, row, &mut key);
             }
             self.hasher.hash_one(key.as_slice())
         });
@@ -470,7 +387,7 @@ impl State {
         let mut key = Vec::new();
         for row in 0..chunk.len() {
             key.clear();
-            spec.codec.encode(&chunk.keys, row, &mut key)?;
+            spec.codec().encode(&chunk.keys, row, &mut key)?;
             let position = chunk.base + row as u64;
             let before = self.set(index, spec, &key, position, chunks);
             applied.indexed += 1;
@@ -498,7 +415,7 @@ impl State {
         index.reserve(more, |&p| {
             let mut key = Vec::new();
             if let Some((chunk, row)) = locate(&self.chunks, p) {
-                let _ = spec.codec.encode(&chunk.keys, row, &mut key);
+                let _ = spec.codec().encode(&chunk.keys, row, &mut key);
             }
             self.hasher.hash_one(key.as_slice())
         });
@@ -511,7 +428,7 @@ impl State {
             for position in (applied.first..applied.first + applied.indexed).rev() {
                 let (chunk, row) = locate(chunks, position).ok_or_else(|| lost(position))?;
                 key.clear();
-                spec.codec.encode(&chunk.keys, row, &mut key)?;
+                spec.codec().encode(&chunk.keys, row, &mut key)?;
                 if let Ok(mut entry) = index.find_entry(self.hasher.hash_one(key.as_slice()), |&p| p == position) {
                     match applied.before.get(&position) {
                         Some(&before) => *entry.get_mut() = before,
@@ -581,7 +498,7 @@ fn locate(chunks: &[Arc<Chunk>], position: u64) -> Option<(&Arc<Chunk>, usize)> 
 fn key_equals(spec: &KeySpec, at: Option<(&Arc<Chunk>, usize)>, key: &[u8], buffer: &mut Vec<u8>) -> bool {
     let Some((chunk, row)) = at else { return false };
     buffer.clear();
-    spec.codec.encode(&chunk.keys, row, buffer).is_ok() && buffer.as_slice() == key
+    spec.codec().encode(&chunk.keys, row, buffer).is_ok() && buffer.as_slice() == key
 }
 
 fn build_chunk(spec: &KeySpec, rows: &NewRows, base: u64) -> Result<Chunk> {
@@ -590,7 +507,7 @@ fn build_chunk(spec: &KeySpec, rows: &NewRows, base: u64) -> Result<Chunk> {
     let keys = match &row_ids {
         Some(ids) => vec![Arc::new(ids.clone()) as ArrayRef],
         None => spec
-            .columns
+            .columns()
             .iter()
             .map(|id| {
                 let at = rows.column_ids.iter().position(|c| c == id);

@@ -3,6 +3,7 @@
 mod block;
 mod chunk;
 mod hot;
+mod key_spec;
 mod log;
 mod provider;
 mod replay;
@@ -11,7 +12,8 @@ mod seq;
 mod store;
 mod system;
 
-pub use hot::{HotStatistics, HotTable, KeySpec};
+pub use hot::{HotStatistics, HotTable};
+pub use key_spec::KeySpec;
 pub use log::{RequestId, ScopeKey};
 pub use provider::{BaseTableProvider, SharedTableProvider, TableProviderCore, TableProviders, with_system_columns};
 pub use scan::{POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLUMN, TableScanExec};

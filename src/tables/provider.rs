@@ -12,7 +12,7 @@ use datafusion::common::{Column, DataFusionError, ScalarValue};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType as DfTableType};
 use datafusion::physical_plan::ExecutionPlan;
 
-use super::hot::KeySpec;
+use super::key_spec::KeySpec;
 use super::scan::{ScanColumn, TableScanExec, schema_with_system_columns, system_columns, table_columns};
 use super::store::TableStore;
 use crate::error::{KalamError, Result};

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array};
 
 use super::block;
-use super::hot::{HotTable, KeySpec, NewRows, OnLiveKey};
+use super::hot::{HotTable, NewRows, OnLiveKey};
+use super::key_spec::KeySpec;
 use super::log::{LogRecord, RowBlock};
 use super::seq::SeqSpan;
 use crate::error::{ErrorCode, KalamError, Result};

@@ -18,7 +18,8 @@ use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 
 use super::block;
-use super::hot::{Applied, HotTable, KeySpec, NewRows, OnLiveKey};
+use super::hot::{Applied, HotTable, NewRows, OnLiveKey};
+use super::key_spec::KeySpec;
 use super::log::{LogReader, LogRecord, RequestId, RowBlock, ScopeKey};
 use super::replay::{self, Replay};
 use super::seq::{Seq, SeqGenerator, SeqSpan};
@@ -273,18 +274,22 @@ impl TableStore {
         replay.finish()
     }
 
-    /// Every scope of a table that has rows: one for each user of a USER table.
+    /// Every scope of a table that has rows, in the log or in memory: one for each user of a USER table.
     pub async fn scopes(&self, table_no: u32) -> Result<Vec<ScopeKey>> {
         let mut range = KeyRange::prefix(&ScopeKey::table_prefix(table_no));
-        let mut scopes = Vec::new();
+        let mut scopes: Vec<ScopeKey> =
+            self.slots.lock().keys().filter(|s| s.table_no == table_no).cloned().collect();
         loop {
             let options = ScanOptions { limit: Some(1), reverse: false };
             let page = self.backend.scan(Partition::Log, &range, options).await?;
-            let Some((key, _)) = page.first() else { return Ok(scopes) };
+            let Some((key, _)) = page.first() else { break };
             let scope = ScopeKey::of_log_key(key)?;
             range.from = scope.range().to;
             scopes.push(scope);
         }
+        scopes.sort();
+        scopes.dedup();
+        Ok(scopes)
     }
 
     /// Checks and applies a commit and lets it join the open group: everything or nothing. The future ends when the

@@ -53,17 +53,15 @@ pub async fn alter(execution: &Execution<'_>, alter: &AlterTable) -> Result<Stat
     let old = table.table_id().clone();
     let mut steps =
         Steps { execution, start: Arc::clone(table.definition()), now: TableDefinition::clone(table.definition()) };
-    let outcome = match steps.take_all(&alter.operations).await {
+    let taken = steps.take_all(&alter.operations).await;
+    if taken.is_ok() && steps.now.schema_version == steps.start.schema_version {
+        return Ok(StatementResult::default());
+    }
+    let entry = audit_entry(execution, "ALTER TABLE", &old.to_string()).await?;
+    let outcome = match taken {
         Err(error) => Err(error),
-        Ok(()) if steps.now.schema_version == steps.start.schema_version => return Ok(StatementResult::default()),
-        Ok(()) => {
-            let audit = audit_entry(execution, "ALTER TABLE", &old.to_string()).await?;
-            if steps.now.table_id == old {
-                registry.put_with(steps.now.clone(), audit).await
-            } else {
-                registry.rename_with(&old, steps.now.clone(), audit).await
-            }
-        }
+        Ok(()) if steps.now.table_id != old => registry.rename_with(&old, steps.now.clone(), entry).await,
+        Ok(()) => registry.put_with(steps.now.clone(), entry).await,
     };
     if steps.key_types_changed() {
         // Rows in memory are found by keys of the old types, or of the new ones if it came to nothing.

@@ -4,10 +4,12 @@
 //! itself. What it reads is written down by name, and nothing holds on to these tables: one that is dropped later
 //! makes reading the view an error.
 
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
 use datafusion::sql::sqlparser::ast::{
     self, CreateTableOptions, CreateView, Expr, ObjectName, Value as SqlValue, visit_expressions,
 };
-use std::ops::ControlFlow;
 
 use super::super::catalog::{Names, fold, plan_view, position_of_name, table_id};
 use super::super::executor::{Execution, StatementResult};
@@ -51,7 +53,16 @@ pub async fn create(execution: &Execution<'_>, create: &CreateView) -> Result<St
         None => {}
     }
     let mut query = create.query.as_ref().clone();
-    let (plan, dependencies) = plan_view(&execution.state, names, &id, &mut query).await?;
+    let planned = plan_view(&execution.state, names, &id, &mut query).await;
+    if planned.is_err()
+        && create.columns.is_empty()
+        && let Some(twice) = column_names(&query).and_then(first_twice)
+    {
+        let message = format!("the view has two columns '{twice}'");
+        return Err(at(KalamError::new(ErrorCode::DuplicateColumn, message)
+            .with_hint("Give one of them another name with AS.")));
+    }
+    let (plan, dependencies) = planned?;
     let schema = execution.physical(&plan).await?.schema();
     let written = column_names(&query).filter(|names| names.len() == schema.fields().len());
     if create.columns.len() > schema.fields().len() {
@@ -77,9 +88,14 @@ pub async fn create(execution: &Execution<'_>, create: &CreateView) -> Result<St
         None => TableDefinition::new_view(id, registry.next_table_no().await?, columns, view, now, by),
     };
     let definition = definition.map_err(at)?;
-    let audit = audit_entry(execution, "CREATE VIEW", &definition.table_id.to_string()).await?;
-    registry.put_with(definition, audit).await.map_err(at)?;
+    let entry = audit_entry(execution, "CREATE VIEW", &definition.table_id.to_string()).await?;
+    registry.put_with(definition, entry).await.map_err(at)?;
     Ok(StatementResult { durability: Some(Durability::Strict), ..StatementResult::default() })
+}
+
+fn first_twice(names: Vec<String>) -> Option<String> {
+    let mut seen = HashSet::new();
+    names.into_iter().find(|name| !seen.insert(name.clone()))
 }
 
 fn check_clauses(create: &CreateView) -> Result<()> {
