@@ -16,8 +16,8 @@ use crate::platform;
 use crate::schema::SchemaRegistry;
 use crate::sql::{Session, SqlExecutor};
 use crate::storage::record::{self, RecordKind};
-use crate::storage::{Durability, Partition, StorageBackend, WriteBatch};
-use crate::tables::{TableProviders, TableStore};
+use crate::storage::{CountingBackend, Durability, Partition, StorageBackend, WriteBatch};
+use crate::tables::{SystemProviders, SystemTablesRegistry, TableProviders, TableStore};
 
 /// The version of this engine.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -115,6 +115,8 @@ pub struct AppContext {
 impl AppContext {
     /// Opens the database that a backend holds, and makes it if there is none.
     pub async fn open(backend: Arc<dyn StorageBackend>, config: Config) -> Result<Arc<Self>> {
+        let counting = Arc::new(CountingBackend::new(backend));
+        let backend: Arc<dyn StorageBackend> = Arc::clone(&counting) as _;
         let given = config.node_id.as_deref().map(NodeId::new).transpose()?;
         let stored = read_database(backend.as_ref()).await?;
         let kept = stored.as_ref().map(|record| NodeId::new(&record.node_id)).transpose()?;
@@ -124,9 +126,13 @@ impl AppContext {
         }
         let store = TableStore::open(Arc::clone(&backend), node_id.worker()).await?;
         let registry = Arc::new(SchemaRegistry::new(Arc::clone(&backend)));
-        registry.set_provider_factory(Arc::new(TableProviders::new(Arc::clone(&store))));
         registry.ensure_defaults().await?;
-        let executor = Arc::new(SqlExecutor::new(Arc::clone(&registry), Arc::clone(&store), config.memory_limit)?);
+        let system =
+            SystemTablesRegistry::open(Arc::clone(&node_id.0), counting, &registry, Arc::clone(&store)).await?;
+        let providers = Arc::new(TableProviders::new(Arc::clone(&store)));
+        registry.set_provider_factory(Arc::new(SystemProviders::new(Arc::clone(&system), providers)));
+        let executor = SqlExecutor::new(Arc::clone(&registry), Arc::clone(&store), system, config.memory_limit)?;
+        let executor = Arc::new(executor);
         Ok(Arc::new(Self { node_id, backend, registry, store, executor, session: Arc::new(Session::new(config.user)) }))
     }
 
@@ -148,6 +154,11 @@ impl AppContext {
     /// The rows of all tables.
     pub fn store(&self) -> &Arc<TableStore> {
         &self.store
+    }
+
+    /// The engine's own tables.
+    pub fn system(&self) -> &Arc<SystemTablesRegistry> {
+        self.executor.system()
     }
 
     /// Runs statements.

@@ -277,6 +277,28 @@ impl SchemaRegistry {
         self.store(&mut ddl, def, None, batch).await
     }
 
+    /// Stores definitions of system tables, new ones and later versions, with further changes, all in one storage
+    /// transaction: for the upgrade of the catalog, before anyone uses them.
+    pub async fn put_system(&self, definitions: Vec<TableDefinition>, further: WriteBatch) -> Result<()> {
+        let _ddl = self.ddl.lock().await;
+        let mut batch = WriteBatch::new();
+        for def in &definitions {
+            if def.table_type != TableType::System || !is_reserved_namespace(&def.table_id.namespace) {
+                return Err(KalamError::internal(format_args!("'{}' is not a system table", def.table_id)));
+            }
+            self.tables.put_into(&mut batch, &def.table_id, def)?;
+        }
+        batch.append(further);
+        self.backend.commit(batch, Durability::Strict).await?;
+        let mut cache = self.cache.write();
+        self.version.fetch_add(1, Ordering::Relaxed);
+        for def in definitions {
+            cache.tables.remove(&def.table_id);
+            fill(&mut cache, def);
+        }
+        Ok(())
+    }
+
     /// Stores a definition that [`TableDefinition::rename_table`] gave, in place of the one under the old name, with
     /// further changes in the same storage transaction.
     pub async fn rename_with(
@@ -408,6 +430,11 @@ impl SchemaRegistry {
 
     /// Stores a new namespace.
     pub async fn create_namespace(&self, def: NamespaceDefinition) -> Result<()> {
+        self.create_namespace_with(def, WriteBatch::new()).await
+    }
+
+    /// As [`SchemaRegistry::create_namespace`], with further changes in the same storage transaction.
+    pub async fn create_namespace_with(&self, def: NamespaceDefinition, mut batch: WriteBatch) -> Result<()> {
         let _ddl = self.ddl.lock().await;
         // Checked again here, because the fields are public.
         NamespaceDefinition::new(&def.name, def.created_at_ms, &def.created_by)?;
@@ -417,13 +444,19 @@ impl SchemaRegistry {
                 format!("the namespace '{}' exists already", def.name),
             ));
         }
-        self.namespaces.put(&def.name, &def).await?;
+        self.namespaces.put_into(&mut batch, &def.name, &def)?;
+        self.backend.commit(batch, Durability::Strict).await?;
         self.version.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
     /// Removes an empty namespace.
     pub async fn drop_namespace(&self, name: &str) -> Result<()> {
+        self.drop_namespace_with(name, WriteBatch::new()).await
+    }
+
+    /// As [`SchemaRegistry::drop_namespace`], with further changes in the same storage transaction.
+    pub async fn drop_namespace_with(&self, name: &str, mut batch: WriteBatch) -> Result<()> {
         let _ddl = self.ddl.lock().await;
         if is_reserved_namespace(name) || name == DEFAULT_NAMESPACE {
             return Err(KalamError::new(
@@ -444,7 +477,8 @@ impl SchemaRegistry {
             );
             return Err(KalamError::new(ErrorCode::NamespaceNotEmpty, message).with_hint("Drop them first."));
         }
-        self.namespaces.delete(&key).await?;
+        self.namespaces.delete_into(&mut batch, &key);
+        self.backend.commit(batch, Durability::Strict).await?;
         self.version.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -510,7 +544,11 @@ impl SchemaRegistry {
 }
 
 /// The entry of a definition, which is made if there is none.
-fn fill(cache: &mut Cache, definition: TableDefinition) -> Arc<CachedTableData> {
+fn fill(cache: &mut Cache, mut definition: TableDefinition) -> Arc<CachedTableData> {
+    // Decoding leaves room for columns and versions that will never come: a third of what a small table takes.
+    definition.columns.shrink_to_fit();
+    definition.primary_key.shrink_to_fit();
+    definition.history.shrink_to_fit();
     let id = definition.table_id.clone();
     let entry = cache
         .tables

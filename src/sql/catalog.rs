@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::{DataFusionError, Result as DfResult, TableReference};
+use datafusion::common::{DataFusionError, Result as DfResult, SchemaError, TableReference};
 use datafusion::datasource::cte_worktable::CteWorkTable;
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::SessionState;
@@ -24,14 +24,14 @@ use datafusion::sql::sqlparser::ast::{self, Ident, ObjectName, visit_relations};
 
 use super::datafusion_session;
 use super::errors::from_datafusion;
-use super::information_schema;
 use super::parser::position_of;
+use super::rewrite;
 use super::type_planner::KalamTypePlanner;
 use super::views;
 use super::wildcards::{self, Expander};
 use crate::error::{ErrorCode, KalamError, Position, Result};
 use crate::schema::{CachedTableData, SchemaRegistry, TableId, TableType};
-use crate::tables::with_system_columns;
+use crate::tables::{is_system_namespace, with_system_columns};
 
 /// An identifier as SQL means it: folded to lower case unless quoted.
 pub fn fold(ident: &Ident) -> String {
@@ -98,9 +98,6 @@ impl Names<'_> {
             let message = format!("'{id}' is a {what}, expected a table");
             Err(KalamError::new(ErrorCode::WrongObjectType, message).at(position_of_name(name)))
         };
-        if information_schema::is_virtual(&id.namespace) {
-            return wrong("system table");
-        }
         let table = self.table(name).await?;
         match table.definition().table_type {
             TableType::View => wrong("view"),
@@ -111,7 +108,7 @@ impl Names<'_> {
 
     /// The error for a table that is not there, with the nearest name as a hint.
     pub async fn not_found(&self, id: &TableId) -> Result<KalamError> {
-        let known_namespace = information_schema::is_virtual(&id.namespace)
+        let known_namespace = is_system_namespace(&id.namespace)
             || self.registry.namespace(&id.namespace).await?.is_some();
         if !known_namespace {
             let names = self.registry.namespaces().await?;
@@ -160,7 +157,7 @@ fn edit_distance(a: &str, b: &str) -> usize {
 /// Tables that only one statement knows, by their bare name: the target of an UPDATE, rows to be returned.
 pub type Extras = HashMap<String, Arc<dyn TableProvider>>;
 
-/// Plans a statement. What it names must be a table of the registry, a virtual one, or one of `extras`.
+/// Plans a statement. What it names must be a table of the registry or one of `extras`.
 pub async fn plan_statement(
     state: &SessionState,
     names: Names<'_>,
@@ -203,10 +200,20 @@ pub async fn plan_view(
     let plan = context.plan(ast::Statement::Query(Box::new(query.clone())))?;
     let read = context.tables.iter().filter(|(_, lookup)| lookup.is_ok());
     let mut read: Vec<TableId> = read.filter_map(|(reference, _)| id_of(reference, names.namespace)).collect();
-    read.retain(|id| !information_schema::is_virtual(&id.namespace));
     read.sort();
     read.dedup();
     Ok((plan, read))
+}
+
+/// Whether planning failed because two columns have the same name.
+fn wants_unique_names(error: &DataFusionError) -> bool {
+    match error.find_root() {
+        DataFusionError::Plan(what) => what.contains("unique expression names"),
+        DataFusionError::SchemaError(inner, _) => {
+            matches!(inner.as_ref(), SchemaError::DuplicateUnqualifiedField { .. } | SchemaError::DuplicateQualifiedField { .. })
+        }
+        _ => false,
+    }
 }
 
 type Lookup = std::result::Result<Arc<dyn TableSource>, KalamError>;
@@ -243,12 +250,6 @@ impl LookUp<'_> {
         };
         let registry = self.names.registry;
         let position = || find_relation(statement, reference);
-        if information_schema::is_virtual(&id.namespace) {
-            if let Some(provider) = information_schema::provider(registry, &id).await? {
-                return Ok((Ok(provider_as_source(provider)), false));
-            }
-            return Ok((Err(self.names.not_found(&id).await?.at(position())), false));
-        }
         // A provider is only ever kept for what is no view.
         let mut provider = registry.cached_provider(&id);
         if provider.is_none() {
@@ -328,8 +329,15 @@ impl<'a> PlanContext<'a> {
         Ok((Self { state, tables, with_system_columns }, *statement))
     }
 
-    fn plan(&self, statement: ast::Statement) -> Result<LogicalPlan> {
-        SqlToRel::new(self).sql_statement_to_plan(statement).map_err(from_datafusion)
+    fn plan(&self, mut statement: ast::Statement) -> Result<LogicalPlan> {
+        rewrite::standardise(&mut statement)?;
+        match SqlToRel::new(self).sql_statement_to_plan(statement.clone()) {
+            Err(error) if wants_unique_names(&error) => {
+                rewrite::name_columns(&mut statement);
+                SqlToRel::new(self).sql_statement_to_plan(statement).map_err(from_datafusion)
+            }
+            planned => planned.map_err(from_datafusion),
+        }
     }
 
     fn expand_wildcards(&self, query: &mut ast::Query) -> Result<()> {

@@ -12,11 +12,13 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result as DfResult, plan_datafusion_err};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::TableSource;
+use datafusion::logical_expr::planner::ExprPlanner;
+use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
@@ -29,6 +31,7 @@ use datafusion::physical_plan::{
 use datafusion::prelude::SessionConfig;
 use futures::{StreamExt, TryStreamExt};
 
+use super::casts::{KalamCasts, KalamComparisons};
 use super::interrupt::EnsureChecks;
 use super::type_planner::KalamTypePlanner;
 use crate::error::{KalamError, Result};
@@ -36,18 +39,20 @@ use crate::error::{KalamError, Result};
 /// Rows per batch between operators.
 const BATCH_ROWS: usize = 8192;
 
-/// A session of DataFusion with this engine's functions and rules. Queries together use at most `memory_limit` bytes.
-pub fn session_state(memory_limit: usize) -> Result<SessionState> {
+/// A session of DataFusion with this engine's functions and rules. Queries reserve their memory in `memory`.
+pub fn session_state(memory: Arc<dyn MemoryPool>) -> Result<SessionState> {
     let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH_ROWS);
     let options = config.options_mut();
     options.sql_parser.collect_spans = true;
     options.sql_parser.map_string_types_to_utf8view = false;
     options.explain.show_statistics = false;
     let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory_limit)))
+        .with_memory_pool(memory)
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
         .build_arc()
         .map_err(KalamError::internal)?;
+    let mut analyzer_rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(KalamCasts)];
+    analyzer_rules.extend(Analyzer::new().rules);
     let mut physical_rules = PhysicalOptimizer::new().rules;
     physical_rules.push(Arc::new(InPlaceCoalesce));
     physical_rules.push(Arc::new(EnsureChecks));
@@ -56,14 +61,26 @@ pub fn session_state(memory_limit: usize) -> Result<SessionState> {
     Ok(SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
-        .with_expr_planners(SessionStateDefaults::default_expr_planners())
+        .with_expr_planners(expr_planners())
         .with_type_planner(Arc::new(KalamTypePlanner))
         .with_scalar_functions(super::functions::scalar_functions())
-        .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())
+        .with_aggregate_functions(super::functions::aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_table_functions(table_functions)
+        .with_analyzer_rules(analyzer_rules)
         .with_physical_optimizer_rules(physical_rules)
         .build())
+}
+
+/// DataFusion's planners of expressions. Those of features that `datafusion` itself is built without are named here.
+fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
+    let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![
+        Arc::new(KalamComparisons),
+        Arc::new(datafusion_functions::datetime::planner::DatetimeFunctionPlanner),
+        Arc::new(datafusion_functions::unicode::planner::UnicodeFunctionPlanner),
+    ];
+    planners.extend(SessionStateDefaults::default_expr_planners());
+    planners
 }
 
 /// The source of a call to a table function.
@@ -87,7 +104,7 @@ struct InPlaceCoalesce;
 
 impl PhysicalOptimizerRule for InPlaceCoalesce {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> DfResult<Arc<dyn ExecutionPlan>> {
-        plan.transform_up(|plan| {
+        let plan = plan.transform_up(|plan| {
             let Some(coalesce) = plan.downcast_ref::<CoalescePartitionsExec>() else {
                 return Ok(Transformed::no(plan));
             };
@@ -97,7 +114,12 @@ impl PhysicalOptimizerRule for InPlaceCoalesce {
             let in_place = ConcatPartitionsExec::new(Arc::clone(coalesce.input()), coalesce.fetch());
             Ok(Transformed::yes(Arc::new(in_place) as Arc<dyn ExecutionPlan>))
         })
-        .data()
+        .data()?;
+        // Whoever runs a plan with several partitions puts a CoalescePartitionsExec on top of it.
+        if plan.output_partitioning().partition_count() > 1 {
+            return Ok(Arc::new(ConcatPartitionsExec::new(plan, None)));
+        }
+        Ok(plan)
     }
 
     fn name(&self) -> &str {

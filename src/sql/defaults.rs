@@ -29,7 +29,7 @@ pub(super) fn default_column(execution: &Execution<'_>, column: &ColumnDefinitio
             }
         }
         ColumnDefault::Function(DefaultFunction::Now) => {
-            let now = Value::DateTime(platform::now_us());
+            let now = Value::DateTime(execution.started_us);
             for _ in 0..rows {
                 builder.append(&now)?;
             }

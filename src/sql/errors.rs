@@ -8,6 +8,7 @@ use datafusion::common::{DataFusionError, SchemaError, Span};
 
 use super::parser::syntax_error;
 use crate::error::{ErrorCode, KalamError, Position};
+use crate::tables::POSITION_COLUMN;
 
 /// Translates an error of planning or execution.
 pub fn from_datafusion(error: DataFusionError) -> KalamError {
@@ -21,9 +22,7 @@ pub fn from_datafusion(error: DataFusionError) -> KalamError {
         },
         DataFusionError::ArrowError(inner, _) => from_arrow(*inner),
         DataFusionError::SQL(inner, _) => syntax_error(&inner),
-        DataFusionError::NotImplemented(what) => {
-            KalamError::new(ErrorCode::FeatureNotSupported, format!("not supported: {}", first_line(&what)))
-        }
+        DataFusionError::NotImplemented(what) => not_implemented(&what),
         DataFusionError::Plan(what) => from_plan(&what),
         DataFusionError::Configuration(what) => KalamError::new(ErrorCode::InvalidStatement, what),
         DataFusionError::SchemaError(inner, _) => from_schema(*inner),
@@ -44,6 +43,22 @@ pub fn from_datafusion(error: DataFusionError) -> KalamError {
         DataFusionError::Shared(inner) => from_shared(&inner),
         other => KalamError::internal(other),
     }
+}
+
+fn not_implemented(what: &str) -> KalamError {
+    let misplaced = |name: &str| what.starts_with("Physical plan does not support logical expression ") && what.contains(name);
+    if misplaced("expression ScalarSubquery") || misplaced("expression OuterReferenceColumn") || misplaced("expression Exists") || misplaced("expression InSubquery") {
+        return KalamError::new(
+            ErrorCode::FeatureNotSupported,
+            "not supported: a subquery that refers to the query around it in this way",
+        )
+        .with_hint("Columns of the outer query can be compared with = ; otherwise write a JOIN with GROUP BY.");
+    }
+    if misplaced("expression WindowFunction") {
+        return KalamError::new(ErrorCode::InvalidStatement, "window functions are not allowed here")
+            .with_hint("Put the window function into a subquery, or use QUALIFY.");
+    }
+    KalamError::new(ErrorCode::FeatureNotSupported, format!("not supported: {}", first_line(what)))
 }
 
 /// A shared error cannot be taken apart by value: what matters of it is looked up by reference.
@@ -93,7 +108,9 @@ fn from_arrow_text(error: &ArrowError) -> KalamError {
             KalamError::new(ErrorCode::OutOfRange, format!("the result is out of range: {what}"))
         }
         ArrowError::CastError(what) | ArrowError::ParseError(what) => from_cast(what),
-        ArrowError::InvalidArgumentError(what) | ArrowError::ComputeError(what) if what.contains("out of range") => {
+        ArrowError::InvalidArgumentError(what) | ArrowError::ComputeError(what)
+            if ["out of range", "overflow", "too large"].iter().any(|w| what.contains(w)) =>
+        {
             KalamError::new(ErrorCode::OutOfRange, what.clone())
         }
         ArrowError::InvalidArgumentError(what) | ArrowError::ComputeError(what) => {
@@ -116,7 +133,30 @@ fn from_cast(what: &str) -> KalamError {
     } else {
         ErrorCode::InvalidText
     };
+    // "Cannot cast string 'x' to value of Int32 type" in the words of this engine.
+    if let Some((value, arrow)) =
+        what.strip_prefix("Cannot cast string ").and_then(|w| w.strip_suffix(" type")).and_then(|w| w.rsplit_once(" to value of "))
+    {
+        return KalamError::new(code, format!("{value} is not a valid {}", sql_type(arrow)));
+    }
     KalamError::new(code, what.to_owned())
+}
+
+/// The SQL name of an Arrow type in a message.
+fn sql_type(arrow: &str) -> &str {
+    match arrow {
+        "Int16" => "SMALLINT",
+        "Int32" => "INT",
+        "Int64" => "BIGINT",
+        "Float32" => "FLOAT",
+        "Float64" => "DOUBLE",
+        "Boolean" => "BOOLEAN",
+        "Date32" => "DATE",
+        _ if arrow.starts_with("Decimal") => "DECIMAL",
+        _ if arrow.starts_with("Timestamp") => "TIMESTAMP",
+        _ if arrow.starts_with("Time") => "TIME",
+        other => other,
+    }
 }
 
 fn from_schema(error: SchemaError) -> KalamError {
@@ -128,7 +168,8 @@ fn from_schema(error: SchemaError) -> KalamError {
             )
             .at(field.spans.first().and_then(position));
             let mut names: Vec<&str> = valid_fields.iter().map(|c| c.name.as_str()).filter(|n| !n.starts_with('_')).collect();
-            names.dedup();
+            let mut seen = std::collections::HashSet::new();
+            names.retain(|name| seen.insert(*name));
             match names.is_empty() {
                 true => error,
                 false => error.with_hint(format!("There are: {}.", names.join(", "))),
@@ -139,12 +180,33 @@ fn from_schema(error: SchemaError) -> KalamError {
                 .with_hint("Put the table's name or alias and a dot before it.")
                 .at(field.spans.first().and_then(position))
         }
-        other => KalamError::new(ErrorCode::DuplicateColumn, other.to_string()),
+        other => KalamError::new(
+            ErrorCode::DuplicateColumn,
+            match &other {
+                SchemaError::DuplicateQualifiedField { qualifier, name } => {
+                    format!("the name '{qualifier}' is used for two tables that both have a column '{name}'")
+                }
+                _ => other.to_string(),
+            },
+        ),
     }
 }
 
 fn from_plan(what: &str) -> KalamError {
     let what = first_line(what);
+    let what = what.strip_prefix("Internal error: ").unwrap_or(what);
+    if let Some((function, reasons)) = what.split_once(" failed to match any signature") {
+        let found = reasons.rsplit_once("received ").map_or("", |(_, f)| f);
+        let found = found.split_once(" (").map_or(found, |(f, _)| f).trim_end_matches('.');
+        let found = if found == "String" { "TEXT" } else { found };
+        let message = format!("{function} takes no argument of type {found}");
+        return KalamError::new(ErrorCode::FunctionNotFound, message);
+    }
+    if what.contains(POSITION_COLUMN) && what.contains("GROUP BY") {
+        return KalamError::new(ErrorCode::InvalidStatement, "aggregate functions are not allowed in UPDATE")
+            .with_hint("Put the aggregate into a subquery.");
+    }
+    let what = &what.replace("While expanding wildcard, column", "column");
     let lower = what.to_ascii_lowercase();
     let code = if lower.starts_with("invalid function") || lower.contains("no function matches") {
         ErrorCode::FunctionNotFound
@@ -154,6 +216,10 @@ fn from_plan(what: &str) -> KalamError {
         || lower.contains("failed to coerce")
         || lower.contains("can't be evaluated because there isn't a common type")
         || lower.contains("type mismatch")
+        || lower.contains("non-boolean predicate")
+        || lower.contains("requires a boolean")
+        || lower.contains("isn't a common type")
+        || lower.contains("can not find compatible types")
     {
         ErrorCode::DatatypeMismatch
     } else if lower.contains("duplicate") && lower.contains("name") {
@@ -179,7 +245,8 @@ fn from_execution(what: &str) -> KalamError {
     } else {
         ErrorCode::InvalidValue
     };
-    KalamError::new(code, first_line(what).to_owned())
+    let what = first_line(what);
+    KalamError::new(code, what.strip_prefix("Execution error: ").unwrap_or(what).to_owned())
 }
 
 /// DataFusion appends backtraces and plans after the first line.

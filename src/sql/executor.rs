@@ -12,11 +12,12 @@ use std::sync::atomic::AtomicBool;
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr as DfExpr, LogicalPlan};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use datafusion::sql::sqlparser::ast::{self, Expr, ObjectType, Value as SqlValue, visit_expressions};
+use datafusion::sql::sqlparser::ast::{self, Expr, ObjectType, Value as SqlValue, Visit, visit_expressions};
 use futures::StreamExt;
 use parking_lot::RwLock;
 
@@ -24,13 +25,15 @@ use super::catalog::{Extras, Names, plan_statement};
 use super::datafusion_session;
 use super::errors::from_datafusion;
 use super::handlers;
+use super::memory::QueryMemory;
 use super::params::Params;
+use super::rewrite::visible_name;
 use super::parser::{self, Statement};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Instant};
 use crate::schema::{DEFAULT_NAMESPACE, SchemaRegistry};
 use crate::storage::Durability;
-use crate::tables::{Request, Seq, TableStore};
+use crate::tables::{Request, Seq, SystemTablesRegistry, TableStore};
 use crate::types::{KalamDataType, coerce_array};
 
 /// A statement that keeps losing races against other writers fails after so many attempts.
@@ -137,14 +140,23 @@ impl StatementResult {
 pub struct SqlExecutor {
     registry: Arc<SchemaRegistry>,
     store: Arc<TableStore>,
+    system: Arc<SystemTablesRegistry>,
+    memory: Arc<QueryMemory>,
     state: Arc<SessionState>,
 }
 
 impl SqlExecutor {
     /// An executor over tables. Queries together use at most `memory_limit` bytes.
-    pub fn new(registry: Arc<SchemaRegistry>, store: Arc<TableStore>, memory_limit: usize) -> Result<Self> {
-        let state = Arc::new(datafusion_session::session_state(memory_limit)?);
-        Ok(Self { registry, store, state })
+    pub fn new(
+        registry: Arc<SchemaRegistry>,
+        store: Arc<TableStore>,
+        system: Arc<SystemTablesRegistry>,
+        memory_limit: usize,
+    ) -> Result<Self> {
+        let memory = Arc::new(QueryMemory::new(memory_limit));
+        let state = Arc::new(datafusion_session::session_state(Arc::clone(&memory) as _)?);
+        system.add_gauges(Arc::clone(&memory) as _);
+        Ok(Self { registry, store, system, memory, state })
     }
 
     /// The registry.
@@ -157,9 +169,24 @@ impl SqlExecutor {
         &self.store
     }
 
+    /// The engine's own tables, the audit log among them.
+    pub fn system(&self) -> &Arc<SystemTablesRegistry> {
+        &self.system
+    }
+
+    /// The id of the node that this executor runs on.
+    pub fn node_id(&self) -> &Arc<str> {
+        self.system.node_id()
+    }
+
     /// Bytes that running queries have reserved.
     pub fn query_memory(&self) -> usize {
-        self.state.runtime_env().memory_pool.reserved()
+        self.memory.reserved()
+    }
+
+    /// The most bytes that queries had reserved at one moment.
+    pub fn query_memory_peak(&self) -> usize {
+        self.memory.peak()
     }
 
     /// What a statement that is not SQL text runs in.
@@ -169,7 +196,7 @@ impl SqlExecutor {
         params: &'a Params,
         options: &'a ExecuteOptions,
     ) -> Execution<'a> {
-        Execution { executor: self, session, params, options, state: Arc::clone(&self.state) }
+        Execution { executor: self, session, params, options, state: Arc::clone(&self.state), started_us: platform::now_us() }
     }
 
     /// Runs every statement of a text and returns what each did.
@@ -200,7 +227,9 @@ impl SqlExecutor {
             } else {
                 Arc::clone(&self.state)
             };
-            let execution = Execution { executor: self, session, params, options, state };
+            let started = state.execution_props().query_execution_start_time.filter(|_| clock);
+            let started_us = started.map_or_else(platform::now_us, |at| at.timestamp_micros());
+            let execution = Execution { executor: self, session, params, options, state, started_us };
             results.push(execution.statement(statement).await?);
         }
         Ok(results)
@@ -211,24 +240,29 @@ impl SqlExecutor {
 fn placeholders(statement: &Statement, used: &mut BTreeSet<String>) {
     match statement {
         Statement::Explain { statement, .. } => placeholders(statement, used),
-        Statement::Sql(statement) => {
-            let _ = visit_expressions(statement.as_ref(), |expr| {
-                if let Expr::Value(value) = expr
-                    && let SqlValue::Placeholder(name) = &value.value
-                {
-                    used.insert(name.clone());
-                }
-                ControlFlow::<()>::Continue(())
-            });
+        Statement::Sql(statement) => collect_placeholders(statement.as_ref(), used),
+        Statement::With(with, statement) => {
+            collect_placeholders(with, used);
+            collect_placeholders(statement.as_ref(), used);
         }
         Statement::CreateTable(_, create) => {
             if let Some(query) = &create.query {
-                let statement = ast::Statement::Query(query.clone());
-                placeholders(&Statement::Sql(Box::new(statement)), used);
+                collect_placeholders(query.as_ref(), used);
             }
         }
         _ => {}
     }
+}
+
+fn collect_placeholders(statement: &impl Visit, used: &mut BTreeSet<String>) {
+    let _ = visit_expressions(statement, |expr| {
+        if let Expr::Value(value) = expr
+            && let SqlValue::Placeholder(name) = &value.value
+        {
+            used.insert(name.clone());
+        }
+        ControlFlow::<()>::Continue(())
+    });
 }
 
 /// One statement being run.
@@ -238,6 +272,8 @@ pub(super) struct Execution<'a> {
     pub params: &'a Params,
     pub options: &'a ExecuteOptions,
     pub state: Arc<SessionState>,
+    /// When the statement began: what NOW() gives, in a default too.
+    pub started_us: i64,
 }
 
 impl Execution<'_> {
@@ -249,6 +285,7 @@ impl Execution<'_> {
             Statement::DropNamespace { name, if_exists } => handlers::namespace::drop(self, &name, if_exists).await,
             Statement::UseNamespace(name) => handlers::namespace::use_namespace(self, &name).await,
             Statement::ShowNamespaces => handlers::show::namespaces(self).await,
+            Statement::ShowStats => handlers::show::stats(self).await,
             Statement::ShowTables(namespace) => handlers::show::tables(self, namespace.as_ref()).await,
             Statement::Describe(name) => handlers::show::describe(self, &name).await,
             Statement::DescribeHistory(name) => handlers::show::history(self, &name).await,
@@ -256,14 +293,23 @@ impl Execution<'_> {
             Statement::Explain { analyze, verbose, statement } => {
                 handlers::explain::explain(self, analyze, verbose, *statement).await
             }
+            Statement::With(with, statement) => match *statement {
+                ast::Statement::Update(update) => {
+                    self.retrying(|| handlers::update::update(self, &update, Some(&with))).await
+                }
+                ast::Statement::Delete(delete) => {
+                    self.retrying(|| handlers::delete::delete(self, &delete, Some(&with))).await
+                }
+                other => Err(unsupported_statement(&other)),
+            },
             Statement::Sql(statement) => match *statement {
                 // A query is run again if an ALTER came between its planning and its reading.
                 ast::Statement::Query(query) => {
                     self.retrying(|| handlers::query::query(self, query.as_ref().clone())).await
                 }
                 ast::Statement::Insert(insert) => self.retrying(|| handlers::insert::insert(self, &insert)).await,
-                ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, &update)).await,
-                ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, &delete)).await,
+                ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, &update, None)).await,
+                ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, &delete, None)).await,
                 ast::Statement::AlterTable(alter) => self.retrying(|| handlers::alter::alter(self, &alter)).await,
                 ast::Statement::CreateView(create) => {
                     self.retrying(|| handlers::view::create(self, &create)).await
@@ -274,10 +320,7 @@ impl Execution<'_> {
                 ast::Statement::Drop { object_type: ObjectType::Table, if_exists, names, .. } => {
                     handlers::table::drop(self, &names, if_exists).await
                 }
-                other => Err(KalamError::new(
-                    ErrorCode::FeatureNotSupported,
-                    format!("the statement '{}' is not supported", first_words(&other.to_string())),
-                )),
+                other => Err(unsupported_statement(&other)),
             },
         }
     }
@@ -400,11 +443,11 @@ pub(super) fn finish_rows(schema: &SchemaRef, batches: Vec<RecordBatch>, names: 
     for (i, field) in schema.fields().iter().enumerate() {
         // What has no type of ours (intervals, say) is shown as text.
         let data_type = match field.data_type() {
-            // Row numbers and counts: nobody has 2^63 of them.
+            // What counts rows (row_number, rank, approx_distinct) is unsigned in DataFusion and BIGINT in SQL.
             DataType::UInt64 => KalamDataType::BigInt,
             _ => KalamDataType::from_arrow_field(field).unwrap_or(KalamDataType::Text),
         };
-        let name = names.as_ref().map_or(field.name(), |n| &n[i]);
+        let name = names.as_ref().map_or_else(|| visible_name(field.name()), |n| &n[i]);
         let mut ours = data_type.arrow_field(name, field.is_nullable(), 0);
         ours.set_metadata(ours.metadata().iter().filter(|(k, _)| *k == crate::types::TYPE_KEY).map(|(k, v)| (k.clone(), v.clone())).collect());
         fields.push(ours);
@@ -423,12 +466,20 @@ fn convert(schema: &SchemaRef, types: &[KalamDataType], batch: &RecordBatch) -> 
         }
         match coerce_array(array, &types[i], field.name()) {
             Ok(array) => Ok(array),
-            Err(_) => arrow::compute::cast(array, field.data_type()).map_err(super::errors::from_arrow),
+            Err(_) if types[i] == KalamDataType::Text => {
+                arrow::compute::cast(array, field.data_type()).map_err(super::errors::from_arrow)
+            }
+            Err(error) => Err(error),
         }
     };
     let columns = batch.columns().iter().enumerate().map(column).collect::<Result<Vec<_>>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(KalamError::internal)
+}
+
+fn unsupported_statement(statement: &ast::Statement) -> KalamError {
+    let message = format!("the statement '{}' is not supported", first_words(&statement.to_string()));
+    KalamError::new(ErrorCode::FeatureNotSupported, message)
 }
 
 fn first_words(text: &str) -> String {

@@ -5,7 +5,11 @@
 
 use std::sync::Arc;
 
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::functions_aggregate::{
+    array_agg, average, bit_and_or_xor, bool_and_or, correlation, count, covariance, first_last, grouping, min_max,
+    nth_value, percentile_cont, stddev, string_agg, sum, variance,
+};
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion_functions as df;
 
 /// Every scalar function, by DataFusion's names and aliases.
@@ -18,5 +22,37 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     functions.extend(df::regex::functions());
     functions.extend(df::string::functions());
     functions.extend(df::unicode::functions());
+    functions.push(Arc::new(df::math::signum().as_ref().clone().with_aliases(["sign"])));
     functions
+}
+
+/// Every aggregate function: PostgreSQL's, without the regressions. Estimates and `median` stay out too: their kernels
+/// for every type would be half a megabyte, and `percentile_cont(0.5)` is the standard's median.
+pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
+    vec![
+        array_agg::array_agg_udaf(),
+        average::avg_udaf(),
+        bit_and_or_xor::bit_and_udaf(),
+        bit_and_or_xor::bit_or_udaf(),
+        bit_and_or_xor::bit_xor_udaf(),
+        bool_and_or::bool_and_udaf(),
+        bool_and_or::bool_or_udaf(),
+        correlation::corr_udaf(),
+        count::count_udaf(),
+        covariance::covar_pop_udaf(),
+        covariance::covar_samp_udaf(),
+        first_last::first_value_udaf(),
+        first_last::last_value_udaf(),
+        grouping::grouping_udaf(),
+        min_max::max_udaf(),
+        min_max::min_udaf(),
+        nth_value::nth_value_udaf(),
+        percentile_cont::percentile_cont_udaf(),
+        stddev::stddev_pop_udaf(),
+        stddev::stddev_udaf(),
+        string_agg::string_agg_udaf(),
+        sum::sum_udaf(),
+        variance::var_pop_udaf(),
+        variance::var_samp_udaf(),
+    ]
 }

@@ -13,13 +13,14 @@ use super::catalog::{Names, table_id};
 use super::defaults::default_column;
 use super::executor::{ExecuteOptions, Execution, Session, SqlExecutor, StatementResult};
 use super::handlers::dml::{Target, checked_batch};
+use super::handlers::audit::audit;
 use super::handlers::table::drop_created;
 use super::params::Params;
 use super::parser::parse_name;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::ingest::{self, CsvBatch, CsvDecoder, CsvOptions, Format};
 use crate::platform;
-use crate::schema::{CachedTableData, NewColumn, TableDefinition, TableOptions, TableType};
+use crate::schema::{CachedTableData, NewColumn, TableDefinition, TableOptions, TableType, is_reserved_namespace};
 use crate::tables::{PreparedRows, prepare_rows};
 use crate::types::{KalamDataType, coerce_array};
 
@@ -89,7 +90,13 @@ impl Sink {
         let id = table_id(&parsed, &namespace)?;
         let table = match names.writable(&parsed).await {
             Ok(table) => Some(table),
-            Err(error) if create && error.code() == ErrorCode::TableNotFound => None,
+            Err(error) if create && error.code() == ErrorCode::TableNotFound => {
+                if is_reserved_namespace(&id.namespace) {
+                    let message = format!("the namespace '{}' is reserved", id.namespace);
+                    return Err(KalamError::new(ErrorCode::InvalidName, message));
+                }
+                None
+            }
             Err(error) => return Err(error.without_position()),
         };
         Ok(Self { name: name.to_owned(), create: table.is_none(), table, id, prepared: Vec::new(), rows: 0 })
@@ -176,7 +183,11 @@ impl Sink {
         if outcome.is_err() && created {
             drop_created(execution, &id).await?;
         }
-        outcome
+        let done = outcome?;
+        if created {
+            audit(execution, "CREATE TABLE", &id.to_string()).await?;
+        }
+        Ok(done)
     }
 }
 

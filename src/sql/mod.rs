@@ -1,5 +1,6 @@
 //! SQL: from text to rows.
 
+mod casts;
 mod catalog;
 mod datafusion_session;
 mod defaults;
@@ -8,11 +9,12 @@ mod executor;
 mod functions;
 mod handlers;
 mod import;
-mod information_schema;
 mod interrupt;
+mod memory;
 pub mod packed;
 mod params;
 mod parser;
+mod rewrite;
 mod short_path;
 mod type_planner;
 mod views;
@@ -20,4 +22,5 @@ mod wildcards;
 
 pub use executor::{ExecuteOptions, Rows, Session, SqlExecutor, StatementResult};
 pub use import::{ImportOptions, ImportProgress, Importer, describe_table, insert_columns};
+pub use memory::QueryMemory;
 pub use params::Params;

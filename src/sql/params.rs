@@ -2,12 +2,14 @@
 //!
 //! Invariant: a parameter is a typed value in the plan, never text in the statement.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use datafusion::common::metadata::ScalarAndMetadata;
-use datafusion::common::ParamValues;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{ParamValues, Result as DfResult};
+use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use super::errors::from_datafusion;
 use crate::error::{ErrorCode, KalamError, Result};
@@ -70,7 +72,7 @@ impl Params {
     /// Puts the values into a plan. A placeholder whose type the plan tells takes a value of that type: text is
     /// parsed, a number converted when it fits; what does not fit is `PARAMETER_TYPE`.
     pub fn bind(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
-        let types = plan.get_parameter_types().map_err(from_datafusion)?;
+        let types = placeholder_types(&plan).map_err(from_datafusion)?;
         if types.is_empty() {
             return Ok(plan);
         }
@@ -93,6 +95,35 @@ impl Params {
         };
         plan.with_param_values(values).map_err(from_datafusion)
     }
+}
+
+/// The types that a plan tells for its placeholders. One that stands in places of different types has none: its value
+/// keeps the type that it has by itself, and each place converts it.
+fn placeholder_types(plan: &LogicalPlan) -> DfResult<HashMap<String, Option<DataType>>> {
+    let mut types: HashMap<String, Option<DataType>> = HashMap::new();
+    let mut conflicting = HashSet::new();
+    plan.apply_with_subqueries(|plan| {
+        plan.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                if let Expr::Placeholder(placeholder) = expr {
+                    let found = placeholder.field.as_ref().map(|f| f.data_type().clone());
+                    let known = types.entry(placeholder.id.clone()).or_insert(None);
+                    match (&known, found) {
+                        (Some(known), Some(found)) if *known != found => {
+                            conflicting.insert(placeholder.id.clone());
+                        }
+                        (None, found) => *known = found,
+                        _ => {}
+                    }
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    for id in conflicting {
+        types.insert(id, None);
+    }
+    Ok(types)
 }
 
 fn count(n: usize) -> String {
@@ -125,7 +156,7 @@ pub fn natural(value: &Value) -> Result<ScalarValue> {
 }
 
 fn coerced(value: &Value, data_type: &arrow::datatypes::DataType, placeholder: &str) -> Result<ScalarValue> {
-    use arrow::datatypes::{DataType, Field};
+    use arrow::datatypes::Field;
     // A number keeps its own type where it could lose something: `score > 1.5` with an INT column compares as DOUBLE.
     if matches!(value, Value::Null) {
         return ScalarValue::try_from(data_type).map_err(from_datafusion);

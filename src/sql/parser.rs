@@ -4,11 +4,11 @@
 //! it. Invariant: every error of this module is `SYNTAX_ERROR` with a position, and a request is parsed as a whole
 //! before any of its statements runs.
 
-use datafusion::sql::sqlparser::ast::{self, ObjectName};
+use datafusion::sql::sqlparser::ast::{self, ObjectName, SetExpr};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer, Word};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
 
 use crate::error::{ErrorCode, KalamError, Position, Result};
 use crate::schema::TableType;
@@ -37,6 +37,8 @@ pub enum Statement {
     UseNamespace(ObjectName),
     /// `SHOW NAMESPACES`.
     ShowNamespaces,
+    /// `SHOW STATS`.
+    ShowStats,
     /// `SHOW TABLES [IN n]`.
     ShowTables(Option<ObjectName>),
     /// `DESCRIBE [TABLE] t`, `SHOW COLUMNS FROM t`.
@@ -54,6 +56,8 @@ pub enum Statement {
         /// What is explained.
         statement: Box<Statement>,
     },
+    /// `WITH … UPDATE` and `WITH … DELETE`.
+    With(ast::With, Box<ast::Statement>),
     /// Everything else.
     Sql(Box<ast::Statement>),
 }
@@ -64,12 +68,29 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>> {
     let tokens = Tokenizer::new(&dialect, sql)
         .tokenize_with_location()
         .map_err(|e| syntax_error(&ParserError::TokenizerError(e.to_string())))?;
+    let tokens = without_empty_parentheses(tokens);
     let parser = Parser::new(&dialect).with_recursion_limit(RECURSION_LIMIT).with_tokens_with_locations(tokens);
     StatementParser { parser }.statements().map_err(|e| {
         let error = syntax_error(&e);
         // What is missing at the end is missing behind the last letter.
         if error.position().is_none() { error.at(Some(end_of(sql))) } else { error }
     })
+}
+
+/// `CURRENT_USER()` is written with parentheses as often as without; the parser knows the latter.
+fn without_empty_parentheses(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let is_user = |token: &TokenWithSpan| {
+        matches!(&token.token, Token::Word(w)
+            if w.quote_style.is_none() && matches!(w.keyword, Keyword::CURRENT_USER | Keyword::SESSION_USER))
+    };
+    let mut at = 0;
+    while at + 2 < tokens.len() {
+        if is_user(&tokens[at]) && tokens[at + 1].token == Token::LParen && tokens[at + 2].token == Token::RParen {
+            tokens.drain(at + 1..at + 3);
+        }
+        at += 1;
+    }
+    tokens
 }
 
 /// Parses the name of a table as SQL writes it.
@@ -138,6 +159,10 @@ impl StatementParser<'_> {
                 self.skip(2);
                 return Ok(Statement::ShowNamespaces);
             }
+            if is(&second, "stats") {
+                self.skip(2);
+                return Ok(Statement::ShowStats);
+            }
             if is(&second, "tables") {
                 self.skip(2);
                 let filtered = self.parser.parse_one_of_keywords(&[Keyword::IN, Keyword::FROM]).is_some();
@@ -179,6 +204,7 @@ impl StatementParser<'_> {
         }
         Ok(match self.parser.parse_statement()? {
             ast::Statement::CreateTable(create) => Statement::CreateTable(TableType::Shared, Box::new(create)),
+            ast::Statement::Query(query) => with_change(*query),
             other => Statement::Sql(Box::new(other)),
         })
     }
@@ -193,6 +219,31 @@ impl StatementParser<'_> {
     fn skip(&mut self, tokens: usize) {
         for _ in 0..tokens {
             self.parser.advance_token();
+        }
+    }
+}
+
+/// A statement that changes rows, after WITH, is parsed as the body of a query: here it is taken out. INSERT takes the
+/// WITH along to the query that it inserts from.
+fn with_change(mut query: ast::Query) -> Statement {
+    match *query.body {
+        SetExpr::Insert(ast::Statement::Insert(mut insert)) => {
+            if let (Some(mut with), Some(source)) = (query.with.take(), insert.source.as_deref_mut()) {
+                if let Some(inner) = source.with.take() {
+                    with.recursive |= inner.recursive;
+                    with.cte_tables.extend(inner.cte_tables);
+                }
+                source.with = Some(with);
+            }
+            Statement::Sql(Box::new(ast::Statement::Insert(insert)))
+        }
+        SetExpr::Update(statement) | SetExpr::Delete(statement) => match query.with {
+            Some(with) => Statement::With(with, Box::new(statement)),
+            None => Statement::Sql(Box::new(statement)),
+        },
+        body => {
+            query.body = Box::new(body);
+            Statement::Sql(Box::new(ast::Statement::Query(Box::new(query))))
         }
     }
 }

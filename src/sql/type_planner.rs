@@ -21,6 +21,6 @@ impl TypePlanner for KalamTypePlanner {
         }
         let data_type =
             KalamDataType::from_sql(sql_type).map_err(|error| DataFusionError::External(Box::new(error)))?;
-        Ok(Some(Arc::new(data_type.arrow_field("", true, 0))))
+        Ok(Some(Arc::new(data_type.plan_field("", true))))
     }
 }

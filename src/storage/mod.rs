@@ -13,12 +13,14 @@ use bytes::Bytes;
 
 use crate::error::{ErrorCode, KalamError, Result};
 
+mod counting;
 mod entity_store;
 #[cfg(target_arch = "wasm32")]
 pub mod indexeddb;
 mod memory;
 pub mod record;
 
+pub use counting::{CountingBackend, StorageCounters};
 pub use entity_store::{Entity, EntityStore};
 pub use memory::MemoryBackend;
 

@@ -75,7 +75,8 @@ impl TableProviderCore {
         columns: Vec<ScanColumn>,
     ) -> Result<Self> {
         let key = KeySpec::new(table.definition())?;
-        Ok(Self { store, table, schema: query_schema(&schema), columns, key })
+        let schema = plan_schema(&schema);
+        Ok(Self { store, table, schema, columns, key })
     }
 
     /// The table's definition.
@@ -157,15 +158,13 @@ impl TableProviderCore {
     }
 }
 
-/// A schema for queries: without metadata where the Arrow type says it all. Operators with several inputs (a recursive
-/// query, above all) want fields that are equal in everything, and an expression over a column has no metadata.
-fn query_schema(schema: &Schema) -> SchemaRef {
-    let plain = |field: &Arc<Field>| {
-        let bare = field.as_ref().clone().with_metadata(Default::default());
-        let same = KalamDataType::from_arrow_field(&bare).ok() == KalamDataType::from_arrow_field(field).ok();
-        if same { Arc::new(bare) } else { Arc::clone(field) }
+/// A schema without the metadata that plans have no use for; see [`KalamDataType::plan_field`].
+pub(super) fn plan_schema(schema: &Schema) -> SchemaRef {
+    let field = |field: &Arc<Field>| match KalamDataType::from_arrow_field(field) {
+        Ok(data_type) => Arc::new(data_type.plan_field(field.name(), field.is_nullable())),
+        Err(_) => Arc::clone(field),
     };
-    Arc::new(Schema::new(schema.fields().iter().map(plain).collect::<Vec<_>>()))
+    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
 }
 
 /// The values that a filter pins a column to: `column = value` or `column IN (values)`.

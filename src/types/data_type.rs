@@ -207,6 +207,19 @@ impl KalamDataType {
         ]))
     }
 
+    /// The field of a column in a query plan: its metadata tells only what its Arrow type does not. DataFusion compares
+    /// metadata where it joins columns of different origins (recursive queries, set operations), and what nobody
+    /// needs must not keep them apart.
+    pub fn plan_field(&self, name: &str, nullable: bool) -> Field {
+        let field = Field::new(name, self.arrow_type(), nullable);
+        match self {
+            Self::Json | Self::File => {
+                field.with_metadata(HashMap::from([(TYPE_KEY.to_owned(), self.sql_name().into_owned())]))
+            }
+            _ => field,
+        }
+    }
+
     /// The type of an Arrow field: the one its metadata names if that fits the field's Arrow type, else the type
     /// that holds its values with the least loss (none, except nanoseconds, and structure that becomes JSON).
     pub fn from_arrow_field(field: &Field) -> Result<Self> {

@@ -16,8 +16,8 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::super::catalog::{Extras, Names, fold, position_of_name, table_id};
 use super::super::executor::{Execution, StatementResult};
-use super::super::information_schema::is_virtual;
 use super::super::parser::position_of;
+use super::audit::audit_entry;
 use super::dml::{TARGET, column_item, select_from, unsupported};
 use super::table::{column_default, new_column, set_options};
 use crate::error::{ErrorCode, KalamError, Result};
@@ -25,7 +25,7 @@ use crate::platform;
 use crate::schema::{
     CachedTableData, ColumnDefault, ColumnDefinition, DefaultFunction, NewColumn, TableDefinition, TableId, TableType,
 };
-use crate::storage::{Durability, WriteBatch};
+use crate::storage::Durability;
 use crate::tables::{Request, SharedTableProvider, TableProviderCore};
 use crate::types::{KalamDataType, KeyCodec, Value, coerce_array};
 
@@ -53,11 +53,15 @@ pub async fn alter(execution: &Execution<'_>, alter: &AlterTable) -> Result<Stat
     let old = table.table_id().clone();
     let mut steps =
         Steps { execution, start: Arc::clone(table.definition()), now: TableDefinition::clone(table.definition()) };
-    let outcome = match steps.take_all(&alter.operations).await {
+    let taken = steps.take_all(&alter.operations).await;
+    if taken.is_ok() && steps.now.schema_version == steps.start.schema_version {
+        return Ok(StatementResult::default());
+    }
+    let entry = audit_entry(execution, "ALTER TABLE", &old.to_string()).await?;
+    let outcome = match taken {
         Err(error) => Err(error),
-        Ok(()) if steps.now.schema_version == steps.start.schema_version => return Ok(StatementResult::default()),
-        Ok(()) if steps.now.table_id != old => registry.rename_with(&old, steps.now.clone(), WriteBatch::new()).await,
-        Ok(()) => registry.put(steps.now.clone()).await,
+        Ok(()) if steps.now.table_id != old => registry.rename_with(&old, steps.now.clone(), entry).await,
+        Ok(()) => registry.put_with(steps.now.clone(), entry).await,
     };
     if steps.key_types_changed() {
         // Rows in memory are found by keys of the old types, or of the new ones if it came to nothing.
@@ -134,7 +138,7 @@ impl Steps<'_, '_> {
     }
 
     fn rename(&self, to: TableId, at: u64, by: &str) -> Result<TableDefinition> {
-        if is_virtual(&to.namespace) || crate::schema::is_reserved_namespace(&to.namespace) {
+        if crate::schema::is_reserved_namespace(&to.namespace) {
             let message = format!("the namespace '{}' is reserved", to.namespace);
             return Err(KalamError::new(ErrorCode::InvalidName, message));
         }
@@ -355,9 +359,6 @@ impl Names<'_> {
             let message = format!("'{id}' is a {what}, expected a table");
             Err(KalamError::new(ErrorCode::WrongObjectType, message).at(position_of_name(name)))
         };
-        if is_virtual(&id.namespace) {
-            return wrong("system table");
-        }
         let table = self.table(name).await?;
         match table.definition().table_type {
             TableType::View => wrong("view"),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
-use datafusion::sql::sqlparser::ast::{Delete, FromTable, Ident, Query, TableWithJoins};
+use datafusion::sql::sqlparser::ast::{Delete, FromTable, Ident, Query, TableWithJoins, With};
 
 use super::super::executor::{Execution, StatementResult};
 use super::super::short_path;
@@ -16,10 +16,10 @@ use crate::error::Result;
 use crate::tables::POSITION_COLUMN;
 
 /// Runs a DELETE.
-pub async fn delete(execution: &Execution<'_>, delete: &Delete) -> Result<StatementResult> {
+pub async fn delete(execution: &Execution<'_>, delete: &Delete, with: Option<&With>) -> Result<StatementResult> {
     let (name, alias) = target_name(&table_of(delete)?.relation)?;
     let target = Target::find(execution, name).await?;
-    let batches = found_rows(execution, &target, delete, &alias).await?;
+    let batches = found_rows(execution, &target, delete, &alias, with).await?;
     let mut seen = HashSet::new();
     let mut positions = Vec::new();
     let mut old_rows = Vec::new();
@@ -42,24 +42,32 @@ async fn found_rows(
     target: &Target,
     delete: &Delete,
     alias: &Ident,
+    with: Option<&With>,
 ) -> Result<Vec<RecordBatch>> {
-    if delete.using.is_none() && execution.options.short_path {
+    if with.is_none() && delete.using.is_none() && execution.options.short_path {
         let (core, request) = (target.core(execution)?, Arc::clone(&target.request));
         let rows = short_path::target_rows(execution, &core, delete.selection.as_ref(), alias, request).await?;
         if let Some(rows) = rows {
             return rows.iter().map(|batch| target.position_first(batch)).collect();
         }
     }
-    let query = rows_query(target, delete, alias)?;
+    let mut query = rows_query(target, delete, alias)?;
+    query.with = with.cloned();
     let (_, batches) = execution.select(query, &target.extras(execution)?, Arc::clone(&target.request)).await?;
     Ok(batches)
 }
 
 /// The SELECT behind a DELETE, for EXPLAIN.
-pub async fn explained(execution: &Execution<'_>, delete: &Delete) -> Result<(Query, Target)> {
+pub async fn explained(
+    execution: &Execution<'_>,
+    delete: &Delete,
+    with: Option<&With>,
+) -> Result<(Query, Target)> {
     let (name, alias) = target_name(&table_of(delete)?.relation)?;
     let target = Target::find(execution, name).await?;
-    Ok((rows_query(&target, delete, &alias)?, target))
+    let mut query = rows_query(&target, delete, &alias)?;
+    query.with = with.cloned();
+    Ok((query, target))
 }
 
 fn table_of(delete: &Delete) -> Result<&TableWithJoins> {

@@ -9,8 +9,8 @@ use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::sql::sqlparser::ast;
 
 use super::super::catalog::Extras;
-use super::super::executor::{Execution, Rows, StatementResult, finish_rows};
-use super::super::information_schema::text_batch;
+use super::super::executor::{Execution, StatementResult};
+use super::show::text_rows;
 use super::super::parser::Statement;
 use super::dml::{Target, unsupported};
 use crate::error::Result;
@@ -22,17 +22,21 @@ pub async fn explain(
     verbose: bool,
     statement: Statement,
 ) -> Result<StatementResult> {
-    let Statement::Sql(statement) = statement else { return unsupported("EXPLAIN of this statement") };
+    let (with, statement) = match statement {
+        Statement::Sql(statement) => (None, statement),
+        Statement::With(with, statement) => (Some(with), statement),
+        _ => return unsupported("EXPLAIN of this statement"),
+    };
     let mut lines: Vec<(&str, String)> = Vec::new();
     let (query, extras) = match *statement {
         ast::Statement::Query(query) => (query, Extras::new()),
         ast::Statement::Update(update) if !analyze => {
-            let (query, target) = super::update::explained(execution, &update).await?;
+            let (query, target) = super::update::explained(execution, &update, with.as_ref()).await?;
             lines.push(("statement", format!("Update {}", target.table.table_id())));
             (Box::new(query), target.extras(execution)?)
         }
         ast::Statement::Delete(delete) if !analyze => {
-            let (query, target) = super::delete::explained(execution, &delete).await?;
+            let (query, target) = super::delete::explained(execution, &delete, with.as_ref()).await?;
             lines.push(("statement", format!("Delete {}", target.table.table_id())));
             (Box::new(query), target.extras(execution)?)
         }
@@ -68,6 +72,5 @@ pub async fn explain(
 
 fn rows(lines: Vec<(&str, String)>) -> Result<StatementResult> {
     let (kinds, plans): (Vec<_>, Vec<_>) = lines.into_iter().map(|(k, p)| (Some(k.to_owned()), Some(p))).unzip();
-    let rows = Rows::one(text_batch(vec![("plan_type", kinds), ("plan", plans)])?);
-    Ok(StatementResult::rows(finish_rows(&rows.schema, rows.batches, None)?))
+    text_rows(vec![("plan_type", kinds), ("plan", plans)])
 }

@@ -1,7 +1,8 @@
 //! INSERT.
 //!
-//! Rows of literals and parameters go straight into column builders; every other source is planned as a query and its
-//! result converted column by column. Both follow the same assignment rules (`types`).
+//! The rows of VALUES go straight into column builders, each value by itself, so that an error names its row; their
+//! expressions are computed by a query before. Every other source is planned as a query and its result converted
+//! column by column. Both follow the same assignment rules (`types`).
 
 use std::sync::Arc;
 
@@ -11,14 +12,14 @@ use datafusion::sql::sqlparser::ast::{self, Expr, Ident, Insert, SetExpr, TableO
 
 use super::super::catalog::{Extras, fold, single_ident};
 use super::super::defaults::default_column;
-use super::super::executor::{Execution, StatementResult};
+use super::super::executor::{Execution, StatementResult, finish_rows};
 use super::super::params::Params;
 use super::super::parser::position_of;
-use super::dml::{Target, unsupported};
+use super::dml::{Target, item, select_from, unsupported};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::TableDefinition;
 use crate::tables::prepare_rows;
-use crate::types::{ColumnBuilder, Value, coerce_array};
+use crate::types::{ColumnBuilder, KalamDataType, Value, coerce_array};
 
 /// Runs an INSERT.
 pub async fn insert(execution: &Execution<'_>, insert: &Insert) -> Result<StatementResult> {
@@ -116,12 +117,8 @@ async fn source_columns(
         return Ok(vec![Part { columns: vec![None; width], rows: 1 }]);
     };
     if let Some(rows) = plain_values(source) {
-        if let Some(part) = literal_rows(execution, target.definition(), rows, listed)? {
-            return Ok(vec![part]);
-        }
-        if rows.iter().any(|row| row.content.iter().any(is_default)) {
-            return unsupported("DEFAULT beside an expression that is not a literal or parameter");
-        }
+        let computed = computed_values(execution, target, rows).await?;
+        return Ok(vec![value_rows(execution, target.definition(), rows, listed, computed)?]);
     }
     let (schema, batches) =
         execution.select(source.as_ref().clone(), &Extras::new(), Arc::clone(&target.request)).await?;
@@ -174,23 +171,67 @@ fn is_default(expr: &Expr) -> bool {
     matches!(expr, Expr::Identifier(i) if i.quote_style.is_none() && i.value.eq_ignore_ascii_case("default"))
 }
 
-/// Builds the rows if every value is a literal, a parameter or DEFAULT; `None` otherwise.
-fn literal_rows(
+/// So many expressions of VALUES are computed by one query.
+const EXPRESSIONS_PER_QUERY: usize = 500;
+
+/// The values of the expressions among the values, in order: everything but literals, parameters and DEFAULT.
+async fn computed_values(
+    execution: &Execution<'_>,
+    target: &Target,
+    rows: &[ast::Parens<Vec<Expr>>],
+) -> Result<Vec<Value>> {
+    let mut expressions = Vec::new();
+    for expr in rows.iter().flat_map(|row| &row.content) {
+        if !is_default(expr) && literal(expr, execution.params)?.is_none() {
+            expressions.push(expr);
+        }
+    }
+    let mut values = Vec::with_capacity(expressions.len());
+    for part in expressions.chunks(EXPRESSIONS_PER_QUERY) {
+        let query = select_of(part)?;
+        let (schema, batches) = execution.select(query, &Extras::new(), Arc::clone(&target.request)).await?;
+        let rows = finish_rows(&schema, batches, None)?;
+        let [batch] = rows.batches.as_slice() else {
+            return Err(KalamError::internal("expressions without FROM gave no row"));
+        };
+        for (array, field) in batch.columns().iter().zip(rows.schema.fields()) {
+            let data_type = KalamDataType::from_arrow_field(field)?;
+            values.push(Value::from_array(array.as_ref(), 0, &data_type)?);
+        }
+    }
+    Ok(values)
+}
+
+/// `SELECT e AS $0, …` without FROM.
+fn select_of(expressions: &[&Expr]) -> Result<ast::Query> {
+    let mut query = select_from("none", &Ident::new("none"), |select| {
+        select.from.clear();
+        select.projection =
+            expressions.iter().enumerate().map(|(i, expr)| item((*expr).clone(), &format!("${i}"))).collect();
+    })?;
+    query.with = None;
+    Ok(query)
+}
+
+/// Builds the rows of VALUES; `computed` holds the values of their expressions, in order.
+fn value_rows(
     execution: &Execution<'_>,
     definition: &TableDefinition,
     rows: &[ast::Parens<Vec<Expr>>],
     listed: Option<&[usize]>,
-) -> Result<Option<Part>> {
+    computed: Vec<Value>,
+) -> Result<Part> {
     let columns: Vec<_> = definition.columns_in_order().collect();
-    let Some(first) = rows.first() else { return Ok(None) };
-    let places = places(definition, listed, first.len(), Some(1))?;
+    let first = rows.first().map_or(0, |row| row.len());
+    let places = places(definition, listed, first, Some(1))?;
+    let mut computed = computed.into_iter();
     let mut builders: Vec<ColumnBuilder> =
         places.iter().map(|&p| ColumnBuilder::new(&columns[p].data_type, &columns[p].name, rows.len())).collect();
     for (i, row) in rows.iter().enumerate() {
-        if row.len() != first.len() {
+        if row.len() != first {
             return Err(KalamError::new(
                 ErrorCode::SyntaxError,
-                format!("row {} has {} values, row 1 has {}", i + 1, row.len(), first.len()),
+                format!("row {} has {} values, row 1 has {first}", i + 1, row.len()),
             ));
         }
         for ((expr, builder), &place) in row.iter().zip(&mut builders).zip(&places) {
@@ -201,7 +242,10 @@ fn literal_rows(
             }
             match literal(expr, execution.params)? {
                 Some(value) => builder.append(&value)?,
-                None => return Ok(None),
+                None => {
+                    let value = computed.next();
+                    builder.append(&value.ok_or_else(|| KalamError::internal("an expression was not computed"))?)?;
+                }
             }
         }
     }
@@ -209,15 +253,27 @@ fn literal_rows(
     for (mut builder, place) in builders.into_iter().zip(places) {
         given[place] = Some(builder.finish());
     }
-    Ok(Some(Part { columns: given, rows: rows.len() }))
+    Ok(Part { columns: given, rows: rows.len() })
 }
 
 /// The value of a literal or parameter; `None` if the expression is more than that.
 pub fn literal(expr: &Expr, params: &Params) -> Result<Option<Value>> {
     Ok(match expr {
         Expr::Value(value) => match &value.value {
-            SqlValue::Number(text, _) => number(text),
-            SqlValue::SingleQuotedString(text) => Some(Value::Text(text.clone())),
+            SqlValue::Number(text, _) => match number(text) {
+                Some(Value::Double(value)) if value.is_infinite() => {
+                    return Err(KalamError::new(ErrorCode::OutOfRange, format!("{text} is out of range for DOUBLE")));
+                }
+                value => value,
+            },
+            SqlValue::SingleQuotedString(text)
+            | SqlValue::EscapedStringLiteral(text)
+            | SqlValue::NationalStringLiteral(text)
+            | SqlValue::UnicodeStringLiteral(text) => Some(Value::Text(text.clone())),
+            SqlValue::DollarQuotedString(text) => Some(Value::Text(text.value.clone())),
+            SqlValue::HexStringLiteral(digits) => {
+                Some(Value::Text(format!("\\x{digits}")).coerce(&KalamDataType::Bytes)?)
+            }
             SqlValue::Boolean(value) => Some(Value::Boolean(*value)),
             SqlValue::Null => Some(Value::Null),
             SqlValue::Placeholder(name) => Some(params.get(name)?.clone()),

@@ -1,6 +1,7 @@
 //! One handler for each kind of statement.
 
 pub mod alter;
+pub mod audit;
 pub mod delete;
 pub mod dml;
 pub mod explain;

@@ -35,14 +35,16 @@ pub fn column_names(query: &ast::Query) -> Option<Vec<String>> {
 
 /// Names of the items of a SELECT or RETURNING list.
 pub fn item_names(items: &[SelectItem]) -> Option<Vec<String>> {
-    items
-        .iter()
-        .map(|item| match item {
-            SelectItem::ExprWithAlias { alias, .. } => Some(fold(alias)),
-            SelectItem::UnnamedExpr(Expr::Identifier(ident)) => Some(fold(ident)),
-            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => parts.last().map(fold),
-            SelectItem::UnnamedExpr(expr) => Some(expr.to_string()),
-            _ => None,
-        })
-        .collect()
+    items.iter().map(item_name).collect()
+}
+
+/// The name of one item.
+pub fn item_name(item: &SelectItem) -> Option<String> {
+    match item {
+        SelectItem::ExprWithAlias { alias, .. } => Some(fold(alias)),
+        SelectItem::UnnamedExpr(Expr::Identifier(ident)) => Some(fold(ident)),
+        SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => parts.last().map(fold),
+        SelectItem::UnnamedExpr(expr) => Some(expr.to_string()),
+        _ => None,
+    }
 }

@@ -1,19 +1,25 @@
-//! SHOW NAMESPACES, SHOW TABLES, DESCRIBE: answered from the registry.
+//! SHOW NAMESPACES, SHOW TABLES, SHOW STATS, DESCRIBE: answered from the registry and the system tables.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray, TimestampMicrosecondArray};
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::sql::sqlparser::ast::ObjectName;
 
-use super::super::catalog::{fold, single_ident};
+use super::super::catalog::{fold, position_of_name, single_ident};
 use super::super::executor::{Execution, Rows, StatementResult, finish_rows};
-use super::super::information_schema::text_batch;
-use crate::error::{KalamError, Result};
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::tables::{SystemTable, is_system_namespace};
 use crate::types::KalamDataType;
 
-fn text_rows(columns: Vec<(&str, Vec<Option<String>>)>) -> Result<StatementResult> {
-    let rows = Rows::one(text_batch(columns)?);
+/// A result of text columns.
+pub fn text_rows(columns: Vec<(&str, Vec<Option<String>>)>) -> Result<StatementResult> {
+    let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = columns
+        .into_iter()
+        .map(|(name, values)| (Field::new(name, DataType::Utf8, true), Arc::new(StringArray::from(values)) as ArrayRef))
+        .unzip();
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(KalamError::internal)?;
+    let rows = Rows::one(batch);
     Ok(StatementResult::rows(finish_rows(&rows.schema, rows.batches, None)?))
 }
 
@@ -25,15 +31,34 @@ pub async fn namespaces(execution: &Execution<'_>) -> Result<StatementResult> {
     text_rows(vec![("name", names.into_iter().map(Some).collect())])
 }
 
-/// `SHOW TABLES [IN n]`.
-pub async fn tables(execution: &Execution<'_>, namespace: Option<&ObjectName>) -> Result<StatementResult> {
-    let namespace = namespace.map(|n| single_ident(n, "namespace")).transpose()?.map(|ident| fold(&ident));
-    let tables = execution.executor.registry().tables(namespace.as_deref()).await?;
+/// `SHOW TABLES [IN n]`: without a namespace, those that people made.
+pub async fn tables(execution: &Execution<'_>, namespace_name: Option<&ObjectName>) -> Result<StatementResult> {
+    let namespace = namespace_name.map(|n| single_ident(n, "namespace")).transpose()?.map(|ident| fold(&ident));
+    if let (Some(wanted), Some(name)) = (&namespace, namespace_name) {
+        let known = is_system_namespace(wanted) || execution.executor.registry().namespace(wanted).await?.is_some();
+        if !known {
+            let message = format!("namespace '{wanted}' does not exist");
+            return Err(KalamError::new(ErrorCode::NamespaceNotFound, message).at(position_of_name(name)));
+        }
+    }
+    let mut tables = execution.executor.registry().tables(namespace.as_deref()).await?;
+    if namespace.is_none() {
+        tables.retain(|t| !is_system_namespace(&t.table_id().namespace));
+    }
     text_rows(vec![
         ("namespace", tables.iter().map(|t| Some(t.table_id().namespace.to_string())).collect()),
         ("name", tables.iter().map(|t| Some(t.table_id().table.to_string())).collect()),
         ("type", tables.iter().map(|t| Some(t.definition().table_type.to_string())).collect()),
     ])
+}
+
+/// `SHOW STATS`: the rows of `system.stats`.
+pub async fn stats(execution: &Execution<'_>) -> Result<StatementResult> {
+    let id = SystemTable::Stats.table_id();
+    let table = execution.executor.registry().table(&id).await?;
+    let table = table.ok_or_else(|| KalamError::internal(format_args!("'{id}' is missing from the catalog")))?;
+    let batch = execution.executor.system().batch(&table).await?;
+    Ok(StatementResult::rows(finish_rows(&batch.schema(), vec![batch], None)?))
 }
 
 /// `DESCRIBE t`.

@@ -8,8 +8,8 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::super::catalog::{Extras, Names, fold, position_of_name, table_id};
 use super::super::executor::{Execution, StatementResult, finish_rows};
-use super::super::information_schema::is_virtual;
 use super::super::parser::position_of;
+use super::audit::{audit, audit_entry};
 use super::dml::{Target, unsupported};
 use super::insert::literal;
 use super::query::column_names;
@@ -33,7 +33,7 @@ pub async fn create(execution: &Execution<'_>, kind: TableType, create: CreateTa
     let registry = execution.executor.registry();
     let id = table_id(&create.name, &execution.session.namespace())?;
     let position = position_of_name(&create.name);
-    if is_virtual(&id.namespace) || crate::schema::is_reserved_namespace(&id.namespace) {
+    if crate::schema::is_reserved_namespace(&id.namespace) {
         return Err(KalamError::new(ErrorCode::InvalidName, format!("the namespace '{}' is reserved", id.namespace))
             .at(position));
     }
@@ -62,6 +62,9 @@ pub async fn create(execution: &Execution<'_>, kind: TableType, create: CreateTa
         }
     }
     let options = table_options(kind, &create.table_options)?;
+    if let Some(storage_id) = &options.storage_id {
+        execution.executor.system().storages().require(storage_id).await.map_err(|e| e.at(position))?;
+    }
     let source = match &create.query {
         None => None,
         Some(query) => {
@@ -82,7 +85,12 @@ pub async fn create(execution: &Execution<'_>, kind: TableType, create: CreateTa
     let definition =
         TableDefinition::new(id.clone(), number, kind, columns, &key, options, platform::now_ms(), by)
             .map_err(|e| e.at(position))?;
-    match registry.put(definition).await {
+    // CREATE TABLE … AS takes effect only with its rows.
+    let entry = match source {
+        None => audit_entry(execution, "CREATE TABLE", &id.to_string()).await?,
+        Some(_) => WriteBatch::new(),
+    };
+    match registry.put_with(definition, entry).await {
         Err(error) if error.code() == ErrorCode::TableExists && create.if_not_exists => {
             return Ok(StatementResult::default());
         }
@@ -92,9 +100,12 @@ pub async fn create(execution: &Execution<'_>, kind: TableType, create: CreateTa
         return Ok(StatementResult { durability: Some(Durability::Strict), ..StatementResult::default() });
     };
     match fill(execution, &create.name, rows).await {
-        Ok(result) => Ok(result),
+        Ok(result) => {
+            audit(execution, "CREATE TABLE", &id.to_string()).await?;
+            Ok(result)
+        }
         Err(error) => {
-            drop_one(execution, &id).await?;
+            drop_created(execution, &id).await?;
             Err(error)
         }
     }
@@ -147,17 +158,23 @@ pub fn new_column(column: &ColumnDef, key: &mut Vec<String>) -> Result<NewColumn
                 .with_hint("Write PRIMARY KEY (a, b) for a key of several columns.")));
             }
             ColumnOption::Generated { generation_expr: None, .. } | ColumnOption::Identity(_) => {
-                new.default = ColumnDefault::Function(DefaultFunction::SnowflakeId);
-                new.nullable = false;
+                generate_ids(&mut new);
             }
-            ColumnOption::DialectSpecific(tokens) if is_auto_increment(tokens) => {
-                new.default = ColumnDefault::Function(DefaultFunction::SnowflakeId);
-            }
+            ColumnOption::DialectSpecific(tokens) if is_auto_increment(tokens) => generate_ids(&mut new),
             ColumnOption::Comment(_) => {}
             other => return Err(at(unsupported_option(&other.to_string()))),
         }
     }
     Ok(new)
+}
+
+/// What AUTO_INCREMENT and IDENTITY mean. The ids have 64 bits, so a smaller integer becomes BIGINT.
+fn generate_ids(column: &mut NewColumn) {
+    column.default = ColumnDefault::Function(DefaultFunction::SnowflakeId);
+    column.nullable = false;
+    if matches!(column.data_type, KalamDataType::SmallInt | KalamDataType::Int) {
+        column.data_type = KalamDataType::BigInt;
+    }
 }
 
 fn unsupported_option(option: &str) -> KalamError {
@@ -258,24 +275,23 @@ pub async fn drop(execution: &Execution<'_>, names: &[ObjectName], if_exists: bo
         }
     }
     for id in &found {
-        drop_one(execution, id).await?;
+        drop_one(execution, id, audit_entry(execution, "DROP TABLE", &id.to_string()).await?).await?;
     }
     Ok(StatementResult { durability: Some(Durability::Strict), ..StatementResult::default() })
 }
 
-async fn drop_one(execution: &Execution<'_>, id: &TableId) -> Result<()> {
+async fn drop_one(execution: &Execution<'_>, id: &TableId, mut batch: WriteBatch) -> Result<()> {
     let (registry, store) = (execution.executor.registry(), execution.executor.store());
     let Some(table) = registry.table(id).await? else { return Ok(()) };
     let number = table.definition().table_no;
     let _no_commits = store.freeze(number).await?;
-    let mut batch = WriteBatch::new();
     store.drop_table_into(&mut batch, number);
     registry.delete_with(id, batch).await?;
     store.evict_table(number);
     Ok(())
 }
 
-/// Drops the table that a failed import created.
+/// Drops the table that a failed statement or import created: as if it had never been there.
 pub async fn drop_created(execution: &Execution<'_>, id: &TableId) -> Result<()> {
-    drop_one(execution, id).await
+    drop_one(execution, id, WriteBatch::new()).await
 }

@@ -7,7 +7,7 @@ use arrow::array::{AsArray, Int64Array, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{Int64Type, Schema};
 use arrow::record_batch::RecordBatch;
-use datafusion::sql::sqlparser::ast::{AssignmentTarget, Expr, Ident, Query, Update, UpdateTableFromKind};
+use datafusion::sql::sqlparser::ast::{AssignmentTarget, Expr, Ident, ObjectName, Query, Update, UpdateTableFromKind, With};
 
 use super::super::catalog::{fold, single_ident};
 use super::super::defaults::default_column;
@@ -21,11 +21,11 @@ use crate::tables::{POSITION_COLUMN, ROW_ID_COLUMN, prepare_rows};
 use crate::types::coerce_array;
 
 /// Runs an UPDATE.
-pub async fn update(execution: &Execution<'_>, update: &Update) -> Result<StatementResult> {
+pub async fn update(execution: &Execution<'_>, update: &Update, with: Option<&With>) -> Result<StatementResult> {
     let (name, alias) = target_name(&update.table.relation)?;
     let target = Target::find(execution, name).await?;
     let assigned = assignments(target.definition(), update)?;
-    let batches = found_rows(execution, &target, update, &alias, &assigned).await?;
+    let batches = found_rows(execution, &target, update, &alias, &assigned, with).await?;
 
     let definition = target.definition();
     let has_row_ids = definition.primary_key.is_empty();
@@ -70,19 +70,21 @@ async fn found_rows(
     update: &Update,
     alias: &Ident,
     assigned: &[Option<Assigned>],
+    with: Option<&With>,
 ) -> Result<Vec<RecordBatch>> {
     let constant = |a: &Option<Assigned>| match a {
         Some(Assigned::Expr(expr)) => short_path::is_constant(execution, expr),
         _ => true,
     };
-    if update.from.is_none() && execution.options.short_path && assigned.iter().all(constant) {
+    if with.is_none() && update.from.is_none() && execution.options.short_path && assigned.iter().all(constant) {
         let (core, request) = (target.core(execution)?, Arc::clone(&target.request));
         let rows = short_path::target_rows(execution, &core, update.selection.as_ref(), alias, request).await?;
         if let Some(rows) = rows {
             return rows.iter().map(|batch| with_constants(execution, target, assigned, batch)).collect();
         }
     }
-    let query = rows_query(target.definition(), update, alias, assigned)?;
+    let mut query = rows_query(target.definition(), update, alias, assigned)?;
+    query.with = with.cloned();
     let (_, batches) = execution.select(query, &target.extras(execution)?, Arc::clone(&target.request)).await?;
     Ok(batches)
 }
@@ -109,11 +111,17 @@ fn with_constants(
 }
 
 /// The SELECT behind an UPDATE, for EXPLAIN.
-pub async fn explained(execution: &Execution<'_>, update: &Update) -> Result<(Query, Target)> {
+pub async fn explained(
+    execution: &Execution<'_>,
+    update: &Update,
+    with: Option<&With>,
+) -> Result<(Query, Target)> {
     let (name, alias) = target_name(&update.table.relation)?;
     let target = Target::find(execution, name).await?;
     let assigned = assignments(target.definition(), update)?;
-    Ok((rows_query(target.definition(), update, &alias, &assigned)?, target))
+    let mut query = rows_query(target.definition(), update, &alias, &assigned)?;
+    query.with = with.cloned();
+    Ok((query, target))
 }
 
 /// What a column is set to.
@@ -131,21 +139,39 @@ fn assignments(definition: &TableDefinition, update: &Update) -> Result<Vec<Opti
         return unsupported("JOIN in the target of an UPDATE (use FROM)");
     }
     let mut assigned: Vec<Option<Assigned>> = definition.columns.iter().map(|_| None).collect();
-    for assignment in &update.assignments {
-        let AssignmentTarget::ColumnName(name) = &assignment.target else {
-            return unsupported("assignment to a list of columns");
-        };
+    for (name, value) in pairs(update)? {
         let ident = single_ident(name, "column")?;
         let slot = &mut assigned[column_place(definition, &ident)?];
         if slot.is_some() {
             return Err(KalamError::new(ErrorCode::DuplicateColumn, format!("column '{}' is set twice", fold(&ident)))
                 .at(super::super::parser::position_of(&ident)));
         }
-        let default = matches!(&assignment.value,
+        let default = matches!(value,
             Expr::Identifier(i) if i.quote_style.is_none() && i.value.eq_ignore_ascii_case("default"));
-        *slot = Some(if default { Assigned::Default } else { Assigned::Expr(Box::new(assignment.value.clone())) });
+        *slot = Some(if default { Assigned::Default } else { Assigned::Expr(Box::new(value.clone())) });
     }
     Ok(assigned)
+}
+
+/// The columns of SET and their values: `a = x`, and `(a, b) = (x, y)`.
+fn pairs(update: &Update) -> Result<Vec<(&ObjectName, &Expr)>> {
+    let mut pairs = Vec::with_capacity(update.assignments.len());
+    for assignment in &update.assignments {
+        match (&assignment.target, &assignment.value) {
+            (AssignmentTarget::ColumnName(name), value) => pairs.push((name, value)),
+            (AssignmentTarget::Tuple(names), Expr::Tuple(values)) if names.len() == values.len() => {
+                pairs.extend(names.iter().zip(values));
+            }
+            (AssignmentTarget::Tuple(names), Expr::Tuple(values)) => {
+                return Err(KalamError::new(
+                    ErrorCode::SyntaxError,
+                    format!("SET has {} columns and {} values", names.len(), values.len()),
+                ));
+            }
+            (AssignmentTarget::Tuple(_), _) => return unsupported("assignment of a subquery to a list of columns"),
+        }
+    }
+    Ok(pairs)
 }
 
 /// The SELECT of the rows to change: position, row id if there is one, and every column as it is to become.

@@ -13,14 +13,14 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::super::catalog::{Names, fold, plan_view, position_of_name, table_id};
 use super::super::executor::{Execution, StatementResult};
-use super::super::information_schema::is_virtual;
 use super::super::parser::position_of;
+use super::audit::audit_entry;
 use super::dml::unsupported;
 use super::query::column_names;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
 use crate::schema::{NewColumn, TableDefinition, TableType, ViewDefinition, is_reserved_namespace};
-use crate::storage::{Durability, WriteBatch};
+use crate::storage::Durability;
 use crate::types::KalamDataType;
 
 /// Runs a CREATE VIEW.
@@ -31,7 +31,7 @@ pub async fn create(execution: &Execution<'_>, create: &CreateView) -> Result<St
     let names = Names { registry, namespace: &namespace };
     let id = table_id(&create.name, &namespace)?;
     let at = |error: KalamError| error.at(position_of_name(&create.name));
-    if is_virtual(&id.namespace) || is_reserved_namespace(&id.namespace) {
+    if is_reserved_namespace(&id.namespace) {
         let message = format!("the namespace '{}' is reserved", id.namespace);
         return Err(at(KalamError::new(ErrorCode::InvalidName, message)));
     }
@@ -87,7 +87,9 @@ pub async fn create(execution: &Execution<'_>, create: &CreateView) -> Result<St
         Some(existing) => existing.definition().replace_view(columns, view, now, by),
         None => TableDefinition::new_view(id, registry.next_table_no().await?, columns, view, now, by),
     };
-    registry.put(definition.map_err(at)?).await.map_err(at)?;
+    let definition = definition.map_err(at)?;
+    let entry = audit_entry(execution, "CREATE VIEW", &definition.table_id.to_string()).await?;
+    registry.put_with(definition, entry).await.map_err(at)?;
     Ok(StatementResult { durability: Some(Durability::Strict), ..StatementResult::default() })
 }
 
@@ -153,7 +155,7 @@ pub async fn drop(
         found.push(table.table_id().clone());
     }
     for id in &found {
-        registry.delete_with(id, WriteBatch::new()).await?;
+        registry.delete_with(id, audit_entry(execution, "DROP VIEW", &id.to_string()).await?).await?;
     }
     Ok(StatementResult { durability: Some(Durability::Strict), ..StatementResult::default() })
 }

@@ -1,0 +1,224 @@
+//! Casts and comparisons of the types that Arrow's kernels do not convert, by the rules of `types`.
+//!
+//! Invariant: text becomes a value by the same rules in `CAST`, in a comparison and in an INSERT. A cast of text, or
+//! of a number to an integer (which rounds), is a call of [`KalamCast`] before DataFusion's own type coercion sees it.
+
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::{DFSchema, DataFusionError, ExprSchema, Result as DfResult};
+use datafusion::logical_expr::expr::{Between, Cast, InList, ScalarFunction, TryCast};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{
+    BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, Volatility,
+};
+use datafusion::optimizer::AnalyzerRule;
+use datafusion::sql::sqlparser::ast::BinaryOperator;
+
+use crate::error::KalamError;
+use crate::types::{ColumnBuilder, KalamDataType, Value, coerce_array};
+
+/// The cast of a value to a type; with `safe`, what does not convert is NULL.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct KalamCast {
+    name: String,
+    target: KalamDataType,
+    safe: bool,
+    signature: Signature,
+}
+
+impl KalamCast {
+    fn call(expr: Expr, target: KalamDataType, safe: bool) -> Expr {
+        let name = format!("{}cast_{}", if safe { "try_" } else { "" }, target.sql_name().to_lowercase());
+        let cast = Self { name, target, safe, signature: Signature::any(1, Volatility::Immutable) };
+        Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(ScalarUDF::new_from_impl(cast)), vec![expr]))
+    }
+
+    fn array(&self, array: &ArrayRef) -> DfResult<ArrayRef> {
+        let outcome = if self.safe { self.nulls_for_errors(array) } else { coerce_array(array, &self.target, "") };
+        outcome.map_err(|error| DataFusionError::External(Box::new(without_place(error))))
+    }
+
+    fn nulls_for_errors(&self, array: &ArrayRef) -> crate::error::Result<ArrayRef> {
+        let source = KalamDataType::from_arrow_field(&Field::new("", array.data_type().clone(), true))?;
+        let mut builder = ColumnBuilder::new(&self.target, "", array.len());
+        for row in 0..array.len() {
+            let value = Value::from_array(array.as_ref(), row, &source)?;
+            builder.append(&value.coerce(&self.target).unwrap_or(Value::Null))?;
+        }
+        Ok(builder.finish())
+    }
+}
+
+/// A cast has no column and no row to name.
+fn without_place(error: KalamError) -> KalamError {
+    let message = match error.message().split_once(": ") {
+        Some((place, message)) if place.starts_with("column ''") => message.to_owned(),
+        _ => return error,
+    };
+    let plain = KalamError::new(error.code(), message);
+    match error.hint() {
+        Some(hint) => plain.with_hint(hint.to_owned()),
+        None => plain,
+    }
+}
+
+impl ScalarUDFImpl for KalamCast {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> DfResult<DataType> {
+        Ok(self.target.arrow_type())
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> DfResult<FieldRef> {
+        let nullable = self.safe || args.arg_fields.iter().any(|f| f.is_nullable());
+        Ok(Arc::new(self.target.plan_field(&self.name, nullable)))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        match &args.args[0] {
+            ColumnarValue::Array(array) => Ok(ColumnarValue::Array(self.array(array)?)),
+            ColumnarValue::Scalar(scalar) => {
+                let array = self.array(&scalar.to_array()?)?;
+                Ok(ColumnarValue::Scalar(datafusion::common::ScalarValue::try_from_array(&array, 0)?))
+            }
+        }
+    }
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
+/// Whether a cast is done here instead of by Arrow.
+fn is_ours(source: &DataType, target: KalamDataType) -> bool {
+    use KalamDataType as T;
+    match source {
+        _ if is_text(source) => target != T::Text,
+        DataType::FixedSizeBinary(16) => matches!(target, T::Text | T::Bytes),
+        DataType::Binary => matches!(target, T::Text | T::Uuid),
+        DataType::FixedSizeList(..) => matches!(target, T::Text | T::Json),
+        DataType::Float32 | DataType::Float64 | DataType::Decimal128(..) => {
+            matches!(target, T::SmallInt | T::Int | T::BigInt)
+        }
+        _ => false,
+    }
+}
+
+/// The type that text takes beside a value of another type, where DataFusion has no rule or another one.
+fn beside(data_type: &DataType) -> Option<KalamDataType> {
+    match data_type {
+        DataType::FixedSizeBinary(16) => Some(KalamDataType::Uuid),
+        DataType::Binary => Some(KalamDataType::Bytes),
+        _ => None,
+    }
+}
+
+fn matched(expr: Expr, other: Option<KalamDataType>, schema: &dyn ExprSchema) -> Expr {
+    match (other, expr.get_type(schema)) {
+        (Some(target), Ok(found)) if is_text(&found) => KalamCast::call(expr, target, false),
+        _ => expr,
+    }
+}
+
+fn type_beside(expr: &Expr, schema: &dyn ExprSchema) -> Option<KalamDataType> {
+    expr.get_type(schema).ok().as_ref().and_then(beside)
+}
+
+fn pair(left: Expr, right: Expr, schema: &dyn ExprSchema) -> (Expr, Expr) {
+    let (of_left, of_right) = (type_beside(&left, schema), type_beside(&right, schema));
+    (matched(left, of_right, schema), matched(right, of_left, schema))
+}
+
+/// Rewrites the casts and comparisons of a plan.
+#[derive(Debug)]
+pub struct KalamCasts;
+
+impl AnalyzerRule for KalamCasts {
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> DfResult<LogicalPlan> {
+        plan.transform_up_with_subqueries(|plan| {
+            let schema = merge_schema(&plan.inputs());
+            let names = NamePreserver::new(&plan);
+            plan.map_expressions(|expr| {
+                let name = names.save(&expr);
+                let rewritten = expr.transform_up(|expr| rewrite(expr, &schema))?;
+                Ok(rewritten.update_data(|expr| name.restore(expr)))
+            })?
+            .map_data(LogicalPlan::recompute_schema)
+        })
+        .data()
+    }
+
+    fn name(&self) -> &str {
+        "kalam_casts"
+    }
+}
+
+fn rewrite(expr: Expr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
+    Ok(match expr {
+        Expr::Cast(Cast { expr, field }) => match target_of(&expr, &field, schema) {
+            Some(target) => Transformed::yes(KalamCast::call(*expr, target, false)),
+            None => Transformed::no(Expr::Cast(Cast { expr, field })),
+        },
+        Expr::TryCast(TryCast { expr, field }) => match target_of(&expr, &field, schema) {
+            Some(target) => Transformed::yes(KalamCast::call(*expr, target, true)),
+            None => Transformed::no(Expr::TryCast(TryCast { expr, field })),
+        },
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if compares(op) => {
+            let (left, right) = pair(*left, *right, schema);
+            Transformed::yes(Expr::BinaryExpr(BinaryExpr { left: Box::new(left), op, right: Box::new(right) }))
+        }
+        Expr::InList(InList { expr, list, negated }) => {
+            let other = type_beside(&expr, schema);
+            let list = list.into_iter().map(|item| matched(item, other, schema)).collect();
+            Transformed::yes(Expr::InList(InList { expr, list, negated }))
+        }
+        Expr::Between(Between { expr, negated, low, high }) => {
+            let other = type_beside(&expr, schema);
+            let (low, high) = (matched(*low, other, schema), matched(*high, other, schema));
+            Transformed::yes(Expr::Between(Between { expr, negated, low: Box::new(low), high: Box::new(high) }))
+        }
+        other => Transformed::no(other),
+    })
+}
+
+fn compares(op: Operator) -> bool {
+    use Operator as O;
+    matches!(op, O::Eq | O::NotEq | O::Lt | O::LtEq | O::Gt | O::GtEq | O::IsDistinctFrom | O::IsNotDistinctFrom)
+}
+
+fn target_of(expr: &Expr, field: &FieldRef, schema: &DFSchema) -> Option<KalamDataType> {
+    let target = KalamDataType::from_arrow_field(field).ok()?;
+    let source = expr.get_type(schema).ok()?;
+    // A type that is not ours exactly (an interval, nanoseconds) was asked for by DataFusion itself.
+    (target.arrow_type() == *field.data_type() && is_ours(&source, target)).then_some(target)
+}
+
+/// The same for comparisons while SQL is planned: DataFusion refuses there what it cannot compare.
+#[derive(Debug)]
+pub struct KalamComparisons;
+
+impl ExprPlanner for KalamComparisons {
+    fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> DfResult<PlannerResult<RawBinaryExpr>> {
+        use BinaryOperator as B;
+        if !matches!(expr.op, B::Eq | B::NotEq | B::Lt | B::LtEq | B::Gt | B::GtEq) {
+            return Ok(PlannerResult::Original(expr));
+        }
+        let (left, right) = pair(expr.left, expr.right, schema);
+        Ok(PlannerResult::Original(RawBinaryExpr { op: expr.op, left, right }))
+    }
+}

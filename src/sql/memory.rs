@@ -1,0 +1,110 @@
+//! The memory of running queries: one pool for all, with its high-water mark.
+//!
+//! Invariant: the peak is read from the pool right after each growth, so it is never below what was reserved at any
+//! moment on the engine's one thread.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use datafusion::common::Result as DfResult;
+use datafusion::execution::memory_pool::{
+    GreedyMemoryPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
+};
+
+use crate::tables::Gauges;
+
+/// Memory that queries reserve, up to a limit for all together.
+#[derive(Debug)]
+pub struct QueryMemory {
+    pool: GreedyMemoryPool,
+    peak: AtomicUsize,
+    limit: usize,
+}
+
+impl QueryMemory {
+    /// A pool of at most `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self { pool: GreedyMemoryPool::new(limit), peak: AtomicUsize::new(0), limit }
+    }
+
+    /// The most bytes that were ever reserved together.
+    pub fn peak(&self) -> usize {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    fn grown(&self) {
+        self.peak.fetch_max(self.pool.reserved(), Ordering::Relaxed);
+    }
+}
+
+impl fmt::Display for QueryMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // DataFusion puts it into its message about exhausted memory.
+        self.pool.fmt(f)
+    }
+}
+
+impl MemoryPool for QueryMemory {
+    fn name(&self) -> &str {
+        "query_memory"
+    }
+
+    fn register(&self, consumer: &MemoryConsumer) {
+        self.pool.register(consumer);
+    }
+
+    fn unregister(&self, consumer: &MemoryConsumer) {
+        self.pool.unregister(consumer);
+    }
+
+    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        self.pool.grow(reservation, additional);
+        self.grown();
+    }
+
+    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        self.pool.shrink(reservation, shrink);
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> DfResult<()> {
+        self.pool.try_grow(reservation, additional)?;
+        self.grown();
+        Ok(())
+    }
+
+    fn reserved(&self) -> usize {
+        self.pool.reserved()
+    }
+
+    fn memory_limit(&self) -> MemoryLimit {
+        self.pool.memory_limit()
+    }
+}
+
+impl Gauges for QueryMemory {
+    fn gauges(&self) -> Vec<(&'static str, u64)> {
+        vec![
+            ("query_memory_bytes", self.reserved() as u64),
+            ("query_memory_peak_bytes", self.peak() as u64),
+            ("query_memory_limit_bytes", self.limit as u64),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn the_peak_stays_when_memory_is_given_back() {
+        let memory = Arc::new(QueryMemory::new(100));
+        let pool: Arc<dyn MemoryPool> = Arc::clone(&memory) as _;
+        let reservation = MemoryConsumer::new("a").register(&pool);
+        reservation.try_grow(60).expect("60 of 100");
+        reservation.shrink(50);
+        assert!(reservation.try_grow(91).is_err());
+        reservation.grow(20);
+        assert_eq!((memory.reserved(), memory.peak()), (30, 60));
+    }
+}

@@ -1,0 +1,292 @@
+//! What SQL allows and DataFusion's planner does not, rewritten to what means the same.
+//!
+//! Invariant: a rewritten statement gives the same rows. Only names of columns that nobody wrote can change, by a
+//! suffix that [`visible_name`] takes off again.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    self, BinaryOperator, Expr, Fetch, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, LimitClause, Query,
+    Select, SelectItem, SetExpr, SetOperator, SetQuantifier, TableFactor, Value, VisitMut, VisitorMut,
+};
+
+use super::catalog::fold;
+use super::handlers::query::item_name;
+use super::parser::{self, Statement};
+use crate::error::{ErrorCode, KalamError, Result};
+
+/// Stands between a name and the number that makes it unique: a character that no one types.
+const MARK: &str = "\u{200B}#";
+
+/// A column's name without what made it unique.
+pub fn visible_name(name: &str) -> &str {
+    name.split_once(MARK).map_or(name, |(name, _)| name)
+}
+
+/// Rewrites what needs no knowledge of tables.
+pub fn standardise(statement: &mut ast::Statement) -> Result<()> {
+    match VisitMut::visit(statement, &mut Standardise) {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+/// Gives every column of every SELECT list a name of its own: DataFusion wants that, SQL does not.
+pub fn name_columns(statement: &mut ast::Statement) {
+    let _ = VisitMut::visit(statement, &mut NameColumns);
+}
+
+struct NameColumns;
+
+impl VisitorMut for NameColumns {
+    type Break = ();
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        let mut taken = HashSet::new();
+        let wildcard = select
+            .projection
+            .iter()
+            .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
+        for item in &mut select.projection {
+            let Some(name) = item_name(item) else { continue };
+            let is_column = matches!(
+                item,
+                SelectItem::UnnamedExpr(Expr::Identifier(_) | Expr::CompoundIdentifier(_))
+            );
+            let free = taken.insert(name.clone()) && !(wildcard && is_column);
+            if free && is_column {
+                continue;
+            }
+            let unique = if free { name.clone() } else { format!("{name}{MARK}{}", taken.len()) };
+            taken.insert(unique.clone());
+            let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item else { continue };
+            let expr = std::mem::replace(expr, Expr::Wildcard(ast::helpers::attached_token::AttachedToken::empty()));
+            *item = SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', unique) };
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+struct Standardise;
+
+impl VisitorMut for Standardise {
+    type Break = KalamError;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<KalamError> {
+        if let Some(operation) = counted_operation(&query.body) {
+            let message = format!("not supported: {operation} ALL");
+            return ControlFlow::Break(
+                KalamError::new(ErrorCode::FeatureNotSupported, message)
+                    .with_hint("Without ALL each row comes once; UNION ALL is supported."),
+            );
+        }
+        // FETCH FIRST n ROWS ONLY is LIMIT n.
+        if let Some(Fetch { with_ties: false, percent: false, quantity }) = &mut query.fetch {
+            let one = || Expr::Value(Value::Number("1".into(), false).with_empty_span());
+            let count = quantity.take().unwrap_or_else(one);
+            match &mut query.limit_clause {
+                None => {
+                    query.limit_clause =
+                        Some(LimitClause::LimitOffset { limit: Some(count), offset: None, limit_by: Vec::new() });
+                    query.fetch = None;
+                }
+                Some(LimitClause::LimitOffset { limit: limit @ None, .. }) => {
+                    *limit = Some(count);
+                    query.fetch = None;
+                }
+                Some(_) => {}
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<KalamError> {
+        match rewritten(expr) {
+            Ok(Some(new)) => *expr = new,
+            Ok(None) => {}
+            Err(error) => return ControlFlow::Break(error),
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// EXCEPT ALL and INTERSECT ALL count how often a row is there; DataFusion plans them as joins that do not.
+fn counted_operation(body: &SetExpr) -> Option<SetOperator> {
+    match body {
+        SetExpr::SetOperation { op, set_quantifier, left, right } => {
+            let counts = matches!(set_quantifier, SetQuantifier::All | SetQuantifier::AllByName);
+            match op {
+                SetOperator::Except | SetOperator::Intersect | SetOperator::Minus if counts => Some(*op),
+                _ => counted_operation(left).or_else(|| counted_operation(right)),
+            }
+        }
+        _ => None,
+    }
+}
+
+fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
+    match expr {
+        Expr::Like { pattern, escape_char: escape @ Some(_), .. }
+        | Expr::ILike { pattern, escape_char: escape @ Some(_), .. } => {
+            let with = escape.as_ref().and_then(|e| e.value.clone().into_string()).unwrap_or_default();
+            let mut letters = with.chars();
+            if let (Some(letter), None) = (letters.next(), letters.next())
+                && let Expr::Value(text) = pattern.as_mut()
+                && let Value::SingleQuotedString(text) = &mut text.value
+            {
+                *text = with_backslashes(text, letter);
+                *escape = None;
+            }
+            Ok(None)
+        }
+        Expr::Function(function) if function.name.to_string().eq_ignore_ascii_case("mod") && function.over.is_none() => {
+            let FunctionArguments::List(list) = &mut function.args else { return Ok(None) };
+            let [FunctionArg::Unnamed(FunctionArgExpr::Expr(a)), FunctionArg::Unnamed(FunctionArgExpr::Expr(b))] =
+                list.args.as_slice()
+            else {
+                return Ok(None);
+            };
+            let nested = |e: &Expr| Box::new(Expr::Nested(Box::new(e.clone())));
+            Ok(Some(Expr::Nested(Box::new(Expr::BinaryOp { left: nested(a), op: BinaryOperator::Modulo, right: nested(b) }))))
+        }
+        Expr::AnyOp { left, compare_op, right, .. } => match subquery(right) {
+            Some(query) => quantified(left, compare_op, query, false),
+            None => Ok(None),
+        },
+        Expr::AllOp { left, compare_op, right } => match subquery(right) {
+            Some(query) => quantified(left, compare_op, query, true),
+            None => Ok(None),
+        },
+        _ => Ok(None),
+    }
+}
+
+fn subquery(expr: &Expr) -> Option<&Query> {
+    match expr {
+        Expr::Subquery(query) => Some(query),
+        Expr::Nested(inner) => subquery(inner),
+        _ => None,
+    }
+}
+
+/// A LIKE pattern with the backslash as its escape.
+fn with_backslashes(pattern: &str, escape: char) -> String {
+    let mut out = String::with_capacity(pattern.len());
+    let mut letters = pattern.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            _ if letter == escape => {
+                out.push('\\');
+                out.extend(letters.next());
+            }
+            '\\' => out.push_str("\\\\"),
+            _ => out.push(letter),
+        }
+    }
+    out
+}
+
+/// `x = ANY (q)` is `x IN (q)`; the other comparisons ask for the least or the greatest value of the query, and
+/// follow three-valued logic where it has NULLs.
+fn quantified(left: &Expr, op: &BinaryOperator, query: &Query, all: bool) -> Result<Option<Expr>> {
+    use BinaryOperator as B;
+    let in_list = |negated| Expr::InSubquery { expr: Box::new(left.clone()), subquery: Box::new(query.clone()), negated };
+    let decided = match (op, all) {
+        (B::Eq, false) => return Ok(Some(in_list(false))),
+        (B::NotEq, true) => return Ok(Some(in_list(true))),
+        (B::Gt | B::GtEq, false) | (B::Lt | B::LtEq, true) => format!("\"$x\" {op} (SELECT min(c) FROM q)"),
+        (B::Gt | B::GtEq, true) | (B::Lt | B::LtEq, false) => format!("\"$x\" {op} (SELECT max(c) FROM q)"),
+        (B::NotEq, false) => "(\"$x\" <> (SELECT min(c) FROM q) OR \"$x\" <> (SELECT max(c) FROM q))".to_owned(),
+        (B::Eq, true) => "(\"$x\" = (SELECT min(c) FROM q) AND \"$x\" = (SELECT max(c) FROM q))".to_owned(),
+        _ => return Ok(None),
+    };
+    let unknown = "\"$x\" IS NULL OR (SELECT count(*) - count(c) FROM q) > 0";
+    let empty = "(SELECT count(*) FROM q) = 0";
+    let template = if all {
+        format!("CASE WHEN {empty} THEN true WHEN NOT ({decided}) THEN false WHEN {unknown} THEN NULL ELSE true END")
+    } else {
+        format!("CASE WHEN {empty} THEN false WHEN {decided} THEN true WHEN {unknown} THEN NULL ELSE false END")
+    };
+    let template = template.replace("FROM q)", "FROM (SELECT 1) AS \"$q\"(c))");
+    let mut statements = parser::parse(&format!("SELECT {template}"))?;
+    let Some(Statement::Sql(mut statement)) = statements.pop() else {
+        return Err(KalamError::internal("the template of a quantified comparison did not parse"));
+    };
+    let _ = VisitMut::visit(statement.as_mut(), &mut Fill { left, query });
+    let ast::Statement::Query(filled) = *statement else {
+        return Err(KalamError::internal("the template of a quantified comparison is no query"));
+    };
+    let SetExpr::Select(select) = *filled.body else {
+        return Err(KalamError::internal("the template of a quantified comparison is no SELECT"));
+    };
+    match select.projection.into_iter().next() {
+        Some(SelectItem::UnnamedExpr(expr)) => Ok(Some(Expr::Nested(Box::new(expr)))),
+        _ => Err(KalamError::internal("the template of a quantified comparison has no expression")),
+    }
+}
+
+/// Puts the two sides of a quantified comparison into its template.
+struct Fill<'a> {
+    left: &'a Expr,
+    query: &'a Query,
+}
+
+impl VisitorMut for Fill<'_> {
+    type Break = ();
+
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Derived { subquery, alias: Some(alias), .. } = factor
+            && fold(&alias.name) == "$q"
+        {
+            **subquery = self.query.clone();
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if matches!(expr, Expr::Identifier(ident) if ident.value == "$x") {
+            *expr = Expr::Nested(Box::new(self.left.clone()));
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rewrite(sql: &str, names: bool) -> Result<String> {
+        let Some(Statement::Sql(mut statement)) = parser::parse(sql)?.pop() else {
+            return Err(KalamError::internal("no statement"));
+        };
+        standardise(&mut statement)?;
+        if names {
+            name_columns(&mut statement);
+        }
+        Ok(statement.to_string())
+    }
+
+    #[test]
+    fn columns_get_names_of_their_own() -> Result<()> {
+        assert_eq!(
+            rewrite("SELECT count(*), count(*), a, a FROM t", true)?,
+            format!("SELECT count(*) AS \"count(*)\", count(*) AS \"count(*){MARK}1\", a, a AS \"a{MARK}3\" FROM t")
+        );
+        assert_eq!(visible_name(&format!("count(*){MARK}2")), "count(*)");
+        Ok(())
+    }
+
+    #[test]
+    fn clauses_become_what_the_planner_knows() -> Result<()> {
+        for (sql, want) in [
+            ("SELECT a FROM t FETCH FIRST 2 ROWS ONLY", "SELECT a FROM t LIMIT 2"),
+            ("SELECT a LIKE 'x!%!!\\' ESCAPE '!' FROM t", "SELECT a LIKE 'x\\%\\!\\\\' FROM t"),
+            ("SELECT mod(a, 2) FROM t", "SELECT ((a) % (2)) FROM t"),
+            ("SELECT a = ANY (SELECT b FROM u) FROM t", "SELECT a IN (SELECT b FROM u) FROM t"),
+        ] {
+            assert_eq!(rewrite(sql, false)?, want);
+        }
+        Ok(())
+    }
+}
