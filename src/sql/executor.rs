@@ -228,7 +228,9 @@ impl SqlExecutor {
                 Arc::clone(&self.state)
             };
             let started = state.execution_props().query_execution_start_time.filter(|_| clock);
-            let started_us = started.map_or_else(platform::now_us, |at| at.timestamp_micros());
+            // Rounded as a column of nanoseconds is, so that NOW() and a default are one moment.
+            let rounded = |at: chrono::DateTime<chrono::Utc>| (at + chrono::TimeDelta::nanoseconds(500)).timestamp_micros();
+            let started_us = started.map_or_else(platform::now_us, rounded);
             let execution = Execution { executor: self, session, params, options, state, started_us };
             results.push(execution.statement(statement).await?);
         }
