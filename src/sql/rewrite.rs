@@ -101,12 +101,64 @@ impl VisitorMut for Standardise {
         ControlFlow::Continue(())
     }
 
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<KalamError> {
+        for item in &mut select.projection {
+            let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item else { continue };
+            let written = expr.to_string();
+            let mut visitor = InList { depth: 0, changed: false };
+            VisitMut::visit(expr, &mut visitor)?;
+            if visitor.changed && let SelectItem::UnnamedExpr(expr) = item {
+                *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::with_quote('"', written) };
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<KalamError> {
         match rewritten(expr) {
             Ok(Some(new)) => *expr = new,
             Ok(None) => {}
             Err(error) => return ControlFlow::Break(error),
         }
+        ControlFlow::Continue(())
+    }
+}
+
+/// `x IN (q)` in a SELECT list, which DataFusion knows in WHERE only.
+struct InList {
+    depth: usize,
+    changed: bool,
+}
+
+impl VisitorMut for InList {
+    type Break = KalamError;
+
+    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<KalamError> {
+        self.depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<KalamError> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<KalamError> {
+        if self.depth > 0 {
+            return ControlFlow::Continue(());
+        }
+        let Expr::InSubquery { expr: left, subquery, negated } = expr else { return ControlFlow::Continue(()) };
+        let (yes, no) = if *negated { ("false", "true") } else { ("true", "false") };
+        let template = format!(
+            "CASE WHEN (SELECT count(*) FROM q) = 0 THEN {no} \
+             WHEN (SELECT count(*) FROM q WHERE \"$c\" = \"$x\") > 0 THEN {yes} \
+             WHEN \"$x\" IS NULL OR (SELECT count(*) - count(\"$c\") FROM q) > 0 THEN NULL ELSE {no} END"
+        );
+        match filled(&template, left, subquery) {
+            Ok(new) => *expr = new,
+            Err(error) => return ControlFlow::Break(error),
+        }
+        self.changed = true;
         ControlFlow::Continue(())
     }
 }
@@ -208,7 +260,12 @@ fn quantified(left: &Expr, op: &BinaryOperator, query: &Query, all: bool) -> Res
     } else {
         format!("CASE WHEN {empty} THEN false WHEN {decided} THEN true WHEN {unknown} THEN NULL ELSE false END")
     };
-    let template = template.replace("FROM q)", "FROM (SELECT 1) AS \"$q\"(c))");
+    filled(&template.replace("(c)", "(\"$c\")"), left, query).map(Some)
+}
+
+/// The expression of a template, with the two sides of a comparison in their places.
+fn filled(template: &str, left: &Expr, query: &Query) -> Result<Expr> {
+    let template = template.replace("FROM q", "FROM (SELECT 1) AS \"$q\"(\"$c\")");
     let mut statements = parser::parse(&format!("SELECT {template}"))?;
     let Some(Statement::Sql(mut statement)) = statements.pop() else {
         return Err(KalamError::internal("the template of a quantified comparison did not parse"));
@@ -221,7 +278,7 @@ fn quantified(left: &Expr, op: &BinaryOperator, query: &Query, all: bool) -> Res
         return Err(KalamError::internal("the template of a quantified comparison is no SELECT"));
     };
     match select.projection.into_iter().next() {
-        Some(SelectItem::UnnamedExpr(expr)) => Ok(Some(Expr::Nested(Box::new(expr)))),
+        Some(SelectItem::UnnamedExpr(expr)) => Ok(Expr::Nested(Box::new(expr))),
         _ => Err(KalamError::internal("the template of a quantified comparison has no expression")),
     }
 }
