@@ -118,7 +118,11 @@ fn check(context: &AppContext, record: &Record<'_>) -> std::result::Result<(), S
                 let actual = format!("{} values hashing to {hex}", values.len());
                 return if record.expected == [actual.as_str()] { Ok(()) } else { Err(format!("gave {actual}")) };
             }
-            if values == record.expected { Ok(()) } else { Err(format!("gave {values:?}, expected {:?}", record.expected)) }
+            if values == record.expected {
+                Ok(())
+            } else {
+                Err(format!("gave {values:?}, expected {:?}", record.expected))
+            }
         }
         _ => Err("an unknown kind of record".to_owned()),
     }

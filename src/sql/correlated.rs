@@ -135,7 +135,9 @@ fn shape_of<'a>(subquery: &'a Subquery, input: &LogicalPlan) -> Option<Shape<'a>
     };
     let LogicalPlan::Filter(filter) = over else { return None };
     let beyond_equality = split_conjunction(&filter.predicate).into_iter().any(|part| match part {
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => left.contains_outer() && right.contains_outer(),
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => {
+            left.contains_outer() && right.contains_outer()
+        }
         part => part.contains_outer(),
     });
     let elsewhere = value.contains_outer()

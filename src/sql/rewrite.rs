@@ -50,10 +50,7 @@ impl VisitorMut for NameColumns {
             .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
         for item in &mut select.projection {
             let Some(name) = item_name(item) else { continue };
-            let is_column = matches!(
-                item,
-                SelectItem::UnnamedExpr(Expr::Identifier(_) | Expr::CompoundIdentifier(_))
-            );
+            let is_column = matches!(item, SelectItem::UnnamedExpr(Expr::Identifier(_) | Expr::CompoundIdentifier(_)));
             let free = taken.insert(name.clone()) && !(wildcard && is_column);
             if free && is_column {
                 continue;
@@ -107,7 +104,9 @@ impl VisitorMut for Standardise {
             let written = expr.to_string();
             let mut visitor = InList { depth: 0, changed: false };
             VisitMut::visit(expr, &mut visitor)?;
-            if visitor.changed && let SelectItem::UnnamedExpr(expr) = item {
+            if visitor.changed
+                && let SelectItem::UnnamedExpr(expr) = item
+            {
                 *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::with_quote('"', written) };
             }
         }
@@ -192,7 +191,9 @@ fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
             }
             Ok(None)
         }
-        Expr::Function(function) if function.name.to_string().eq_ignore_ascii_case("mod") && function.over.is_none() => {
+        Expr::Function(function)
+            if function.name.to_string().eq_ignore_ascii_case("mod") && function.over.is_none() =>
+        {
             let FunctionArguments::List(list) = &mut function.args else { return Ok(None) };
             let [FunctionArg::Unnamed(FunctionArgExpr::Expr(a)), FunctionArg::Unnamed(FunctionArgExpr::Expr(b))] =
                 list.args.as_slice()
@@ -200,7 +201,11 @@ fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
                 return Ok(None);
             };
             let nested = |e: &Expr| Box::new(Expr::Nested(Box::new(e.clone())));
-            Ok(Some(Expr::Nested(Box::new(Expr::BinaryOp { left: nested(a), op: BinaryOperator::Modulo, right: nested(b) }))))
+            Ok(Some(Expr::Nested(Box::new(Expr::BinaryOp {
+                left: nested(a),
+                op: BinaryOperator::Modulo,
+                right: nested(b),
+            }))))
         }
         Expr::AnyOp { left, compare_op, right, .. } => match subquery(right) {
             Some(query) => quantified(left, compare_op, query, false),
@@ -243,7 +248,8 @@ fn with_backslashes(pattern: &str, escape: char) -> String {
 /// follow three-valued logic where it has NULLs.
 fn quantified(left: &Expr, op: &BinaryOperator, query: &Query, all: bool) -> Result<Option<Expr>> {
     use BinaryOperator as B;
-    let in_list = |negated| Expr::InSubquery { expr: Box::new(left.clone()), subquery: Box::new(query.clone()), negated };
+    let in_list =
+        |negated| Expr::InSubquery { expr: Box::new(left.clone()), subquery: Box::new(query.clone()), negated };
     let decided = match (op, all) {
         (B::Eq, false) => return Ok(Some(in_list(false))),
         (B::NotEq, true) => return Ok(Some(in_list(true))),
