@@ -98,7 +98,9 @@ fn text(t: &str) -> Value {
 fn people() -> Result<Database> {
     let db = Database::open()?;
     db.exec("CREATE TABLE p (id INT PRIMARY KEY, name TEXT, age INT, score DOUBLE, born DATE, u UUID)")?;
-    db.exec("INSERT INTO p (id, name, age, score) VALUES (1, 'ann', 30, 1.5), (2, 'bob', 40, 2.5), (3, NULL, NULL, NULL)")?;
+    db.exec(
+        "INSERT INTO p (id, name, age, score) VALUES (1, 'ann', 30, 1.5), (2, 'bob', 40, 2.5), (3, NULL, NULL, NULL)",
+    )?;
     Ok(db)
 }
 
@@ -108,7 +110,8 @@ fn positional_and_named_parameters() -> Result<()> {
     assert_eq!(db.given("SELECT name FROM p WHERE id = $1", list([int(2)]))?, [[text("bob")]]);
     assert_eq!(db.given("SELECT name FROM p WHERE id = $id", named([("id", int(1))]))?, [[text("ann")]]);
     // One parameter in several places, and in another order than its number.
-    let both = db.given("SELECT id FROM p WHERE age > $2 AND id < $1 AND $1 > 0 ORDER BY id", list([int(3), int(35)]))?;
+    let both =
+        db.given("SELECT id FROM p WHERE age > $2 AND id < $1 AND $1 > 0 ORDER BY id", list([int(3), int(35)]))?;
     assert_eq!(both, [[int(2)]]);
     assert_eq!(db.given("SELECT $1 || '!' AS x", list([text("hey")]))?, [[text("hey!")]]);
     assert_eq!(db.given("SELECT id FROM p ORDER BY id LIMIT $1 OFFSET $2", list([int(1), int(1)]))?, [[int(2)]]);
@@ -143,10 +146,7 @@ fn parameters_in_changes() -> Result<()> {
     assert_eq!(db.run(insert, row, &ExecuteOptions::default())?.rows_affected, 2);
     assert_eq!(
         db.query("SELECT id, name, age, CAST(born AS TEXT) FROM p WHERE id >= 10 ORDER BY id")?,
-        [
-            [int(10), text("cy"), int(50), text("2026-01-02")],
-            [int(11), text("CY"), int(50), text("2026-01-02")],
-        ]
+        [[int(10), text("cy"), int(50), text("2026-01-02")], [int(11), text("CY"), int(50), text("2026-01-02")],]
     );
     let update = "UPDATE p SET name = $name, score = score + $more WHERE id = $id";
     let row = named([("name", text("new")), ("more", Value::Double(0.25)), ("id", int(1))]);
@@ -170,7 +170,10 @@ fn parameters_that_do_not_fit() -> Result<()> {
     assert_eq!(db.code("SELECT $1", Params::default()), ErrorCode::ParameterCount);
     assert_eq!(db.code("SELECT $nope", named([("name", int(1))])), ErrorCode::ParameterCount);
     assert_eq!(db.code("INSERT INTO p (id) VALUES ($1), ($2)", list([int(7)])), ErrorCode::ParameterCount);
-    assert_eq!(db.code("WITH q AS (SELECT $1 AS id) DELETE FROM p WHERE id IN (SELECT id FROM q)", list([])), ErrorCode::ParameterCount);
+    assert_eq!(
+        db.code("WITH q AS (SELECT $1 AS id) DELETE FROM p WHERE id IN (SELECT id FROM q)", list([])),
+        ErrorCode::ParameterCount
+    );
     assert_eq!(db.code("SELECT * FROM p WHERE id = $1", list([text("x")])), ErrorCode::ParameterType);
     assert_eq!(db.code("SELECT * FROM p WHERE born = $1", list([text("soon")])), ErrorCode::ParameterType);
     assert_eq!(db.code("SELECT * FROM p WHERE u = $1", list([text("zz")])), ErrorCode::ParameterType);
@@ -244,10 +247,8 @@ fn cancelled_and_late_requests() -> Result<()> {
     db.exec("CREATE TABLE n (id INT PRIMARY KEY)")?;
     db.exec("INSERT INTO n SELECT value FROM generate_series(1, 20000)")?;
     let cancelled = ExecuteOptions { cancelled: Arc::new(AtomicBool::new(true)), ..ExecuteOptions::default() };
-    let late = ExecuteOptions {
-        deadline: Some(Instant::now() - Duration::from_millis(1)),
-        ..ExecuteOptions::default()
-    };
+    let late =
+        ExecuteOptions { deadline: Some(Instant::now() - Duration::from_millis(1)), ..ExecuteOptions::default() };
     for sql in [
         "SELECT count(*) FROM n a JOIN n b ON a.id < b.id",
         "SELECT * FROM n",

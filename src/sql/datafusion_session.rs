@@ -32,6 +32,7 @@ use datafusion::prelude::SessionConfig;
 use futures::{StreamExt, TryStreamExt};
 
 use super::casts::{KalamCasts, KalamComparisons};
+use super::correlated::CorrelatedScalars;
 use super::interrupt::EnsureChecks;
 use super::type_planner::KalamTypePlanner;
 use crate::error::{KalamError, Result};
@@ -51,7 +52,7 @@ pub fn session_state(memory: Arc<dyn MemoryPool>) -> Result<SessionState> {
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
         .build_arc()
         .map_err(KalamError::internal)?;
-    let mut analyzer_rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(KalamCasts)];
+    let mut analyzer_rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(CorrelatedScalars), Arc::new(KalamCasts)];
     analyzer_rules.extend(Analyzer::new().rules);
     let mut physical_rules = PhysicalOptimizer::new().rules;
     physical_rules.push(Arc::new(InPlaceCoalesce));

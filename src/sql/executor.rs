@@ -220,17 +220,17 @@ impl SqlExecutor {
         let clock = CLOCK_WORDS.iter().any(|word| lower.contains(word));
         let mut results = Vec::with_capacity(statements.len());
         for statement in statements {
+            let started_us = platform::now_us();
             let state = if clock {
                 let mut state = self.state.as_ref().clone();
                 state.mark_start_execution();
+                // The same moment for now() in the text and NOW() in a default, to the microsecond that is stored.
+                let now = chrono::DateTime::from_timestamp_micros(started_us);
+                state.execution_props_mut().query_execution_start_time = now;
                 Arc::new(state)
             } else {
                 Arc::clone(&self.state)
             };
-            let started = state.execution_props().query_execution_start_time.filter(|_| clock);
-            // Rounded as a column of nanoseconds is, so that NOW() and a default are one moment.
-            let rounded = |at: chrono::DateTime<chrono::Utc>| (at + chrono::TimeDelta::nanoseconds(500)).timestamp_micros();
-            let started_us = started.map_or_else(platform::now_us, rounded);
             let execution = Execution { executor: self, session, params, options, state, started_us };
             results.push(execution.statement(statement).await?);
         }

@@ -2,6 +2,7 @@
 
 mod casts;
 mod catalog;
+mod correlated;
 mod datafusion_session;
 mod defaults;
 mod errors;

@@ -50,10 +50,7 @@ impl VisitorMut for NameColumns {
             .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
         for item in &mut select.projection {
             let Some(name) = item_name(item) else { continue };
-            let is_column = matches!(
-                item,
-                SelectItem::UnnamedExpr(Expr::Identifier(_) | Expr::CompoundIdentifier(_))
-            );
+            let is_column = matches!(item, SelectItem::UnnamedExpr(Expr::Identifier(_) | Expr::CompoundIdentifier(_)));
             let free = taken.insert(name.clone()) && !(wildcard && is_column);
             if free && is_column {
                 continue;
@@ -101,12 +98,66 @@ impl VisitorMut for Standardise {
         ControlFlow::Continue(())
     }
 
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<KalamError> {
+        for item in &mut select.projection {
+            let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item else { continue };
+            let written = expr.to_string();
+            let mut visitor = InList { depth: 0, changed: false };
+            VisitMut::visit(expr, &mut visitor)?;
+            if visitor.changed
+                && let SelectItem::UnnamedExpr(expr) = item
+            {
+                *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::with_quote('"', written) };
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<KalamError> {
         match rewritten(expr) {
             Ok(Some(new)) => *expr = new,
             Ok(None) => {}
             Err(error) => return ControlFlow::Break(error),
         }
+        ControlFlow::Continue(())
+    }
+}
+
+/// `x IN (q)` in a SELECT list, which DataFusion knows in WHERE only.
+struct InList {
+    depth: usize,
+    changed: bool,
+}
+
+impl VisitorMut for InList {
+    type Break = KalamError;
+
+    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<KalamError> {
+        self.depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<KalamError> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<KalamError> {
+        if self.depth > 0 {
+            return ControlFlow::Continue(());
+        }
+        let Expr::InSubquery { expr: left, subquery, negated } = expr else { return ControlFlow::Continue(()) };
+        let (yes, no) = if *negated { ("false", "true") } else { ("true", "false") };
+        let template = format!(
+            "CASE WHEN (SELECT count(*) FROM q) = 0 THEN {no} \
+             WHEN (SELECT count(*) FROM q WHERE \"$c\" = \"$x\") > 0 THEN {yes} \
+             WHEN \"$x\" IS NULL OR (SELECT count(*) - count(\"$c\") FROM q) > 0 THEN NULL ELSE {no} END"
+        );
+        match filled(&template, left, subquery) {
+            Ok(new) => *expr = new,
+            Err(error) => return ControlFlow::Break(error),
+        }
+        self.changed = true;
         ControlFlow::Continue(())
     }
 }
@@ -140,7 +191,9 @@ fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
             }
             Ok(None)
         }
-        Expr::Function(function) if function.name.to_string().eq_ignore_ascii_case("mod") && function.over.is_none() => {
+        Expr::Function(function)
+            if function.name.to_string().eq_ignore_ascii_case("mod") && function.over.is_none() =>
+        {
             let FunctionArguments::List(list) = &mut function.args else { return Ok(None) };
             let [FunctionArg::Unnamed(FunctionArgExpr::Expr(a)), FunctionArg::Unnamed(FunctionArgExpr::Expr(b))] =
                 list.args.as_slice()
@@ -148,7 +201,11 @@ fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
                 return Ok(None);
             };
             let nested = |e: &Expr| Box::new(Expr::Nested(Box::new(e.clone())));
-            Ok(Some(Expr::Nested(Box::new(Expr::BinaryOp { left: nested(a), op: BinaryOperator::Modulo, right: nested(b) }))))
+            Ok(Some(Expr::Nested(Box::new(Expr::BinaryOp {
+                left: nested(a),
+                op: BinaryOperator::Modulo,
+                right: nested(b),
+            }))))
         }
         Expr::AnyOp { left, compare_op, right, .. } => match subquery(right) {
             Some(query) => quantified(left, compare_op, query, false),
@@ -191,7 +248,8 @@ fn with_backslashes(pattern: &str, escape: char) -> String {
 /// follow three-valued logic where it has NULLs.
 fn quantified(left: &Expr, op: &BinaryOperator, query: &Query, all: bool) -> Result<Option<Expr>> {
     use BinaryOperator as B;
-    let in_list = |negated| Expr::InSubquery { expr: Box::new(left.clone()), subquery: Box::new(query.clone()), negated };
+    let in_list =
+        |negated| Expr::InSubquery { expr: Box::new(left.clone()), subquery: Box::new(query.clone()), negated };
     let decided = match (op, all) {
         (B::Eq, false) => return Ok(Some(in_list(false))),
         (B::NotEq, true) => return Ok(Some(in_list(true))),
@@ -208,7 +266,12 @@ fn quantified(left: &Expr, op: &BinaryOperator, query: &Query, all: bool) -> Res
     } else {
         format!("CASE WHEN {empty} THEN false WHEN {decided} THEN true WHEN {unknown} THEN NULL ELSE false END")
     };
-    let template = template.replace("FROM q)", "FROM (SELECT 1) AS \"$q\"(c))");
+    filled(&template.replace("(c)", "(\"$c\")"), left, query).map(Some)
+}
+
+/// The expression of a template, with the two sides of a comparison in their places.
+fn filled(template: &str, left: &Expr, query: &Query) -> Result<Expr> {
+    let template = template.replace("FROM q", "FROM (SELECT 1) AS \"$q\"(\"$c\")");
     let mut statements = parser::parse(&format!("SELECT {template}"))?;
     let Some(Statement::Sql(mut statement)) = statements.pop() else {
         return Err(KalamError::internal("the template of a quantified comparison did not parse"));
@@ -221,7 +284,7 @@ fn quantified(left: &Expr, op: &BinaryOperator, query: &Query, all: bool) -> Res
         return Err(KalamError::internal("the template of a quantified comparison is no SELECT"));
     };
     match select.projection.into_iter().next() {
-        Some(SelectItem::UnnamedExpr(expr)) => Ok(Some(Expr::Nested(Box::new(expr)))),
+        Some(SelectItem::UnnamedExpr(expr)) => Ok(Expr::Nested(Box::new(expr))),
         _ => Err(KalamError::internal("the template of a quantified comparison has no expression")),
     }
 }
