@@ -239,7 +239,8 @@ mod tests {
                 assert_eq!(error.code(), ErrorCode::InvalidOption);
             }
             let backend = MemoryBackend::new();
-            let later = serde_json::json!({"format": FORMAT + 1, "node_id": "n", "created_at_ms": 0, "created_by": "9"});
+            let later =
+                serde_json::json!({"format": FORMAT + 1, "node_id": "n", "created_at_ms": 0, "created_by": "9"});
             let mut batch = WriteBatch::new();
             let json = later.to_string();
             batch.put(Partition::Meta, DATABASE_KEY, record::seal(RecordKind::Entity, DATABASE_KEY, json.as_bytes()));

@@ -409,8 +409,10 @@ fn sixty_versions_of_one_table() -> Result<()> {
         database.run(&format!("INSERT INTO t (id) VALUES ({n})"))?;
     }
     for _ in 0..2 {
-        assert_eq!(database.rows("SELECT sum(c1), sum(c30), sum(c60), count(*) FROM t")?, [["61", "1830", "3660", "61"]
-            .map(|s| Some(s.to_owned()))]);
+        assert_eq!(
+            database.rows("SELECT sum(c1), sum(c30), sum(c60), count(*) FROM t")?,
+            [["61", "1830", "3660", "61"].map(|s| Some(s.to_owned()))]
+        );
         let history = database.rows("DESCRIBE t HISTORY")?;
         assert_eq!(history.len(), 61);
         let shown = |row: &[Option<String>]| [0, 2, 3].map(|i| row[i].clone().unwrap_or_default());

@@ -29,7 +29,11 @@ impl Database {
              INSERT INTO one SELECT value, 'n' || value, value / 2.0 FROM generate_series(0, 9) AS g(value);
              INSERT INTO two SELECT 'k' || (value % 3), value, 'v' FROM generate_series(0, 9) AS g(value);
              INSERT INTO none VALUES (1, 'x'), (1, 'y')";
-        database.context.executor().execute(database.context.session(), setup, &Params::default(), &database.options).await?;
+        database
+            .context
+            .executor()
+            .execute(database.context.session(), setup, &Params::default(), &database.options)
+            .await?;
         Ok(database)
     }
 
@@ -43,12 +47,12 @@ impl Database {
                 .map(|r| match &r.rows {
                     None => format!("{} rows", r.rows_affected),
                     Some(rows) => {
-                        let mut lines: Vec<String> =
-                            vec![rows.schema.fields().iter().map(|f| format!("{}:{}", f.name(), f.data_type())).collect()];
+                        let mut lines: Vec<String> = vec![
+                            rows.schema.fields().iter().map(|f| format!("{}:{}", f.name(), f.data_type())).collect(),
+                        ];
                         let batch = arrow::compute::concat_batches(&rows.schema, &rows.batches).expect("one schema");
-                        let mut rows: Vec<String> = (0..batch.num_rows())
-                            .map(|i| format!("{:?}", batch.slice(i, 1).columns()))
-                            .collect();
+                        let mut rows: Vec<String> =
+                            (0..batch.num_rows()).map(|i| format!("{:?}", batch.slice(i, 1).columns())).collect();
                         // No statement here has an ORDER BY.
                         rows.sort();
                         lines.extend(rows);
@@ -87,8 +91,15 @@ fn selection() -> impl Strategy<Value = String> {
 
 fn statement() -> impl Strategy<Value = String> {
     let list = prop_oneof![
-        Just("*"), Just("name, id"), Just("id AS key, n"), Just("id, id"), Just("n + 1"), Just("o.name"),
-        Just("count(*)"), Just("missing"), Just("DISTINCT name"),
+        Just("*"),
+        Just("name, id"),
+        Just("id AS key, n"),
+        Just("id, id"),
+        Just("n + 1"),
+        Just("o.name"),
+        Just("count(*)"),
+        Just("missing"),
+        Just("DISTINCT name"),
     ];
     let tail = prop_oneof![6 => Just(""), 1 => Just(" LIMIT 0"), 1 => Just(" FOR UPDATE"), 1 => Just(" GROUP BY id")];
     prop_oneof![

@@ -78,7 +78,9 @@ fn to_value(json: &Json, data_type: &KalamDataType) -> Value {
         Json::Null => Value::Null,
         _ if *data_type == KalamDataType::Json => Value::Json(json.to_string()),
         Json::Bool(value) => Value::Boolean(*value),
-        Json::Number(number) => number.as_i64().map_or_else(|| Value::Double(number.as_f64().unwrap_or(f64::NAN)), Value::BigInt),
+        Json::Number(number) => {
+            number.as_i64().map_or_else(|| Value::Double(number.as_f64().unwrap_or(f64::NAN)), Value::BigInt)
+        }
         Json::String(text) => Value::Text(text.clone()),
         other => Value::Json(other.to_string()),
     }

@@ -119,7 +119,11 @@ fn options_and_views_have_a_history_too() {
     let t = t.set_options(TableOptions::default(), 3, "").unwrap();
     assert_eq!(t.history[2].change.describe(), "set STORAGE_ID = default");
 
-    let view = |sql: &str| ViewDefinition { sql: sql.into(), namespace: "shop".into(), dependencies: vec![TableId::new("shop", "items")] };
+    let view = |sql: &str| ViewDefinition {
+        sql: sql.into(),
+        namespace: "shop".into(),
+        dependencies: vec![TableId::new("shop", "items")],
+    };
     let columns = || vec![NewColumn::new("_seq", KalamDataType::BigInt)];
     let v = TableDefinition::new_view(TableId::new("shop", "v"), 2, columns(), view("SELECT 1"), 1, "").unwrap();
     let w = v.replace_view(columns(), view("SELECT 2"), 2, "").unwrap();

@@ -50,8 +50,11 @@ pub fn single_ident(name: &ObjectName, what: &str) -> Result<Ident> {
 }
 
 fn bad_name(name: &ObjectName, what: &str) -> KalamError {
-    KalamError::new(ErrorCode::InvalidName, format!("'{name}' is not the name of a {what}"))
-        .at(name.0.first().and_then(|p| p.as_ident()).and_then(position_of))
+    KalamError::new(ErrorCode::InvalidName, format!("'{name}' is not the name of a {what}")).at(name
+        .0
+        .first()
+        .and_then(|p| p.as_ident())
+        .and_then(position_of))
 }
 
 /// Where a name stands in the statement.
@@ -108,8 +111,8 @@ impl Names<'_> {
 
     /// The error for a table that is not there, with the nearest name as a hint.
     pub async fn not_found(&self, id: &TableId) -> Result<KalamError> {
-        let known_namespace = is_system_namespace(&id.namespace)
-            || self.registry.namespace(&id.namespace).await?.is_some();
+        let known_namespace =
+            is_system_namespace(&id.namespace) || self.registry.namespace(&id.namespace).await?.is_some();
         if !known_namespace {
             let names = self.registry.namespaces().await?;
             let names: Vec<String> = names.iter().map(|n| n.name.clone()).collect();
@@ -210,7 +213,10 @@ fn wants_unique_names(error: &DataFusionError) -> bool {
     match error.find_root() {
         DataFusionError::Plan(what) => what.contains("unique expression names"),
         DataFusionError::SchemaError(inner, _) => {
-            matches!(inner.as_ref(), SchemaError::DuplicateUnqualifiedField { .. } | SchemaError::DuplicateQualifiedField { .. })
+            matches!(
+                inner.as_ref(),
+                SchemaError::DuplicateUnqualifiedField { .. } | SchemaError::DuplicateQualifiedField { .. }
+            )
         }
         _ => false,
     }

@@ -11,10 +11,10 @@ use datafusion::catalog::TableFunctionArgs;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result as DfResult, plan_datafusion_err};
+use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::TableSource;
 use datafusion::logical_expr::planner::ExprPlanner;
@@ -52,7 +52,8 @@ pub fn session_state(memory: Arc<dyn MemoryPool>) -> Result<SessionState> {
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
         .build_arc()
         .map_err(KalamError::internal)?;
-    let mut analyzer_rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(CorrelatedScalars), Arc::new(KalamCasts)];
+    let mut analyzer_rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> =
+        vec![Arc::new(CorrelatedScalars), Arc::new(KalamCasts)];
     analyzer_rules.extend(Analyzer::new().rules);
     let mut physical_rules = PhysicalOptimizer::new().rules;
     physical_rules.push(Arc::new(InPlaceCoalesce));
@@ -105,17 +106,18 @@ struct InPlaceCoalesce;
 
 impl PhysicalOptimizerRule for InPlaceCoalesce {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let plan = plan.transform_up(|plan| {
-            let Some(coalesce) = plan.downcast_ref::<CoalescePartitionsExec>() else {
-                return Ok(Transformed::no(plan));
-            };
-            if coalesce.input().output_partitioning().partition_count() < 2 {
-                return Ok(Transformed::no(plan));
-            }
-            let in_place = ConcatPartitionsExec::new(Arc::clone(coalesce.input()), coalesce.fetch());
-            Ok(Transformed::yes(Arc::new(in_place) as Arc<dyn ExecutionPlan>))
-        })
-        .data()?;
+        let plan = plan
+            .transform_up(|plan| {
+                let Some(coalesce) = plan.downcast_ref::<CoalescePartitionsExec>() else {
+                    return Ok(Transformed::no(plan));
+                };
+                if coalesce.input().output_partitioning().partition_count() < 2 {
+                    return Ok(Transformed::no(plan));
+                }
+                let in_place = ConcatPartitionsExec::new(Arc::clone(coalesce.input()), coalesce.fetch());
+                Ok(Transformed::yes(Arc::new(in_place) as Arc<dyn ExecutionPlan>))
+            })
+            .data()?;
         // Whoever runs a plan with several partitions puts a CoalescePartitionsExec on top of it.
         if plan.output_partitioning().partition_count() > 1 {
             return Ok(Arc::new(ConcatPartitionsExec::new(plan, None)));
@@ -134,7 +136,11 @@ impl PhysicalOptimizerRule for InPlaceCoalesce {
 
 /// The plan with one partition: what has several at its root (UNION ALL) is read in place too.
 pub fn one_partition(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-    if plan.output_partitioning().partition_count() < 2 { plan } else { Arc::new(ConcatPartitionsExec::new(plan, None)) }
+    if plan.output_partitioning().partition_count() < 2 {
+        plan
+    } else {
+        Arc::new(ConcatPartitionsExec::new(plan, None))
+    }
 }
 
 /// One partition out of several: each is read to its end before the next.
@@ -208,15 +214,14 @@ impl ExecutionPlan for ConcatPartitionsExec {
             .map(move |partition| input.execute(partition, Arc::clone(&context)))
             .try_flatten();
         let mut remaining = self.fetch.unwrap_or(usize::MAX);
-        let limited = batches
-            .scan((), move |(), batch| {
-                if remaining == 0 {
-                    return futures::future::ready(None);
-                }
-                let batch = batch.map(|b| b.slice(0, b.num_rows().min(remaining)));
-                remaining -= batch.as_ref().map_or(0, |b| b.num_rows());
-                futures::future::ready(Some(batch))
-            });
+        let limited = batches.scan((), move |(), batch| {
+            if remaining == 0 {
+                return futures::future::ready(None);
+            }
+            let batch = batch.map(|b| b.slice(0, b.num_rows().min(remaining)));
+            remaining -= batch.as_ref().map_or(0, |b| b.num_rows());
+            futures::future::ready(Some(batch))
+        });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.input.schema(), limited)))
     }
 }

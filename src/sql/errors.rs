@@ -27,10 +27,11 @@ pub fn from_datafusion(error: DataFusionError) -> KalamError {
         DataFusionError::Configuration(what) => KalamError::new(ErrorCode::InvalidStatement, what),
         DataFusionError::SchemaError(inner, _) => from_schema(*inner),
         DataFusionError::Execution(what) => from_execution(&what),
-        DataFusionError::ResourcesExhausted(what) => {
-            KalamError::new(ErrorCode::OutOfMemory, format!("the query needs more memory than its limit: {}", first_line(&what)))
-                .with_hint("Raise `memoryLimit`, select fewer rows or columns, or add a filter.")
-        }
+        DataFusionError::ResourcesExhausted(what) => KalamError::new(
+            ErrorCode::OutOfMemory,
+            format!("the query needs more memory than its limit: {}", first_line(&what)),
+        )
+        .with_hint("Raise `memoryLimit`, select fewer rows or columns, or add a filter."),
         DataFusionError::Context(_, inner) => from_datafusion(*inner),
         DataFusionError::Diagnostic(diagnostic, inner) => {
             let position = diagnostic.span.and_then(position);
@@ -46,8 +47,13 @@ pub fn from_datafusion(error: DataFusionError) -> KalamError {
 }
 
 fn not_implemented(what: &str) -> KalamError {
-    let misplaced = |name: &str| what.starts_with("Physical plan does not support logical expression ") && what.contains(name);
-    if misplaced("expression ScalarSubquery") || misplaced("expression OuterReferenceColumn") || misplaced("expression Exists") || misplaced("expression InSubquery") {
+    let misplaced =
+        |name: &str| what.starts_with("Physical plan does not support logical expression ") && what.contains(name);
+    if misplaced("expression ScalarSubquery")
+        || misplaced("expression OuterReferenceColumn")
+        || misplaced("expression Exists")
+        || misplaced("expression InSubquery")
+    {
         return KalamError::new(
             ErrorCode::FeatureNotSupported,
             "not supported: a subquery that refers to the query around it in this way",
@@ -70,9 +76,7 @@ fn from_shared(error: &DataFusionError) -> KalamError {
         },
         DataFusionError::Context(_, inner) => from_shared(inner),
         DataFusionError::Shared(inner) => from_shared(inner),
-        DataFusionError::Diagnostic(diagnostic, inner) => {
-            from_shared(inner).at(diagnostic.span.and_then(position))
-        }
+        DataFusionError::Diagnostic(diagnostic, inner) => from_shared(inner).at(diagnostic.span.and_then(position)),
         DataFusionError::ResourcesExhausted(what) => from_datafusion(DataFusionError::ResourcesExhausted(what.clone())),
         DataFusionError::Execution(what) => from_execution(what),
         DataFusionError::Plan(what) => from_plan(what),
@@ -117,16 +121,21 @@ fn from_arrow_text(error: &ArrowError) -> KalamError {
             KalamError::new(ErrorCode::InvalidValue, what.clone())
         }
         ArrowError::MemoryError(what) => KalamError::new(ErrorCode::OutOfMemory, what.clone()),
-        ArrowError::OffsetOverflowError(bytes) => {
-            KalamError::new(ErrorCode::OutOfMemory, format!("a column of {bytes} bytes of text is too large for one batch"))
-        }
+        ArrowError::OffsetOverflowError(bytes) => KalamError::new(
+            ErrorCode::OutOfMemory,
+            format!("a column of {bytes} bytes of text is too large for one batch"),
+        ),
         other => KalamError::internal(other),
     }
 }
 
 fn from_cast(what: &str) -> KalamError {
     let lower = what.to_ascii_lowercase();
-    let code = if lower.contains("overflow") || lower.contains("can't cast value") || lower.contains("out of range") || lower.contains("too large") {
+    let code = if lower.contains("overflow")
+        || lower.contains("can't cast value")
+        || lower.contains("out of range")
+        || lower.contains("too large")
+    {
         ErrorCode::OutOfRange
     } else if lower.contains("timestamp") || lower.contains("date") || lower.contains("time") {
         ErrorCode::InvalidDatetime
@@ -134,8 +143,10 @@ fn from_cast(what: &str) -> KalamError {
         ErrorCode::InvalidText
     };
     // "Cannot cast string 'x' to value of Int32 type" in the words of this engine.
-    if let Some((value, arrow)) =
-        what.strip_prefix("Cannot cast string ").and_then(|w| w.strip_suffix(" type")).and_then(|w| w.rsplit_once(" to value of "))
+    if let Some((value, arrow)) = what
+        .strip_prefix("Cannot cast string ")
+        .and_then(|w| w.strip_suffix(" type"))
+        .and_then(|w| w.rsplit_once(" to value of "))
     {
         return KalamError::new(code, format!("{value} is not a valid {}", sql_type(arrow)));
     }
@@ -167,7 +178,8 @@ fn from_schema(error: SchemaError) -> KalamError {
                 format!("column '{}' does not exist", field.flat_name().replace('"', "")),
             )
             .at(field.spans.first().and_then(position));
-            let mut names: Vec<&str> = valid_fields.iter().map(|c| c.name.as_str()).filter(|n| !n.starts_with('_')).collect();
+            let mut names: Vec<&str> =
+                valid_fields.iter().map(|c| c.name.as_str()).filter(|n| !n.starts_with('_')).collect();
             let mut seen = std::collections::HashSet::new();
             names.retain(|name| seen.insert(*name));
             match names.is_empty() {

@@ -12,9 +12,9 @@ use std::sync::atomic::AtomicBool;
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::{SessionState, TaskContext};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr as DfExpr, LogicalPlan};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::sqlparser::ast::{self, Expr, ObjectType, Value as SqlValue, Visit, visit_expressions};
@@ -27,8 +27,8 @@ use super::errors::from_datafusion;
 use super::handlers;
 use super::memory::QueryMemory;
 use super::params::Params;
-use super::rewrite::visible_name;
 use super::parser::{self, Statement};
+use super::rewrite::visible_name;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Instant};
 use crate::schema::{DEFAULT_NAMESPACE, SchemaRegistry};
@@ -196,7 +196,14 @@ impl SqlExecutor {
         params: &'a Params,
         options: &'a ExecuteOptions,
     ) -> Execution<'a> {
-        Execution { executor: self, session, params, options, state: Arc::clone(&self.state), started_us: platform::now_us() }
+        Execution {
+            executor: self,
+            session,
+            params,
+            options,
+            state: Arc::clone(&self.state),
+            started_us: platform::now_us(),
+        }
     }
 
     /// Runs every statement of a text and returns what each did.
@@ -313,9 +320,7 @@ impl Execution<'_> {
                 ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, &update, None)).await,
                 ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, &delete, None)).await,
                 ast::Statement::AlterTable(alter) => self.retrying(|| handlers::alter::alter(self, &alter)).await,
-                ast::Statement::CreateView(create) => {
-                    self.retrying(|| handlers::view::create(self, &create)).await
-                }
+                ast::Statement::CreateView(create) => self.retrying(|| handlers::view::create(self, &create)).await,
                 ast::Statement::Drop { object_type: ObjectType::View, if_exists, names, cascade, .. } => {
                     handlers::view::drop(self, &names, if_exists, cascade).await
                 }
@@ -451,7 +456,13 @@ pub(super) fn finish_rows(schema: &SchemaRef, batches: Vec<RecordBatch>, names: 
         };
         let name = names.as_ref().map_or_else(|| visible_name(field.name()), |n| &n[i]);
         let mut ours = data_type.arrow_field(name, field.is_nullable(), 0);
-        ours.set_metadata(ours.metadata().iter().filter(|(k, _)| *k == crate::types::TYPE_KEY).map(|(k, v)| (k.clone(), v.clone())).collect());
+        ours.set_metadata(
+            ours.metadata()
+                .iter()
+                .filter(|(k, _)| *k == crate::types::TYPE_KEY)
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
+        );
         fields.push(ours);
         types.push(data_type);
     }

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use super::catalog::{Names, table_id};
 use super::defaults::default_column;
 use super::executor::{ExecuteOptions, Execution, Session, SqlExecutor, StatementResult};
-use super::handlers::dml::{Target, checked_batch};
 use super::handlers::audit::audit;
+use super::handlers::dml::{Target, checked_batch};
 use super::handlers::table::drop_created;
 use super::params::Params;
 use super::parser::parse_name;
@@ -145,7 +145,9 @@ impl Sink {
             .columns_in_order()
             .map(|column| match batch.column_by_name(&column.name) {
                 // A NULL for a NOT NULL column with a default means the default: the row's object had no such key.
-                Some(array) if array.null_count() == rows && rows > 0 && !column.nullable && !column.default.is_none() => {
+                Some(array)
+                    if array.null_count() == rows && rows > 0 && !column.nullable && !column.default.is_none() =>
+                {
                     default_column(execution, column, rows)
                 }
                 Some(array) => coerce_array(array, &column.data_type, &column.name),
@@ -214,7 +216,16 @@ impl Importer {
     ) -> Result<Self> {
         let sink = Sink::open(&executor, &session, table, options.create).await?;
         let csv = CsvDecoder::new(options.csv);
-        Ok(Self { executor, session, execute, options, sink, csv, whole: Vec::new(), progress: ImportProgress::default() })
+        Ok(Self {
+            executor,
+            session,
+            execute,
+            options,
+            sink,
+            csv,
+            whole: Vec::new(),
+            progress: ImportProgress::default(),
+        })
     }
 
     /// Takes the next bytes of the file.

@@ -11,7 +11,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray,
+};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Date32Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Schema};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -217,8 +219,12 @@ fn variable(data_type: &KalamDataType, arrays: &[&ArrayRef]) -> Result<(Vec<u32>
             if array.is_valid(row) {
                 match data_type {
                     T::Bytes => bytes.extend_from_slice(array.as_binary::<i32>().value(row)),
-                    T::Text | T::File | T::Json => bytes.extend_from_slice(array.as_string::<i32>().value(row).as_bytes()),
-                    _ => bytes.extend_from_slice(Value::from_array(array.as_ref(), row, data_type)?.to_text().as_bytes()),
+                    T::Text | T::File | T::Json => {
+                        bytes.extend_from_slice(array.as_string::<i32>().value(row).as_bytes())
+                    }
+                    _ => {
+                        bytes.extend_from_slice(Value::from_array(array.as_ref(), row, data_type)?.to_text().as_bytes())
+                    }
                 }
             }
             offsets.push(u32::try_from(bytes.len()).map_err(|_| too_large())?);
@@ -319,9 +325,7 @@ impl Packed<'_> {
                 let values = ScalarBuffer::new(scalars(8)?, 0, self.rows);
                 Arc::new(arrow::array::TimestampMicrosecondArray::new(values, nulls).with_timezone("UTC"))
             }
-            Kind::Date => {
-                Arc::new(arrow::array::Date32Array::new(ScalarBuffer::new(scalars(4)?, 0, self.rows), nulls))
-            }
+            Kind::Date => Arc::new(arrow::array::Date32Array::new(ScalarBuffer::new(scalars(4)?, 0, self.rows), nulls)),
             Kind::Uuid => {
                 Arc::new(arrow::array::FixedSizeBinaryArray::try_new(16, scalars(16)?, nulls).map_err(malformed)?)
             }
@@ -390,8 +394,22 @@ mod tests {
     fn every_type_comes_back() -> Result<()> {
         use KalamDataType as T;
         let types = [
-            T::Boolean, T::Int, T::SmallInt, T::BigInt, T::Double, T::Float, T::Text, T::Timestamp, T::DateTime,
-            T::Date, T::Time, T::Json, T::Bytes, T::Embedding(2), T::Uuid, T::Decimal { precision: 10, scale: 2 },
+            T::Boolean,
+            T::Int,
+            T::SmallInt,
+            T::BigInt,
+            T::Double,
+            T::Float,
+            T::Text,
+            T::Timestamp,
+            T::DateTime,
+            T::Date,
+            T::Time,
+            T::Json,
+            T::Bytes,
+            T::Embedding(2),
+            T::Uuid,
+            T::Decimal { precision: 10, scale: 2 },
         ];
         let full = vec![
             Value::Boolean(true),

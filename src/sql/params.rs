@@ -50,7 +50,10 @@ impl Params {
                 names.sort_unstable();
                 KalamError::new(
                     ErrorCode::ParameterCount,
-                    format!("the statement uses {placeholder}, given are: {}", if names.is_empty() { "none".into() } else { names.join(", ") }),
+                    format!(
+                        "the statement uses {placeholder}, given are: {}",
+                        if names.is_empty() { "none".into() } else { names.join(", ") }
+                    ),
                 )
             }
         })
@@ -63,7 +66,11 @@ impl Params {
         if values.len() > most {
             return Err(KalamError::new(
                 ErrorCode::ParameterCount,
-                format!("{} given, but the statement uses {}", count(values.len()), if most == 0 { "none".to_owned() } else { format!("only ${most}") }),
+                format!(
+                    "{} given, but the statement uses {}",
+                    count(values.len()),
+                    if most == 0 { "none".to_owned() } else { format!("only ${most}") }
+                ),
             ));
         }
         Ok(())
@@ -89,7 +96,9 @@ impl Params {
             Params::Named(_) => ParamValues::Map(values),
             Params::Positional(given) => ParamValues::List(
                 (1..=given.len())
-                    .map(|n| values.remove(&n.to_string()).unwrap_or_else(|| ScalarAndMetadata::from(ScalarValue::Null)))
+                    .map(|n| {
+                        values.remove(&n.to_string()).unwrap_or_else(|| ScalarAndMetadata::from(ScalarValue::Null))
+                    })
                     .collect(),
             ),
         };

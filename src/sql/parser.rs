@@ -102,7 +102,10 @@ pub fn parse_name(name: &str) -> Result<ObjectName> {
         if next.token == Token::EOF { Ok(name) } else { parser.expected("end of name", next) }
     });
     parsed.map_err(|e| {
-        KalamError::new(ErrorCode::InvalidName, format!("'{name}' is not the name of a table: {}", syntax_error(&e).message()))
+        KalamError::new(
+            ErrorCode::InvalidName,
+            format!("'{name}' is not the name of a table: {}", syntax_error(&e).message()),
+        )
     })
 }
 
@@ -200,7 +203,10 @@ impl StatementParser<'_> {
             && is(&third, "table")
         {
             self.skip(3);
-            return Ok(Statement::CreateTable(kind, Box::new(self.parser.parse_create_table(false, false, None, false)?)));
+            return Ok(Statement::CreateTable(
+                kind,
+                Box::new(self.parser.parse_create_table(false, false, None, false)?),
+            ));
         }
         Ok(match self.parser.parse_statement()? {
             ast::Statement::CreateTable(create) => Statement::CreateTable(TableType::Shared, Box::new(create)),
@@ -302,9 +308,13 @@ mod tests {
 
     #[test]
     fn errors_have_positions() {
-        for (sql, line, column) in
-            [("selec 1", 1, 1), ("select 1\n  from\n", 2, 7), ("select 1\n +* 2", 2, 3), ("select 'open", 1, 8), ("select 1 2 3", 1, 10)]
-        {
+        for (sql, line, column) in [
+            ("selec 1", 1, 1),
+            ("select 1\n  from\n", 2, 7),
+            ("select 1\n +* 2", 2, 3),
+            ("select 'open", 1, 8),
+            ("select 1 2 3", 1, 10),
+        ] {
             let error = parse(sql).expect_err(sql);
             assert_eq!(error.code(), ErrorCode::SyntaxError);
             assert_eq!(error.position(), Some(Position { line, column }), "{sql}: {error}");

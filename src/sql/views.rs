@@ -68,7 +68,8 @@ async fn plan(
                 .with_hint("Define it again with CREATE OR REPLACE VIEW."));
         }
         let given = plan.schema().iter().map(Column::from);
-        let named: Vec<Expr> = given.zip(columns).map(|(from, to)| Expr::Column(from).alias(to.name.as_str())).collect();
+        let named: Vec<Expr> =
+            given.zip(columns).map(|(from, to)| Expr::Column(from).alias(to.name.as_str())).collect();
         LogicalPlanBuilder::from(plan).project(named).and_then(LogicalPlanBuilder::build).map_err(from_datafusion)
     });
     planned.map_err(|error| match error.code() {

@@ -238,13 +238,9 @@ impl Expander<'_> {
 fn is_natural(operator: &JoinOperator) -> bool {
     use JoinOperator as J;
     match operator {
-        J::Join(c)
-        | J::Inner(c)
-        | J::Left(c)
-        | J::LeftOuter(c)
-        | J::Right(c)
-        | J::RightOuter(c)
-        | J::FullOuter(c) => matches!(c, JoinConstraint::Natural),
+        J::Join(c) | J::Inner(c) | J::Left(c) | J::LeftOuter(c) | J::Right(c) | J::RightOuter(c) | J::FullOuter(c) => {
+            matches!(c, JoinConstraint::Natural)
+        }
         _ => false,
     }
 }

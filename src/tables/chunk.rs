@@ -126,11 +126,8 @@ impl Chunk {
     /// Which rows are visible at a snapshot.
     pub fn visibility(&self, snapshot: Seq) -> Visibility {
         let Some(last) = self.seqs.values().last() else { return Visibility::None };
-        let written = if *last <= snapshot {
-            self.len()
-        } else {
-            self.seqs.values().partition_point(|&seq| seq <= snapshot)
-        };
+        let written =
+            if *last <= snapshot { self.len() } else { self.seqs.values().partition_point(|&seq| seq <= snapshot) };
         if written == 0 {
             return Visibility::None;
         }
@@ -220,7 +217,15 @@ mod tests {
 
     fn chunk(base: u64, seqs: &[i64]) -> Chunk {
         let values: ArrayRef = Arc::new(Int64Array::from_iter_values(seqs.iter().map(|s| s * 10)));
-        Chunk::new(base, 1, Arc::from([1u32]), vec![Arc::clone(&values)], vec![values], None, Int64Array::from(seqs.to_vec()))
+        Chunk::new(
+            base,
+            1,
+            Arc::from([1u32]),
+            vec![Arc::clone(&values)],
+            vec![values],
+            None,
+            Int64Array::from(seqs.to_vec()),
+        )
     }
 
     #[test]

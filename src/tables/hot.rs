@@ -209,13 +209,7 @@ impl HotTable {
     /// Supersedes the rows at `superseded` (live ones, each once) and adds `rows`, or does neither.
     /// What is superseded ends at `end`, the last `_seq` of the change. The result takes the change back with
     /// [`HotTable::revert`] as long as nothing was applied after it.
-    pub fn apply(
-        &self,
-        rows: &[NewRows],
-        superseded: &[u64],
-        end: Seq,
-        on_live_key: OnLiveKey,
-    ) -> Result<Applied> {
+    pub fn apply(&self, rows: &[NewRows], superseded: &[u64], end: Seq, on_live_key: OnLiveKey) -> Result<Applied> {
         self.check_live(superseded)?;
         if on_live_key == OnLiveKey::Replace && rows.iter().any(|r| r.row_ids.is_some()) {
             self.ensure_index()?;

@@ -346,7 +346,10 @@ mod tests {
         assert_eq!(batch.ops().len(), 4);
         let back = read_back(batch, &scope)?;
         let [back] = back.as_slice() else { panic!("one record, got {}", back.len()) };
-        assert_eq!((back.seqs, back.commit, back.request, back.schema_version), (record.seqs, record.commit, record.request, 2));
+        assert_eq!(
+            (back.seqs, back.commit, back.request, back.schema_version),
+            (record.seqs, record.commit, record.request, 2)
+        );
         assert_eq!(back.deletions, record.deletions);
         let rows = back.rows.as_ref().expect("rows");
         assert_eq!(rows.columns[..], [(1u32, KalamDataType::Int), (5, KalamDataType::Text)]);

@@ -252,11 +252,7 @@ impl TableProvider for SharedTableProvider {
         Ok(filters
             .iter()
             .map(|f| {
-                if useful(f) {
-                    TableProviderFilterPushDown::Inexact
-                } else {
-                    TableProviderFilterPushDown::Unsupported
-                }
+                if useful(f) { TableProviderFilterPushDown::Inexact } else { TableProviderFilterPushDown::Unsupported }
             })
             .collect())
     }

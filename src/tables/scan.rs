@@ -325,9 +325,8 @@ impl TableScanExec {
                     let first = chunk.base as i64 + *start as i64;
                     Arc::new(Int64Array::from_iter_values(first..first + *len as i64))
                 }
-                _ => rows.of(
-                    &(Arc::new(Int64Array::from_iter_values(chunk.base as i64..chunk.end() as i64)) as ArrayRef),
-                )?,
+                _ => rows
+                    .of(&(Arc::new(Int64Array::from_iter_values(chunk.base as i64..chunk.end() as i64)) as ArrayRef))?,
             },
             ScanColumn::Table { id, data_type, name, initial, since } => match (chunk.column(*id), initial) {
                 (Some(array), _) if chunk.schema_version >= *since => rows.of(array)?,
@@ -344,7 +343,8 @@ impl TableScanExec {
         let path = self.table.definition().type_path(id, version);
         path.iter().skip(1).try_fold(array, |array, ty| coerce_array(&array, ty, name)).map_err(|e| {
             // The ALTER checked all rows that were live then: this one is of an older snapshot.
-            let message = format!("a row of '{}' ended before an ALTER it cannot follow: {}", self.table.table_id(), e.message());
+            let message =
+                format!("a row of '{}' ended before an ALTER it cannot follow: {}", self.table.table_id(), e.message());
             KalamError::new(ErrorCode::Conflict, message).with_hint("Run the statement or transaction again.")
         })
     }
@@ -355,8 +355,7 @@ impl TableScanExec {
         }
         let columns = self.columns.iter().map(|c| self.column(c, chunk, rows)).collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows.len(chunk)));
-        RecordBatch::try_new_with_options(self.schema(), columns, &options)
-            .map_err(KalamError::internal)
+        RecordBatch::try_new_with_options(self.schema(), columns, &options).map_err(KalamError::internal)
     }
 }
 

@@ -277,8 +277,7 @@ impl TableStore {
     /// Every scope of a table that has rows, in the log or in memory: one for each user of a USER table.
     pub async fn scopes(&self, table_no: u32) -> Result<Vec<ScopeKey>> {
         let mut range = KeyRange::prefix(&ScopeKey::table_prefix(table_no));
-        let mut scopes: Vec<ScopeKey> =
-            self.slots.lock().keys().filter(|s| s.table_no == table_no).cloned().collect();
+        let mut scopes: Vec<ScopeKey> = self.slots.lock().keys().filter(|s| s.table_no == table_no).cloned().collect();
         loop {
             let options = ScanOptions { limit: Some(1), reverse: false };
             let page = self.backend.scan(Partition::Log, &range, options).await?;

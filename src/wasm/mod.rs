@@ -149,8 +149,7 @@ impl Engine {
             let described = describe_table(context.executor(), context.session(), &table).await?;
             let batch = packed::decode_rows(&packed, &columns, described.definition())?;
             drop(packed);
-            let result =
-                insert_columns(context.executor(), context.session(), &execute, &table, vec![batch]).await?;
+            let result = insert_columns(context.executor(), context.session(), &execute, &table, vec![batch]).await?;
             exec_result(&[result], execute.durability)
         })
     }
@@ -346,9 +345,9 @@ fn take_importer(slot: &RefCell<Option<SqlImporter>>, aborted: &AtomicBool) -> R
     if aborted.load(Ordering::Relaxed) {
         return Err(KalamError::new(ErrorCode::Cancelled, "the import was aborted by its caller"));
     }
-    slot.borrow_mut().take().ok_or_else(|| {
-        KalamError::new(ErrorCode::InvalidStatement, "the import is busy, or it has ended")
-    })
+    slot.borrow_mut()
+        .take()
+        .ok_or_else(|| KalamError::new(ErrorCode::InvalidStatement, "the import is busy, or it has ended"))
 }
 
 fn progress_object(progress: ImportProgress) -> Object {

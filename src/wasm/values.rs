@@ -110,7 +110,8 @@ fn to_value(value: &JsValue, name: &str) -> Result<Value> {
         return Ok(Value::Boolean(value));
     }
     if let Some(number) = value.as_f64() {
-        let integer = number.fract() == 0.0 && number.abs() <= MAX_SAFE_INTEGER && !(number == 0.0 && number.is_sign_negative());
+        let integer =
+            number.fract() == 0.0 && number.abs() <= MAX_SAFE_INTEGER && !(number == 0.0 && number.is_sign_negative());
         return Ok(if integer { Value::BigInt(number as i64) } else { Value::Double(number) });
     }
     if let Some(text) = value.as_string() {
@@ -122,7 +123,11 @@ fn to_value(value: &JsValue, name: &str) -> Result<Value> {
     if let Some(date) = value.dyn_ref::<Date>() {
         let ms = date.get_time();
         // A Date is a point in time; where a TIMESTAMP or DATE is wanted, its UTC reading is taken.
-        return if ms.is_nan() { Err(wrong("is an invalid Date".into())) } else { Ok(Value::DateTime((ms * 1000.0) as i64)) };
+        return if ms.is_nan() {
+            Err(wrong("is an invalid Date".into()))
+        } else {
+            Ok(Value::DateTime((ms * 1000.0) as i64))
+        };
     }
     if let Some(bytes) = value.dyn_ref::<Uint8Array>() {
         return Ok(Value::Bytes(bytes.to_vec()));

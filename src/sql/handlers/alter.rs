@@ -106,7 +106,9 @@ impl Steps<'_, '_> {
                 }
                 self.add_column(column_def).await
             }
-            AlterTableOperation::DropColumn { drop_behavior: Some(DropBehavior::Cascade), .. } => unsupported("CASCADE"),
+            AlterTableOperation::DropColumn { drop_behavior: Some(DropBehavior::Cascade), .. } => {
+                unsupported("CASCADE")
+            }
             AlterTableOperation::DropColumn { column_names, if_exists, .. } => {
                 for ident in column_names {
                     let name = fold(ident);
@@ -166,7 +168,10 @@ impl Steps<'_, '_> {
         if !key.is_empty() {
             return Err(at(KalamError::new(
                 ErrorCode::InvalidDefinition,
-                format!("column '{}' cannot become the primary key of '{}': a table's key is given once", column.name, self.now.table_id),
+                format!(
+                    "column '{}' cannot become the primary key of '{}': a table's key is given once",
+                    column.name, self.now.table_id
+                ),
             )
             .with_hint("Create another table with the key and fill it with INSERT … SELECT.")));
         }
@@ -176,7 +181,8 @@ impl Steps<'_, '_> {
             ColumnDefault::None => !column.nullable,
             ColumnDefault::Literal(_) => false,
         };
-        let next = self.now.add_column(column.clone(), initial.as_ref(), platform::now_ms(), self.execution.session.user());
+        let next =
+            self.now.add_column(column.clone(), initial.as_ref(), platform::now_ms(), self.execution.session.user());
         let next = next.map_err(at)?;
         if asks_rows && self.has_rows().await? {
             return Err(at(match &column.default {
@@ -187,7 +193,10 @@ impl Steps<'_, '_> {
                 .with_hint("Add the column without a default, fill it with UPDATE, then SET DEFAULT."),
                 _ => KalamError::new(
                     ErrorCode::NotNullViolation,
-                    format!("column '{}' of '{}' is NOT NULL, but the rows that exist would have NULL", column.name, self.now.table_id),
+                    format!(
+                        "column '{}' of '{}' is NOT NULL, but the rows that exist would have NULL",
+                        column.name, self.now.table_id
+                    ),
                 )
                 .with_hint("Give the column a DEFAULT."),
             }));
@@ -232,7 +241,9 @@ impl Steps<'_, '_> {
                 self.now.set_default(name, column_default(value)?, at, &by)?
             }
             AlterColumnOperation::DropDefault => self.now.set_default(name, ColumnDefault::None, at, &by)?,
-            AlterColumnOperation::SetDataType { using: Some(_), .. } => return unsupported("ALTER COLUMN TYPE … USING"),
+            AlterColumnOperation::SetDataType { using: Some(_), .. } => {
+                return unsupported("ALTER COLUMN TYPE … USING");
+            }
             AlterColumnOperation::SetDataType { data_type, .. } => {
                 let to = KalamDataType::from_sql(data_type)?;
                 let next = self.now.alter_type(name, to, at, &by)?;
@@ -255,7 +266,12 @@ impl Steps<'_, '_> {
                 if let Some(row) = (0..columns[0].len()).find(|&row| columns[0].is_null(row)) {
                     return Err(KalamError::new(
                         ErrorCode::NotNullViolation,
-                        format!("column '{}' of '{}' cannot become NOT NULL: row {} has NULL", column.name, self.now.table_id, rows + row + 1),
+                        format!(
+                            "column '{}' of '{}' cannot become NOT NULL: row {} has NULL",
+                            column.name,
+                            self.now.table_id,
+                            rows + row + 1
+                        ),
                     )
                     .with_hint("Give these rows a value with UPDATE first."));
                 }
@@ -286,7 +302,9 @@ impl Steps<'_, '_> {
                         continue;
                     }
                     before.push(Arc::clone(array));
-                    converted.push(coerce_array(array, ty, &column.name).map_err(|e| renumbered(&before, ty, &column.name, e))?);
+                    converted.push(
+                        coerce_array(array, ty, &column.name).map_err(|e| renumbered(&before, ty, &column.name, e))?,
+                    );
                 }
                 if is_key {
                     self.check_keys(&types, &converted, &mut keys)?;
@@ -355,10 +373,7 @@ fn renumbered(arrays: &[ArrayRef], ty: &KalamDataType, column: &str, error: Kala
 
 impl Names<'_> {
     /// The table of a name whose definition a statement is about to change.
-    async fn alterable(
-        &self,
-        name: &datafusion::sql::sqlparser::ast::ObjectName,
-    ) -> Result<Arc<CachedTableData>> {
+    async fn alterable(&self, name: &datafusion::sql::sqlparser::ast::ObjectName) -> Result<Arc<CachedTableData>> {
         let id = table_id(name, self.namespace)?;
         let wrong = |what: &str| {
             let message = format!("'{id}' is a {what}, expected a table");

@@ -58,11 +58,7 @@ async fn found_rows(
 }
 
 /// The SELECT behind a DELETE, for EXPLAIN.
-pub async fn explained(
-    execution: &Execution<'_>,
-    delete: &Delete,
-    with: Option<&With>,
-) -> Result<(Query, Target)> {
+pub async fn explained(execution: &Execution<'_>, delete: &Delete, with: Option<&With>) -> Result<(Query, Target)> {
     let (name, alias) = target_name(&table_of(delete)?.relation)?;
     let target = Target::find(execution, name).await?;
     let mut query = rows_query(&target, delete, &alias)?;

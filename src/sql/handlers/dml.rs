@@ -120,12 +120,7 @@ impl Target {
             deleted,
         };
         let receipt = execution.executor.store().submit(vec![write], execution.options.durability, None)?.await?;
-        Ok(StatementResult {
-            rows_affected,
-            seq: Some(receipt.seq),
-            durability: Some(receipt.durability),
-            rows: None,
-        })
+        Ok(StatementResult { rows_affected, seq: Some(receipt.seq), durability: Some(receipt.durability), rows: None })
     }
 
     /// The rows of a RETURNING list over `batches`, which have the table's columns.
@@ -159,7 +154,12 @@ pub fn checked_batch(
         {
             return Err(KalamError::new(
                 ErrorCode::NotNullViolation,
-                format!("column '{}' of '{}' is NOT NULL, but row {} has NULL", column.name, table.table_id(), first_row + row),
+                format!(
+                    "column '{}' of '{}' is NOT NULL, but row {} has NULL",
+                    column.name,
+                    table.table_id(),
+                    first_row + row
+                ),
             ));
         }
     }

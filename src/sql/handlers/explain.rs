@@ -10,9 +10,9 @@ use datafusion::sql::sqlparser::ast;
 
 use super::super::catalog::Extras;
 use super::super::executor::{Execution, StatementResult};
-use super::show::text_rows;
 use super::super::parser::Statement;
 use super::dml::{Target, unsupported};
+use super::show::text_rows;
 use crate::error::Result;
 
 /// Explains a statement.

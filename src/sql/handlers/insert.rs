@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use arrow::array::ArrayRef;
 use arrow::record_batch::RecordBatch;
-use datafusion::sql::sqlparser::ast::{self, Expr, Ident, Insert, SetExpr, TableObject, UnaryOperator, Value as SqlValue};
+use datafusion::sql::sqlparser::ast::{
+    self, Expr, Ident, Insert, SetExpr, TableObject, UnaryOperator, Value as SqlValue,
+};
 
 use super::super::catalog::{Extras, fold, single_ident};
 use super::super::defaults::default_column;
@@ -67,8 +69,11 @@ fn listed_columns(definition: &TableDefinition, insert: &Insert) -> Result<Optio
         let ident = single_ident(name, "column")?;
         let place = column_place(definition, &ident)?;
         if listed.contains(&place) {
-            return Err(KalamError::new(ErrorCode::DuplicateColumn, format!("column '{}' is listed twice", fold(&ident)))
-                .at(position_of(&ident)));
+            return Err(KalamError::new(
+                ErrorCode::DuplicateColumn,
+                format!("column '{}' is listed twice", fold(&ident)),
+            )
+            .at(position_of(&ident)));
         }
         listed.push(place);
     }
@@ -127,7 +132,12 @@ async fn source_columns(
 }
 
 /// Which column each value goes to. Without a list, fewer values than columns leave the last ones to their defaults.
-fn places(definition: &TableDefinition, listed: Option<&[usize]>, given: usize, row: Option<usize>) -> Result<Vec<usize>> {
+fn places(
+    definition: &TableDefinition,
+    listed: Option<&[usize]>,
+    given: usize,
+    row: Option<usize>,
+) -> Result<Vec<usize>> {
     let width = definition.columns.len();
     let (expected, fits) = match listed {
         Some(listed) => (listed.len(), listed.len() == given),
@@ -159,7 +169,10 @@ fn convert(definition: &TableDefinition, places: &[usize], batch: &RecordBatch) 
 fn plain_values(query: &ast::Query) -> Option<&Vec<ast::Parens<Vec<Expr>>>> {
     match query.body.as_ref() {
         SetExpr::Values(values)
-            if query.with.is_none() && query.order_by.is_none() && query.limit_clause.is_none() && query.fetch.is_none() =>
+            if query.with.is_none()
+                && query.order_by.is_none()
+                && query.limit_clause.is_none()
+                && query.fetch.is_none() =>
         {
             Some(&values.rows)
         }

@@ -43,11 +43,8 @@ pub async fn use_namespace(execution: &Execution<'_>, name: &ObjectName) -> Resu
     let namespace = fold(&single_ident(name, "namespace")?);
     let known = is_system_namespace(&namespace) || execution.executor.registry().namespace(&namespace).await?.is_some();
     if !known {
-        return Err(KalamError::new(
-            ErrorCode::NamespaceNotFound,
-            format!("namespace '{namespace}' does not exist"),
-        )
-        .at(position_of_name(name)));
+        return Err(KalamError::new(ErrorCode::NamespaceNotFound, format!("namespace '{namespace}' does not exist"))
+            .at(position_of_name(name)));
     }
     execution.session.use_namespace(&namespace);
     Ok(StatementResult::default())

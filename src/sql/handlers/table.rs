@@ -15,9 +15,7 @@ use super::insert::literal;
 use super::query::column_names;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
-use crate::schema::{
-    ColumnDefault, DefaultFunction, NewColumn, TableDefinition, TableId, TableOptions, TableType,
-};
+use crate::schema::{ColumnDefault, DefaultFunction, NewColumn, TableDefinition, TableId, TableOptions, TableType};
 use crate::storage::{Durability, WriteBatch};
 use crate::tables::prepare_rows;
 use crate::types::{KalamDataType, coerce_array};
@@ -82,9 +80,8 @@ pub async fn create(execution: &Execution<'_>, kind: TableType, create: CreateTa
     };
     let by = execution.session.user();
     let number = registry.next_table_no().await?;
-    let definition =
-        TableDefinition::new(id.clone(), number, kind, columns, &key, options, platform::now_ms(), by)
-            .map_err(|e| e.at(position))?;
+    let definition = TableDefinition::new(id.clone(), number, kind, columns, &key, options, platform::now_ms(), by)
+        .map_err(|e| e.at(position))?;
     // CREATE TABLE … AS takes effect only with its rows.
     let entry = match source {
         None => audit_entry(execution, "CREATE TABLE", &id.to_string()).await?,
@@ -112,12 +109,20 @@ pub async fn create(execution: &Execution<'_>, kind: TableType, create: CreateTa
 }
 
 /// Inserts the rows of CREATE TABLE … AS.
-async fn fill(execution: &Execution<'_>, name: &ObjectName, rows: super::super::executor::Rows) -> Result<StatementResult> {
+async fn fill(
+    execution: &Execution<'_>,
+    name: &ObjectName,
+    rows: super::super::executor::Rows,
+) -> Result<StatementResult> {
     let target = Target::find(execution, name).await?;
     if rows.schema.fields().len() != target.definition().columns.len() {
         return Err(KalamError::new(
             ErrorCode::InvalidDefinition,
-            format!("the query gives {} columns, the table has {}", rows.schema.fields().len(), target.definition().columns.len()),
+            format!(
+                "the query gives {} columns, the table has {}",
+                rows.schema.fields().len(),
+                target.definition().columns.len()
+            ),
         ));
     }
     let mut prepared = Vec::new();
@@ -231,7 +236,10 @@ pub fn table_options(kind: TableType, given: &CreateTableOptions) -> Result<Tabl
     let mut options = TableOptions::default();
     let given = match given {
         CreateTableOptions::None => return Ok(options),
-        CreateTableOptions::With(given) | CreateTableOptions::Options(given) | CreateTableOptions::Plain(given) | CreateTableOptions::TableProperties(given) => given,
+        CreateTableOptions::With(given)
+        | CreateTableOptions::Options(given)
+        | CreateTableOptions::Plain(given)
+        | CreateTableOptions::TableProperties(given) => given,
     };
     set_options(&mut options, kind, given)?;
     Ok(options)
@@ -241,7 +249,10 @@ pub fn table_options(kind: TableType, given: &CreateTableOptions) -> Result<Tabl
 pub fn set_options(options: &mut TableOptions, kind: TableType, given: &[SqlOption]) -> Result<()> {
     for option in given {
         let SqlOption::KeyValue { key, value } = option else {
-            return Err(KalamError::new(ErrorCode::InvalidOption, format!("the option '{option}' is not NAME = value")));
+            return Err(KalamError::new(
+                ErrorCode::InvalidOption,
+                format!("the option '{option}' is not NAME = value"),
+            ));
         };
         options.set(kind, &key.value, &option_text(key, value)?).map_err(|e| e.at(position_of(key)))?;
     }
@@ -270,7 +281,8 @@ pub async fn drop(execution: &Execution<'_>, names: &[ObjectName], if_exists: bo
     for name in names {
         match lookup.writable(name).await {
             Ok(table) => found.push(table.table_id().clone()),
-            Err(error) if if_exists && matches!(error.code(), ErrorCode::TableNotFound | ErrorCode::NamespaceNotFound) => {}
+            Err(error)
+                if if_exists && matches!(error.code(), ErrorCode::TableNotFound | ErrorCode::NamespaceNotFound) => {}
             Err(error) => return Err(error),
         }
     }

@@ -7,7 +7,9 @@ use arrow::array::{AsArray, Int64Array, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{Int64Type, Schema};
 use arrow::record_batch::RecordBatch;
-use datafusion::sql::sqlparser::ast::{AssignmentTarget, Expr, Ident, ObjectName, Query, Update, UpdateTableFromKind, With};
+use datafusion::sql::sqlparser::ast::{
+    AssignmentTarget, Expr, Ident, ObjectName, Query, Update, UpdateTableFromKind, With,
+};
 
 use super::super::catalog::{fold, single_ident};
 use super::super::defaults::default_column;
@@ -101,8 +103,7 @@ fn with_constants(
     let mut columns = batch.columns().to_vec();
     for (place, column) in target.definition().columns_in_order().enumerate() {
         let Some(Assigned::Expr(expr)) = &assigned[place] else { continue };
-        let constant =
-            short_path::constant_column(execution, expr, &column.name, &column.data_type, batch.num_rows())?;
+        let constant = short_path::constant_column(execution, expr, &column.name, &column.data_type, batch.num_rows())?;
         columns[skip + place] = constant.ok_or_else(|| KalamError::internal("a constant that is none"))?;
         // NOT NULL is checked with all other rules, later.
         fields[skip + place] = Arc::new(fields[skip + place].as_ref().clone().with_nullable(true));
@@ -111,11 +112,7 @@ fn with_constants(
 }
 
 /// The SELECT behind an UPDATE, for EXPLAIN.
-pub async fn explained(
-    execution: &Execution<'_>,
-    update: &Update,
-    with: Option<&With>,
-) -> Result<(Query, Target)> {
+pub async fn explained(execution: &Execution<'_>, update: &Update, with: Option<&With>) -> Result<(Query, Target)> {
     let (name, alias) = target_name(&update.table.relation)?;
     let target = Target::find(execution, name).await?;
     let assigned = assignments(target.definition(), update)?;

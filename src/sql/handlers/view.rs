@@ -59,8 +59,9 @@ pub async fn create(execution: &Execution<'_>, create: &CreateView) -> Result<St
         && let Some(twice) = column_names(&query).and_then(first_twice)
     {
         let message = format!("the view has two columns '{twice}'");
-        return Err(at(KalamError::new(ErrorCode::DuplicateColumn, message)
-            .with_hint("Give one of them another name with AS.")));
+        return Err(at(
+            KalamError::new(ErrorCode::DuplicateColumn, message).with_hint("Give one of them another name with AS.")
+        ));
     }
     let (plan, dependencies) = planned?;
     let schema = execution.physical(&plan).await?.schema();
@@ -142,7 +143,9 @@ pub async fn drop(
     let mut found = Vec::new();
     for name in names {
         let table = match lookup.table(name).await {
-            Err(e) if if_exists && matches!(e.code(), ErrorCode::TableNotFound | ErrorCode::NamespaceNotFound) => continue,
+            Err(e) if if_exists && matches!(e.code(), ErrorCode::TableNotFound | ErrorCode::NamespaceNotFound) => {
+                continue;
+            }
             table => table?,
         };
         if table.definition().table_type != TableType::View {

@@ -123,7 +123,8 @@ impl SystemTableExec {
             Some(projection) => projection.iter().map(|&i| Arc::clone(batch.column(i))).collect(),
         };
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let batch = RecordBatch::try_new_with_options(self.schema(), columns, &options).map_err(KalamError::internal)?;
+        let batch =
+            RecordBatch::try_new_with_options(self.schema(), columns, &options).map_err(KalamError::internal)?;
         Ok(batch.slice(0, rows.min(self.fetch.unwrap_or(usize::MAX))))
     }
 }
