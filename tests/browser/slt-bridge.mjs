@@ -101,9 +101,7 @@ function setUp() {
       const on = open.get(db)
       if (!on) throw new Error(`database '${db}' is not open`)
       // The receipt belongs to statements without rows; the rows to the others. `query` of the former gives no columns.
-      if (
-        !/^\s*(\(|SELECT|WITH|VALUES|TABLE|EXPLAIN|SHOW|DESC|DESCRIBE)\b|RETURNING\b/i.test(sql.replace(/--.*$/gm, ''))
-      ) {
+      if (!givesRows(sql)) {
         const { rowsAffected } = await on.exec(sql)
         return { columns: [], rows: [], rowsAffected }
       }
@@ -112,6 +110,15 @@ function setUp() {
       if (new Set(columns.map(({ name }) => name)).size < columns.length) return renamed(on, sql, columns)
       return { columns, rows: rows.map(row => columns.map(({ name }) => text(row[name]))), rowsAffected: 0 }
     },
+  }
+
+  // The last statement of a request is the one that answers.
+  const givesRows = sql => {
+    const bare = sql.replace(/--.*$/gm, '').replace(/\/\*[\s\S]*?\*\//g, '')
+    const last = bare.split(';').findLast(part => part.trim() !== '') ?? ''
+    if (/\bRETURNING\b/i.test(last)) return true
+    const changes = /^\s*WITH\b[\s\S]*\)\s*(INSERT|UPDATE|DELETE)\b/i.test(last)
+    return !changes && /^\s*(\(|(SELECT|WITH|VALUES|TABLE|EXPLAIN|SHOW|DESC|DESCRIBE)\b)/i.test(last)
   }
 
   // Rows are objects: of two columns with one name only one is left. So such a query runs again with names of its own.
