@@ -174,7 +174,9 @@ mod tests {
     use super::*;
     use arrow::array::Array;
 
-    fn read(text: &str, pieces: usize) -> Result<(Vec<CsvBatch>, Vec<(String, KalamDataType)>)> {
+    type Columns = Vec<(String, KalamDataType)>;
+
+    fn read(text: &str, pieces: usize) -> Result<(Vec<CsvBatch>, Columns)> {
         let mut decoder = CsvDecoder::new(CsvOptions::default());
         let mut batches = Vec::new();
         for piece in text.as_bytes().chunks(pieces) {

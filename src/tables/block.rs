@@ -217,7 +217,7 @@ mod tests {
     use proptest::prelude::*;
     use std::sync::Arc;
 
-    fn batch(values: &[(Option<i64>, Option<String>, Option<bool>, Option<f32>)]) -> RecordBatch {
+    fn batch(values: &[Row]) -> RecordBatch {
         let lists = FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(
             values.iter().map(|v| v.3.map(|f| vec![Some(f), Some(f + 1.0)])),
             2,

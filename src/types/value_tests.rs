@@ -60,7 +60,7 @@ fn the_largest_embedding_comes_back() {
     let value = Value::Embedding((0..8192).map(|n| n as f32 * 0.1).collect());
     assert_eq!(Value::from_json(&value.to_json(), &ty).unwrap(), value);
     assert_eq!(Value::Text(value.to_text().into_owned()).coerce(&ty).unwrap(), value);
-    assert_eq!(Value::from_array(array_of(&ty, &[value.clone()]).as_ref(), 0, &ty).unwrap(), value);
+    assert_eq!(Value::from_array(array_of(&ty, std::slice::from_ref(&value)).as_ref(), 0, &ty).unwrap(), value);
     let empty = Value::Embedding(Vec::new()).coerce(&ty).expect_err("no elements");
     assert_eq!(empty.code(), ErrorCode::WrongDimension);
 }
