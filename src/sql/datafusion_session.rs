@@ -31,6 +31,7 @@ use datafusion::physical_plan::{
 use datafusion::prelude::SessionConfig;
 use futures::{StreamExt, TryStreamExt};
 
+use super::arithmetic::CheckedArithmetic;
 use super::casts::{KalamCasts, KalamComparisons};
 use super::correlated::CorrelatedScalars;
 use super::interrupt::EnsureChecks;
@@ -78,6 +79,7 @@ pub fn session_state(memory: Arc<dyn MemoryPool>) -> Result<SessionState> {
 fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
     let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![
         Arc::new(KalamComparisons),
+        Arc::new(CheckedArithmetic),
         Arc::new(datafusion_functions::datetime::planner::DatetimeFunctionPlanner),
         Arc::new(datafusion_functions::unicode::planner::UnicodeFunctionPlanner),
     ];

@@ -1,5 +1,6 @@
 //! SQL: from text to rows.
 
+mod arithmetic;
 mod casts;
 mod catalog;
 mod correlated;
