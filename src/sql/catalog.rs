@@ -94,7 +94,7 @@ impl Names<'_> {
         }
     }
 
-    /// The table of a name that a statement is about to change rows of.
+    /// The table of a name whose rows or definition a statement is about to change.
     pub async fn writable(&self, name: &ObjectName) -> Result<Arc<CachedTableData>> {
         let id = table_id(name, self.namespace)?;
         let wrong = |what: &str| {

@@ -23,7 +23,7 @@ use super::table::{column_default, new_column, set_options};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
 use crate::schema::{
-    CachedTableData, ColumnDefault, ColumnDefinition, DefaultFunction, NewColumn, TableDefinition, TableId, TableType,
+    CachedTableData, ColumnDefault, ColumnDefinition, DefaultFunction, NewColumn, TableDefinition, TableId,
 };
 use crate::storage::Durability;
 use crate::tables::{Request, SharedTableProvider, TableProviderCore};
@@ -37,7 +37,7 @@ pub async fn alter(execution: &Execution<'_>, alter: &AlterTable) -> Result<Stat
     let (registry, store) = (execution.executor.registry(), execution.executor.store());
     let namespace = execution.session.namespace();
     let names = Names { registry, namespace: &namespace };
-    let table = match names.alterable(&alter.name).await {
+    let table = match names.writable(&alter.name).await {
         Err(e) if alter.if_exists && matches!(e.code(), ErrorCode::TableNotFound | ErrorCode::NamespaceNotFound) => {
             return Ok(StatementResult::default());
         }
@@ -46,7 +46,7 @@ pub async fn alter(execution: &Execution<'_>, alter: &AlterTable) -> Result<Stat
     let number = table.definition().table_no;
     let _no_commits = store.freeze(number).await?;
     // Another ALTER may have been before this one in the queue.
-    let table = names.alterable(&alter.name).await?;
+    let table = names.writable(&alter.name).await?;
     if table.definition().table_no != number {
         return Err(KalamError::new(ErrorCode::Conflict, format!("the table '{}' was replaced", table.table_id())));
     }
@@ -368,22 +368,5 @@ fn renumbered(arrays: &[ArrayRef], ty: &KalamDataType, column: &str, error: Kala
     match arrow::compute::concat(&all).map(|array| coerce_array(&array, ty, column)) {
         Ok(Err(error)) => error,
         _ => error,
-    }
-}
-
-impl Names<'_> {
-    /// The table of a name whose definition a statement is about to change.
-    async fn alterable(&self, name: &datafusion::sql::sqlparser::ast::ObjectName) -> Result<Arc<CachedTableData>> {
-        let id = table_id(name, self.namespace)?;
-        let wrong = |what: &str| {
-            let message = format!("'{id}' is a {what}, expected a table");
-            Err(KalamError::new(ErrorCode::WrongObjectType, message).at(position_of_name(name)))
-        };
-        let table = self.table(name).await?;
-        match table.definition().table_type {
-            TableType::View => wrong("view"),
-            TableType::System => wrong("system table"),
-            _ => Ok(table),
-        }
     }
 }
