@@ -20,7 +20,7 @@ use super::handlers::insert::literal;
 use super::handlers::query::item_names;
 use super::parser::{self, Statement};
 use crate::error::Result;
-use crate::schema::{TableDefinition, TableType};
+use crate::schema::TableDefinition;
 use crate::tables::{SharedTableProvider, TableProviderCore};
 use crate::types::{ColumnBuilder, KalamDataType, Value};
 
@@ -31,13 +31,8 @@ const MAX_KEYS: usize = 1000;
 pub async fn query(execution: &Execution<'_>, query: &Query) -> Result<Option<StatementResult>> {
     let Some(shape) = KeyQuery::of(query) else { return Ok(None) };
     let Ok(id) = table_id(shape.table, &execution.session.namespace()) else { return Ok(None) };
-    let registry = execution.executor.registry();
-    // Views and system tables have no rows of their own to look a key up in.
-    let stored = registry.table(&id).await?.is_some_and(|t| t.definition().table_type == TableType::Shared);
-    if !stored {
-        return Ok(None);
-    }
-    let Some(provider) = registry.provider(&id).await? else { return Ok(None) };
+    // Views have no provider, and system tables one of another kind.
+    let Some(provider) = execution.executor.registry().provider(&id).await? else { return Ok(None) };
     let provider: &dyn std::any::Any = provider.as_ref();
     let Some(provider) = provider.downcast_ref::<SharedTableProvider>() else { return Ok(None) };
     let core = provider.core();
