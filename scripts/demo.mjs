@@ -25,22 +25,7 @@ const queries = ['join', 'having', 'window', 'lookup', 'update'].map(name => {
   return example
 })
 
-const tables = [
-  {
-    name: 'airports',
-    file: 'airports.csv',
-    format: 'csv',
-    create: `CREATE TABLE airports (
-  iata TEXT PRIMARY KEY, name TEXT NOT NULL, city TEXT, state TEXT, country TEXT,
-  latitude DOUBLE NOT NULL, longitude DOUBLE NOT NULL)`,
-  },
-  {
-    name: 'flights',
-    file: 'flights-3m.parquet',
-    format: 'parquet',
-    create: 'CREATE TABLE flights (date TIMESTAMP, delay BIGINT, distance BIGINT, origin TEXT, destination TEXT)',
-  },
-]
+const tables = JSON.parse(readFileSync(join(root, 'www/samples.json'), 'utf8'))
 
 // What must be the same after a restart: counts, sums over every column, and the rows that the UPDATE touched.
 const fingerprints = {
@@ -159,10 +144,10 @@ async function importTable(page, table) {
   const line = liveLine()
   const onConsole = message => {
     const [tag, json] = splitOnce(message.text(), ' ')
-    if (tag === 'kalam-progress') line.show(describe(table.name, JSON.parse(json)))
+    if (tag === 'kalam-progress') line.show(describe(table.table, JSON.parse(json)))
   }
   page.on('console', onConsole)
-  const result = await page.evaluate(async ({ name, file, format, create }) => {
+  const result = await page.evaluate(async ({ table: name, file, format, create }) => {
     const { db } = window.kalam
     await db.exec(`DROP TABLE IF EXISTS ${name}`)
     await db.exec(create)
@@ -176,7 +161,7 @@ async function importTable(page, table) {
   page.off('console', onConsole)
   const rate = formatCount(Math.round(result.rowsAffected / (result.ms / 1000)))
   line.end(
-    `${table.name}: ${formatCount(result.rowsAffected)} rows from ${table.file} in ${formatMs(result.ms)} (${rate} rows/s)`,
+    `${table.table}: ${formatCount(result.rowsAffected)} rows from ${table.file} in ${formatMs(result.ms)} (${rate} rows/s)`,
   )
 }
 

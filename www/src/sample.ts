@@ -5,6 +5,7 @@
 // tables of an unfinished load are dropped again.
 
 import type { Database, ImportProgress } from 'kalamdb'
+import definitions from '../samples.json'
 import { byId } from './dom'
 import { showError } from './errors'
 import { formatBytes, formatCount, formatMs, formatRows } from './format'
@@ -17,22 +18,7 @@ interface Sample {
 }
 
 /** The sample tables: their definition, the file they come from and its format. */
-export const samples: readonly Sample[] = [
-  {
-    table: 'airports',
-    file: 'airports.csv',
-    format: 'csv',
-    create: `CREATE TABLE airports (
-  iata TEXT PRIMARY KEY, name TEXT NOT NULL, city TEXT, state TEXT, country TEXT,
-  latitude DOUBLE NOT NULL, longitude DOUBLE NOT NULL)`,
-  },
-  {
-    table: 'flights',
-    file: 'flights-3m.parquet',
-    format: 'parquet',
-    create: 'CREATE TABLE flights (date TIMESTAMP, delay BIGINT, distance BIGINT, origin TEXT, destination TEXT)',
-  },
-]
+export const samples = definitions as readonly Sample[]
 
 const idle = 'Load flights and airports'
 
