@@ -4,6 +4,7 @@ mod arithmetic;
 mod casts;
 mod catalog;
 mod correlated;
+mod cursor;
 mod datafusion_session;
 mod defaults;
 mod errors;
@@ -22,6 +23,7 @@ mod type_planner;
 mod views;
 mod wildcards;
 
+pub use cursor::Cursor;
 pub use executor::{ExecuteOptions, Rows, Session, SqlExecutor, StatementResult};
 pub use import::{ImportOptions, ImportProgress, Importer, describe_table, insert_columns};
 pub use memory::QueryMemory;
