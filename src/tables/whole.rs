@@ -114,3 +114,70 @@ fn live_positions(hot: &HotTable) -> Vec<u64> {
     });
     live.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::{NewColumn, TableDefinition, TableId, TableOptions, TableType};
+    use crate::storage::{MemoryBackend, ScanOptions, StorageBackend};
+    use crate::tables::store::{ScopeWrite, prepare_rows};
+    use crate::types::KalamDataType;
+    use arrow::array::Int64Array;
+    use arrow::record_batch::RecordBatch;
+    use futures::executor::block_on;
+
+    #[test]
+    fn a_snapshot_from_before_still_shows_what_was_truncated() -> Result<()> {
+        block_on(async {
+            let backend = Arc::new(MemoryBackend::new());
+            let store = TableStore::open(Arc::clone(&backend) as _, 0).await?;
+            let columns = vec![NewColumn::new("k", KalamDataType::BigInt)];
+            let options = TableOptions::default();
+            let id = TableId::new("default", "t");
+            let definition = TableDefinition::new(id, 7, TableType::Shared, columns, &["k".into()], options, 0, "me")?;
+            let scope = ScopeKey { table_no: 7, user: None };
+            let hot = store.hot(&scope, &definition).await?;
+            let insert = |keys: Vec<i64>| -> Result<_> {
+                let schema = Arc::new(definition.arrow_schema()?);
+                let batch = RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from(keys))]);
+                let rows = prepare_rows(&definition, &batch.map_err(crate::error::KalamError::internal)?, None)?;
+                let write = ScopeWrite {
+                    scope: scope.clone(),
+                    hot: Arc::clone(&hot),
+                    schema_version: 1,
+                    rows,
+                    replaced: Vec::new(),
+                    deleted: Vec::new(),
+                };
+                store.submit(vec![write], Durability::Relaxed, None)
+            };
+            insert(vec![1, 2, 3])?.await?;
+            let before = store.snapshot();
+            // One group: a commit, the truncation, and a commit under a key that it freed.
+            let (first, (rows, _), last) = futures::try_join!(
+                insert(vec![4])?,
+                store.truncate(vec![(scope.clone(), Arc::clone(&hot))], Durability::Relaxed)?,
+                insert(vec![1])?,
+            )?;
+            assert_eq!(rows, 4);
+            let visible = |snapshot| {
+                let chunks = hot.chunks();
+                let mut keys = Vec::new();
+                for chunk in chunks.iter() {
+                    let values = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(&chunk.columns[0]);
+                    keys.extend((0..chunk.len()).filter(|&r| chunk.visible(r, snapshot)).map(|r| values.value(r)));
+                }
+                keys
+            };
+            assert_eq!(visible(before), [1, 2, 3]);
+            assert_eq!(visible(first.seq), [1, 2, 3, 4]);
+            assert_eq!(visible(last.seq), [1]);
+            assert_eq!(visible(store.snapshot()), [1]);
+            assert_eq!(hot.statistics().live_rows, 1);
+            // Storage holds one record: that of the last commit.
+            let log = backend.scan(Partition::Log, &scope.range(), ScanOptions::default()).await?;
+            assert_eq!(log.len(), 1);
+            Ok(())
+        })
+    }
+}
