@@ -4,6 +4,7 @@ pub mod alter;
 pub mod audit;
 pub mod delete;
 pub mod dml;
+pub mod do_update;
 pub mod explain;
 pub mod insert;
 pub mod namespace;

@@ -30,15 +30,17 @@ use crate::types::{ColumnBuilder, KalamDataType, coerce_array};
 pub struct Rewritten {
     /// The table as it was after the step.
     definition: TableDefinition,
-    /// By scope: row ids, if the table has no key, and the table's columns.
-    scopes: Vec<(ScopeKey, Vec<(Option<Int64Array>, RecordBatch)>)>,
+    scopes: Vec<(ScopeKey, Vec<Part>)>,
 }
+
+/// Some rows: their ids, if the table has no key, and the table's columns.
+type Part = (Option<Int64Array>, RecordBatch);
 
 impl Rewritten {
     /// The rows, ready to be committed.
     pub fn prepared(self) -> Result<Vec<NewScope>> {
         let definition = &self.definition;
-        let prepare = |(scope, batches): (ScopeKey, Vec<(Option<Int64Array>, RecordBatch)>)| {
+        let prepare = |(scope, batches): (ScopeKey, Vec<Part>)| {
             let mut rows = Vec::new();
             for (row_ids, batch) in &batches {
                 rows.extend(prepare_rows(definition, batch, row_ids.as_ref())?);
@@ -56,7 +58,7 @@ impl Rewritten {
         }
         let schema = Arc::new(Schema::new(fields));
         let own = self.scopes.iter().filter(|(s, _)| s == scope).flat_map(|(_, batches)| batches);
-        let show = |(row_ids, batch): &(Option<Int64Array>, RecordBatch)| {
+        let show = |(row_ids, batch): &Part| {
             let mut columns =
                 now.columns_in_order().map(|c| self.column(now, c, batch)).collect::<Result<Vec<ArrayRef>>>()?;
             columns.extend(row_ids.iter().map(|ids| Arc::new(ids.clone()) as ArrayRef));
