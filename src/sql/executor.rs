@@ -344,6 +344,9 @@ impl Execution<'_> {
                 ast::Statement::Insert(insert) => self.retrying(|| handlers::insert::insert(self, &insert)).await,
                 ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, &update, None)).await,
                 ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, &delete, None)).await,
+                ast::Statement::Truncate(truncate) => {
+                    self.retrying(|| handlers::truncate::truncate(self, &truncate)).await
+                }
                 ast::Statement::AlterTable(alter) => self.retrying(|| handlers::alter::alter(self, &alter)).await,
                 ast::Statement::CreateView(create) => self.retrying(|| handlers::view::create(self, &create)).await,
                 ast::Statement::Drop { object_type: ObjectType::View, if_exists, names, cascade, .. } => {

@@ -7,6 +7,7 @@ mod correlated;
 mod cursor;
 mod datafusion_session;
 mod defaults;
+mod dialect;
 mod errors;
 mod executor;
 mod functions;
