@@ -35,14 +35,18 @@ use super::arithmetic::CheckedArithmetic;
 use super::casts::{KalamCasts, KalamComparisons};
 use super::correlated::CorrelatedScalars;
 use super::interrupt::EnsureChecks;
+use super::json::JsonOperators;
 use super::type_planner::KalamTypePlanner;
+use super::vectors::ArrayLiterals;
 use crate::error::{KalamError, Result};
+use crate::tables::TableStore;
 
 /// Rows per batch between operators.
 const BATCH_ROWS: usize = 8192;
 
-/// A session of DataFusion with this engine's functions and rules. Queries reserve their memory in `memory`.
-pub fn session_state(memory: Arc<dyn MemoryPool>) -> Result<SessionState> {
+/// A session of DataFusion with this engine's functions and rules. Queries reserve their memory in `memory`;
+/// ids are made from the sequence of `store`.
+pub fn session_state(memory: Arc<dyn MemoryPool>, store: &Arc<TableStore>) -> Result<SessionState> {
     let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH_ROWS);
     let options = config.options_mut();
     options.sql_parser.collect_spans = true;
@@ -66,7 +70,7 @@ pub fn session_state(memory: Arc<dyn MemoryPool>) -> Result<SessionState> {
         .with_runtime_env(runtime)
         .with_expr_planners(expr_planners())
         .with_type_planner(Arc::new(KalamTypePlanner))
-        .with_scalar_functions(super::functions::scalar_functions())
+        .with_scalar_functions(super::functions::scalar_functions(store))
         .with_aggregate_functions(super::functions::aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_table_functions(table_functions)
@@ -80,6 +84,8 @@ fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
     let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![
         Arc::new(KalamComparisons),
         Arc::new(CheckedArithmetic),
+        Arc::new(JsonOperators),
+        Arc::new(ArrayLiterals),
         Arc::new(datafusion_functions::datetime::planner::DatetimeFunctionPlanner),
         Arc::new(datafusion_functions::unicode::planner::UnicodeFunctionPlanner),
     ];
