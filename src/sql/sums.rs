@@ -235,15 +235,9 @@ impl GroupsAccumulator for Totals {
         Ok(vec![state_array(self.take(emit))?])
     }
 
-    fn merge_batch(
-        &mut self,
-        states: &[ArrayRef],
-        groups: &[usize],
-        filter: Option<&BooleanArray>,
-        total: usize,
-    ) -> DfResult<()> {
+    fn merge_batch(&mut self, states: &[ArrayRef], groups: &[usize], total: usize) -> DfResult<()> {
         for states in states {
-            self.add(states.as_primitive::<Decimal128Type>().iter(), groups, filter, total);
+            self.add(states.as_primitive::<Decimal128Type>().iter(), groups, None, total);
         }
         Ok(())
     }
@@ -255,10 +249,6 @@ impl GroupsAccumulator for Totals {
             state_array(values.map(|(row, v)| v.filter(|_| counts(row)).map(i128::from)))
         };
         values.iter().map(to_state).collect()
-    }
-
-    fn supports_convert_to_state(&self) -> bool {
-        true
     }
 
     fn size(&self) -> usize {
