@@ -6,6 +6,7 @@ mod catalog;
 mod correlated;
 mod datafusion_session;
 mod defaults;
+mod dialect;
 mod errors;
 mod executor;
 mod functions;

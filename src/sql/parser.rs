@@ -5,11 +5,11 @@
 //! before any of its statements runs.
 
 use datafusion::sql::sqlparser::ast::{self, ObjectName, SetExpr};
-use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
 
+use super::dialect::KalamDialect;
 use crate::error::{ErrorCode, KalamError, Position, Result};
 use crate::schema::TableType;
 
@@ -64,7 +64,7 @@ pub enum Statement {
 
 /// Parses the statements of a text, separated by semicolons.
 pub fn parse(sql: &str) -> Result<Vec<Statement>> {
-    let dialect = GenericDialect {};
+    let dialect = KalamDialect;
     let tokens = Tokenizer::new(&dialect, sql)
         .tokenize_with_location()
         .map_err(|e| syntax_error(&ParserError::TokenizerError(e.to_string())))?;
@@ -150,7 +150,7 @@ fn with_json_operators(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
 
 /// Parses the name of a table as SQL writes it.
 pub fn parse_name(name: &str) -> Result<ObjectName> {
-    let dialect = GenericDialect {};
+    let dialect = KalamDialect;
     let parsed = Parser::new(&dialect).try_with_sql(name).and_then(|mut parser| {
         let name = parser.parse_object_name(false)?;
         let next = parser.peek_token();

@@ -226,6 +226,10 @@ fn distance(measure: Measure, a: &[f32], b: &[f32], norm_b: Option<f64>) -> f64 
         Measure::L2 => sum(a, b, |a, b| (a - b) * (a - b)).sqrt(),
         Measure::Cosine => {
             let norms = (dot(a, a) * norm_b.unwrap_or_else(|| dot(b, b))).sqrt();
+            if norms == 0.0 {
+                // Of the sign that sorts last, which 0 / 0 has not everywhere.
+                return f64::NAN;
+            }
             // Rounding must not make vectors of one direction differ by less than nothing.
             1.0 - (dot(a, b) / norms).clamp(-1.0, 1.0)
         }

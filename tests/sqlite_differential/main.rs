@@ -86,8 +86,8 @@ impl Kalam {
     }
 
     fn try_run(&self, sql: &str) -> Result<Outcome, KalamError> {
-        let options = ExecuteOptions::default();
-        let run = self.context.executor().execute(self.context.session(), sql, &Params::default(), &options);
+        let (params, options) = (Params::default(), ExecuteOptions::default());
+        let run = self.context.executor().execute(self.context.session(), sql, &params, &options);
         let Some(result) = block_on(run)?.pop() else { return Ok(Outcome::Changed(0)) };
         let Some(rows) = result.rows else { return Ok(Outcome::Changed(result.rows_affected)) };
         let fields = rows.schema.fields().iter();

@@ -379,7 +379,7 @@ impl JsonFunction {
             match self.kind {
                 Kind::ToJson | Kind::Elements => {
                     let (Some(array), Some(field)) = (columns.first(), args.arg_fields.first()) else { continue };
-                    if array.is_null(row) {
+                    if is_null(array, row) {
                         builder.append_null();
                         continue;
                     }
@@ -445,6 +445,11 @@ fn data_type(field: &Field) -> DfResult<KalamDataType> {
     KalamDataType::from_arrow_field(field).map_err(external)
 }
 
+/// An array of NULLs alone has no validity buffer to ask.
+fn is_null(array: &ArrayRef, row: usize) -> bool {
+    array.is_null(row) || array.data_type() == &DataType::Null
+}
+
 fn quote(out: &mut String, text: &str) {
     // A string always has a JSON form.
     out.push_str(&serde_json::to_string(text).unwrap_or_default());
@@ -452,7 +457,7 @@ fn quote(out: &mut String, text: &str) {
 
 /// A value as JSON; with `verbatim`, the texts of a list are JSON already.
 fn write_value(out: &mut String, array: &ArrayRef, field: &Field, row: usize, verbatim: bool) -> DfResult<()> {
-    if array.is_null(row) {
+    if is_null(array, row) {
         out.push_str("null");
         return Ok(());
     }
