@@ -27,6 +27,7 @@ use super::errors::from_datafusion;
 use super::parser::position_of;
 use super::rewrite;
 use super::type_planner::KalamTypePlanner;
+use super::using;
 use super::views;
 use super::wildcards::{self, Expander};
 use crate::error::{ErrorCode, KalamError, Position, Result};
@@ -180,7 +181,8 @@ pub async fn plan_within(
 ) -> Result<LogicalPlan> {
     let system_columns = wildcards::names_system_column(&statement);
     let (context, mut statement) = PlanContext::of(state, names, statement, extras, above, system_columns).await?;
-    if system_columns && let ast::Statement::Query(query) = &mut statement {
+    let written_out = system_columns || using::has_wildcard(&statement);
+    if written_out && let ast::Statement::Query(query) = &mut statement {
         context.expand_wildcards(query)?;
     }
     context.plan(statement)

@@ -36,6 +36,7 @@ use super::casts::{KalamCasts, KalamComparisons};
 use super::correlated::CorrelatedScalars;
 use super::interrupt::EnsureChecks;
 use super::json::JsonOperators;
+use super::not_in::NotIn;
 use super::type_planner::KalamTypePlanner;
 use super::vectors::ArrayLiterals;
 use crate::error::{KalamError, Result};
@@ -58,7 +59,7 @@ pub fn session_state(memory: Arc<dyn MemoryPool>, store: &Arc<TableStore>) -> Re
         .build_arc()
         .map_err(KalamError::internal)?;
     let mut analyzer_rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> =
-        vec![Arc::new(CorrelatedScalars), Arc::new(KalamCasts)];
+        vec![Arc::new(NotIn), Arc::new(CorrelatedScalars), Arc::new(KalamCasts)];
     analyzer_rules.extend(Analyzer::new().rules);
     let mut physical_rules = PhysicalOptimizer::new().rules;
     physical_rules.push(Arc::new(InPlaceCoalesce));

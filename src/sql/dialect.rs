@@ -1,12 +1,14 @@
-//! The dialect: sqlparser's generic one, with PostgreSQL's precedence for the operators of JSON.
+//! The dialect: sqlparser's generic one, with PostgreSQL's precedence for the operators of JSON and IS DISTINCT FROM.
 //!
 //! Invariant: everything else is read as `GenericDialect` reads it, whose settings are listed here in the order of its
 //! source; the parser's questions for a dialect by its type are answered with that type. The generic precedence makes
-//! `d ->> 'a' = 'x'` mean `d ->> ('a' = 'x')`.
+//! `d ->> 'a' = 'x'` mean `d ->> ('a' = 'x')`, and `a IS DISTINCT FROM b OR c` ask for `b OR c`.
 
 use std::any::TypeId;
 
-use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
+use datafusion::sql::sqlparser::ast::Expr;
+use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, Precedence};
+use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
 
@@ -39,6 +41,23 @@ impl Dialect for KalamDialect {
             | Token::QuestionPipe => Some(Ok(OTHER_OPERATORS)),
             _ => None,
         }
+    }
+
+    fn parse_infix(&self, parser: &mut Parser, expr: &Expr, _: u8) -> Option<Result<Expr, ParserError>> {
+        use Keyword as K;
+        // sqlparser takes everything behind FROM for the right side, OR included.
+        let negated = if parser.parse_keywords(&[K::IS, K::DISTINCT, K::FROM]) {
+            false
+        } else if parser.parse_keywords(&[K::IS, K::NOT, K::DISTINCT, K::FROM]) {
+            true
+        } else {
+            return None;
+        };
+        let (left, right) = (Box::new(expr.clone()), parser.parse_subexpr(self.prec_value(Precedence::Eq)));
+        Some(right.map(|right| match negated {
+            true => Expr::IsNotDistinctFrom(left, Box::new(right)),
+            false => Expr::IsDistinctFrom(left, Box::new(right)),
+        }))
     }
 
     fn is_delimited_identifier_start(&self, ch: char) -> bool {

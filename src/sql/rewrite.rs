@@ -14,6 +14,7 @@ use datafusion::sql::sqlparser::ast::{
 use super::catalog::fold;
 use super::handlers::query::item_name;
 use super::parser::{self, Statement};
+use super::using;
 use crate::error::{ErrorCode, KalamError, Result};
 
 /// Stands between a name and the number that makes it unique: a character that no one types.
@@ -71,6 +72,7 @@ impl VisitorMut for Standardise {
     type Break = KalamError;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<KalamError> {
+        using::write_out(query);
         if let Some(operation) = counted_operation(&query.body) {
             let message = format!("not supported: {operation} ALL");
             return ControlFlow::Break(
@@ -212,9 +214,9 @@ fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
         {
             let FunctionArguments::List(list) = &mut function.args else { return Ok(None) };
             let [FunctionArg::Unnamed(FunctionArgExpr::Expr(item))] = list.args.as_mut_slice() else { return Ok(None) };
-            *item = call("to_json", item.clone());
+            *item = call("to_json", vec![item.clone()]);
             function.name = ObjectName::from(vec![Ident::new("array_agg")]);
-            Ok(Some(call(super::json::ELEMENTS, expr.clone())))
+            Ok(Some(call(super::json::ELEMENTS, vec![expr.clone()])))
         }
         Expr::AnyOp { left, compare_op, right, .. } => match (subquery(right), array(right)) {
             (Some(query), _) => quantified(left, compare_op, query, false),
@@ -247,11 +249,11 @@ fn array(expr: &Expr) -> Option<&[Expr]> {
     }
 }
 
-/// `f(argument)`.
-fn call(function: &str, argument: Expr) -> Expr {
+/// `f(a, b)`.
+pub(super) fn call(function: &str, arguments: Vec<Expr>) -> Expr {
     let args = ast::FunctionArgumentList {
         duplicate_treatment: None,
-        args: vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))],
+        args: arguments.into_iter().map(|a| FunctionArg::Unnamed(FunctionArgExpr::Expr(a))).collect(),
         clauses: Vec::new(),
     };
     Expr::Function(ast::Function {
