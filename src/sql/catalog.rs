@@ -224,6 +224,24 @@ fn wants_unique_names(error: &DataFusionError) -> bool {
     }
 }
 
+/// Whether planning failed because INTERSECT and EXCEPT, which are planned as joins, compare columns by name.
+fn is_set_of_same_names(error: &DataFusionError, statement: &ast::Statement) -> bool {
+    struct Finder;
+    impl ast::Visitor for Finder {
+        type Break = ();
+
+        fn pre_visit_query(&mut self, query: &ast::Query) -> ControlFlow<()> {
+            match query.body.as_ref() {
+                ast::SetExpr::SetOperation { .. } => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    matches!(error.find_root(), DataFusionError::SchemaError(inner, _)
+        if matches!(inner.as_ref(), SchemaError::AmbiguousReference { .. }))
+        && statement.visit(&mut Finder).is_break()
+}
+
 type Lookup = std::result::Result<Arc<dyn TableSource>, KalamError>;
 
 /// The table that a reference means in a namespace.
@@ -340,7 +358,7 @@ impl<'a> PlanContext<'a> {
     fn plan(&self, mut statement: ast::Statement) -> Result<LogicalPlan> {
         rewrite::standardise(&mut statement)?;
         match SqlToRel::new(self).sql_statement_to_plan(statement.clone()) {
-            Err(error) if wants_unique_names(&error) => {
+            Err(error) if wants_unique_names(&error) || is_set_of_same_names(&error, &statement) => {
                 rewrite::name_columns(&mut statement);
                 SqlToRel::new(self).sql_statement_to_plan(statement).map_err(from_datafusion)
             }

@@ -37,6 +37,7 @@ use super::correlated::CorrelatedScalars;
 use super::interrupt::EnsureChecks;
 use super::json::JsonOperators;
 use super::not_in::NotIn;
+use super::null_joins;
 use super::type_planner::KalamTypePlanner;
 use super::vectors::ArrayLiterals;
 use crate::error::{KalamError, Result};
@@ -53,6 +54,8 @@ pub fn session_state(memory: Arc<dyn MemoryPool>, store: &Arc<TableStore>) -> Re
     options.sql_parser.collect_spans = true;
     options.sql_parser.map_string_types_to_utf8view = false;
     options.explain.show_statistics = false;
+    // Physical expressions tell NULLs (of `IS NOT FALSE`, say) less exactly than logical ones: no reason to fail.
+    options.execution.skip_physical_aggregate_schema_check = true;
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(memory)
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
@@ -76,6 +79,7 @@ pub fn session_state(memory: Arc<dyn MemoryPool>, store: &Arc<TableStore>) -> Re
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_table_functions(table_functions)
         .with_analyzer_rules(analyzer_rules)
+        .with_optimizer_rules(null_joins::optimizer_rules())
         .with_physical_optimizer_rules(physical_rules)
         .build())
 }

@@ -17,6 +17,7 @@ mod interrupt;
 mod json;
 mod memory;
 mod not_in;
+mod null_joins;
 pub mod packed;
 mod params;
 mod parser;

@@ -55,6 +55,9 @@ fn explained(error: &KalamError) -> Option<&'static str> {
         ErrorCode::FeatureNotSupported if error.message().contains("a subquery that refers to the query around it") => {
             Some("a correlated subquery that the planner cannot turn into a join (COMPAT.md)")
         }
+        ErrorCode::FeatureNotSupported if error.message().contains("Conflicting ordering requirements") => {
+            Some("two aggregates of one SELECT with an ORDER BY each that differ (COMPAT.md)")
+        }
         _ => None,
     }
 }
