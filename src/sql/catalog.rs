@@ -239,7 +239,7 @@ fn is_set_of_same_names(error: &DataFusionError, statement: &ast::Statement) -> 
     }
     matches!(error.find_root(), DataFusionError::SchemaError(inner, _)
         if matches!(inner.as_ref(), SchemaError::AmbiguousReference { .. }))
-        && statement.visit(&mut Finder).is_break()
+        && ast::Visit::visit(statement, &mut Finder).is_break()
 }
 
 type Lookup = std::result::Result<Arc<dyn TableSource>, KalamError>;

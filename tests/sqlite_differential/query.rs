@@ -60,6 +60,7 @@ impl<'a> Generator<'a> {
                 self.select_from(&format!("({}) AS {name}", block.sql), &scope, 1)
             }
             3 => self.recursive(),
+            4 => self.using_star(),
             _ => self.block(2),
         };
         let mut ordered = false;
@@ -158,6 +159,19 @@ impl<'a> Generator<'a> {
         Block { sql: format!("SELECT {} FROM {from}", items.join(", ")), columns }
     }
 
+    /// What `*` means over a USING column, the first of both: elsewhere the two engines order columns differently.
+    fn using_star(&mut self) -> Block {
+        let (left, right) = (self.table(), self.table());
+        let kind = *self.r.pick(&["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"]);
+        let columns = left.columns.iter().chain(&right.columns[1..]).cloned().collect();
+        let filter = match self.r.below(2) {
+            0 => String::new(),
+            _ => format!(" WHERE id % 3 <> {}", self.r.below(3)),
+        };
+        let sql = format!("SELECT * FROM {} AS a {kind} {} AS b USING (id){filter}", left.name, right.name);
+        Block { sql, columns }
+    }
+
     fn select_from(&mut self, from: &str, scope: &Scope, depth: usize) -> Block {
         let filter = match self.r.below(3) {
             0 => String::new(),
@@ -172,8 +186,8 @@ impl<'a> Generator<'a> {
                 for _ in 0..1 + self.r.below(4) {
                     let ty = if self.r.one_in(8) { Type::Bool } else { any_type(self.r) };
                     let name = self.name("x");
-                    let item = if depth > 0 && self.r.one_in(6) && ty != Type::Bool {
-                        self.scalar(scope, ty)
+                    let item = if depth > 0 && self.r.one_in(6) {
+                        if ty == Type::Bool { self.condition(scope, 1) } else { self.scalar(scope, ty) }
                     } else {
                         expr(self.r, scope, ty, 2)
                     };
@@ -362,9 +376,11 @@ impl<'a> Generator<'a> {
                 format!("{left} {op} {}", self.scalar(scope, ty))
             }
         };
-        match self.r.below(3) {
-            0 => format!("({asked} OR {})", condition(self.r, scope, 1)),
-            1 => format!("({asked} AND {})", condition(self.r, scope, 1)),
+        match self.r.below(8) {
+            0 | 1 => format!("({asked} OR {})", condition(self.r, scope, 1)),
+            2 | 3 => format!("({asked} AND {})", condition(self.r, scope, 1)),
+            4 => format!("NOT ({asked} AND {})", condition(self.r, scope, 1)),
+            5 => format!("({asked}) IS {negation}{}", self.r.pick(&["TRUE", "FALSE"])),
             _ => asked,
         }
     }
