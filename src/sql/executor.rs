@@ -24,6 +24,7 @@ use parking_lot::RwLock;
 use super::catalog::{Extras, Names, plan_statement};
 use super::datafusion_session;
 use super::errors::from_datafusion;
+use super::generated;
 use super::handlers;
 use super::memory::QueryMemory;
 use super::params::Params;
@@ -154,7 +155,7 @@ impl SqlExecutor {
         memory_limit: usize,
     ) -> Result<Self> {
         let memory = Arc::new(QueryMemory::new(memory_limit));
-        let state = Arc::new(datafusion_session::session_state(Arc::clone(&memory) as _)?);
+        let state = Arc::new(datafusion_session::session_state(Arc::clone(&memory) as _, &store)?);
         system.add_gauges(Arc::clone(&memory) as _);
         Ok(Self { registry, store, system, memory, state })
     }
@@ -392,7 +393,7 @@ impl Execution<'_> {
         let namespace = self.session.namespace();
         let names = Names { registry: &self.executor.registry, namespace: &namespace };
         let plan = plan_statement(&self.state, names, statement, extras).await?;
-        self.params.bind(plan)
+        self.params.bind(generated::with_user(plan, self.session.user())?)
     }
 
     /// The physical plan of a logical one.
