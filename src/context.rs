@@ -173,8 +173,9 @@ impl AppContext {
 
     /// Waits for what is under way and closes the backend.
     pub async fn close(&self) -> Result<()> {
-        self.store.close().await?;
-        self.backend.close().await
+        let finished = self.store.close().await;
+        // Whatever the store's last words met, the backend is not held any longer.
+        self.backend.close().await.and(finished)
     }
 }
 
