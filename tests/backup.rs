@@ -208,7 +208,7 @@ fn pieces_of_any_size_restore_the_same_records() -> Result<()> {
                 }
                 restore.finish().await?;
             } else {
-                restore(&backend, bytes, piece).await?;
+                restore(&backend, &bytes, piece).await?;
             }
             assert_eq!(records(backend.as_ref()).await?, records(source.as_ref()).await?);
         }
