@@ -18,6 +18,8 @@ mod counting;
 mod entity_store;
 pub mod gate;
 #[cfg(target_arch = "wasm32")]
+pub mod host;
+#[cfg(target_arch = "wasm32")]
 pub mod indexeddb;
 mod memory;
 pub mod record;
