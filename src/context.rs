@@ -6,12 +6,13 @@
 
 use std::fmt;
 use std::hash::Hasher;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{ErrorCode, KalamError, Result};
+use crate::jobs::{JobKind, JobManager, RetentionJob};
 use crate::platform;
 use crate::schema::SchemaRegistry;
 use crate::sql::{Session, SqlExecutor};
@@ -107,6 +108,7 @@ pub struct AppContext {
     node_id: NodeId,
     backend: Arc<dyn StorageBackend>,
     gated: Arc<GatedBackend>,
+    jobs: Arc<JobManager>,
     registry: Arc<SchemaRegistry>,
     store: Arc<TableStore>,
     executor: Arc<SqlExecutor>,
@@ -136,8 +138,9 @@ impl AppContext {
         registry.set_provider_factory(Arc::new(SystemProviders::new(Arc::clone(&system), providers)));
         let executor = SqlExecutor::new(Arc::clone(&registry), Arc::clone(&store), system, config.memory_limit)?;
         let executor = Arc::new(executor);
+        let jobs = open_jobs(&backend, &executor).await?;
         let session = Arc::new(Session::new(config.user));
-        Ok(Arc::new(Self { node_id, backend, gated, registry, store, executor, session }))
+        Ok(Arc::new(Self { node_id, backend, gated, jobs, registry, store, executor, session }))
     }
 
     /// Restores a backup into an empty backend, and opens what was restored. `DATABASE_EXISTS` if it is not empty.
@@ -185,6 +188,11 @@ impl AppContext {
         self.executor.system()
     }
 
+    /// Runs what nobody waits for, when it is told that there is time.
+    pub fn jobs(&self) -> &Arc<JobManager> {
+        &self.jobs
+    }
+
     /// Runs statements.
     pub fn executor(&self) -> &Arc<SqlExecutor> {
         &self.executor
@@ -201,6 +209,16 @@ impl AppContext {
         // Whatever the store's last words met, the backend is not held any longer.
         self.backend.close().await.and(finished)
     }
+}
+
+async fn open_jobs(backend: &Arc<dyn StorageBackend>, executor: &SqlExecutor) -> Result<Arc<JobManager>> {
+    let system = executor.system();
+    let retention = RetentionJob::new(Arc::clone(backend), system.jobs().clone());
+    let kinds: Vec<Arc<dyn JobKind>> = vec![Arc::new(retention)];
+    let jobs = JobManager::open(system, Arc::clone(backend), Arc::clone(executor.store()), kinds).await?;
+    let manager: Weak<JobManager> = Arc::downgrade(&jobs);
+    system.set_job_manager(manager);
+    Ok(jobs)
 }
 
 async fn read_database(backend: &dyn StorageBackend) -> Result<Option<DatabaseRecord>> {

@@ -6,6 +6,7 @@ pub mod delete;
 pub mod dml;
 pub mod explain;
 pub mod insert;
+pub mod job;
 pub mod namespace;
 pub mod query;
 pub mod show;
