@@ -39,6 +39,8 @@ pub enum Statement {
     ShowNamespaces,
     /// `SHOW STATS`.
     ShowStats,
+    /// `KILL JOB 'id'`.
+    KillJob(String),
     /// `SHOW TABLES [IN n]`.
     ShowTables(Option<ObjectName>),
     /// `DESCRIBE [TABLE] t`, `SHOW COLUMNS FROM t`.
@@ -251,6 +253,10 @@ impl StatementParser<'_> {
                 self.skip(3);
                 return Ok(Statement::Describe(self.parser.parse_object_name(false)?));
             }
+        }
+        if is(&first, "kill") && is(&second, "job") {
+            self.skip(2);
+            return Ok(Statement::KillJob(self.parser.parse_literal_string()?));
         }
         if is(&first, "describe") || is(&first, "desc") {
             // A table may be named `table` or `history`.

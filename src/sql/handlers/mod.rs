@@ -7,6 +7,7 @@ pub mod dml;
 pub mod do_update;
 pub mod explain;
 pub mod insert;
+pub mod job;
 pub mod namespace;
 pub mod query;
 pub mod rewrite;
