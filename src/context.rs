@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+use web_time::Duration;
 
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
 use crate::schema::SchemaRegistry;
-use crate::sql::{Session, SqlExecutor};
+use crate::sql::{DEFAULT_TRANSACTION_TIMEOUT, Session, SqlExecutor};
 use crate::storage::record::{self, RecordKind};
 use crate::storage::{CountingBackend, Durability, Partition, StorageBackend, WriteBatch};
 use crate::tables::{SystemProviders, SystemTablesRegistry, TableProviders, TableStore};
@@ -80,11 +81,18 @@ pub struct Config {
     pub user: String,
     /// Bytes that running queries may use together.
     pub memory_limit: usize,
+    /// A transaction that runs no statement for so long is rolled back.
+    pub transaction_timeout: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { node_id: None, user: DEFAULT_USER.to_owned(), memory_limit: 512 << 20 }
+        Self {
+            node_id: None,
+            user: DEFAULT_USER.to_owned(),
+            memory_limit: 512 << 20,
+            transaction_timeout: DEFAULT_TRANSACTION_TIMEOUT,
+        }
     }
 }
 
@@ -131,7 +139,13 @@ impl AppContext {
             SystemTablesRegistry::open(Arc::clone(&node_id.0), counting, &registry, Arc::clone(&store)).await?;
         let providers = Arc::new(TableProviders::new(Arc::clone(&store)));
         registry.set_provider_factory(Arc::new(SystemProviders::new(Arc::clone(&system), providers)));
-        let executor = SqlExecutor::new(Arc::clone(&registry), Arc::clone(&store), system, config.memory_limit)?;
+        let executor = SqlExecutor::new(
+            Arc::clone(&registry),
+            Arc::clone(&store),
+            system,
+            config.memory_limit,
+            config.transaction_timeout,
+        )?;
         let executor = Arc::new(executor);
         Ok(Arc::new(Self { node_id, backend, registry, store, executor, session: Arc::new(Session::new(config.user)) }))
     }

@@ -110,8 +110,18 @@ error_codes! {
     PermissionDenied = "PERMISSION_DENIED", "42501";
     /// Another writer changed the same row first.
     Conflict = "SERIALIZATION_FAILURE", "40001", retryable;
-    /// A statement that is not allowed in the current transaction state.
-    InvalidTransactionState = "INVALID_TRANSACTION_STATE", "25000";
+    /// BEGIN within a transaction.
+    ActiveTransaction = "ACTIVE_TRANSACTION", "25001";
+    /// A change within a READ ONLY transaction.
+    ReadOnlyTransaction = "READ_ONLY_TRANSACTION", "25006";
+    /// COMMIT, ROLLBACK or SAVEPOINT without a transaction.
+    NoActiveTransaction = "NO_ACTIVE_TRANSACTION", "25P01";
+    /// A statement after another one of its transaction failed.
+    FailedTransaction = "IN_FAILED_TRANSACTION", "25P02";
+    /// The transaction was left open for too long and was rolled back.
+    TransactionTimeout = "TRANSACTION_TIMEOUT", "25P03";
+    /// No savepoint of that name.
+    SavepointNotFound = "SAVEPOINT_NOT_FOUND", "3B001";
     /// Input data (CSV, Parquet, JSON, Arrow) that cannot be read.
     InvalidData = "INVALID_DATA", "22000";
     /// The query needs more memory than its limit.

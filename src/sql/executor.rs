@@ -1,8 +1,9 @@
 //! Runs statements: parses a request, finds the handler of each statement, and gives handlers what they share.
 //!
 //! Invariant: a request is parsed, and its parameters are counted, before any of its statements runs; each statement
-//! then commits by itself (autocommit), in order, and the first error ends the request. A statement that lost a race
-//! against another writer (`SERIALIZATION_FAILURE`) is run again from the start: nothing of it was applied.
+//! then commits by itself (autocommit) or belongs to the session's open transaction (`transaction.rs`), in order, and
+//! the first error ends the request. A statement that commits by itself and lost a race against another writer
+//! (`SERIALIZATION_FAILURE`) is run again from the start: nothing of it was applied.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -20,6 +21,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::sqlparser::ast::{self, Expr, ObjectType, Value as SqlValue, Visit, visit_expressions};
 use futures::StreamExt;
 use parking_lot::RwLock;
+use web_time::Duration;
 
 use super::catalog::{Extras, Names, plan_statement};
 use super::datafusion_session;
@@ -29,11 +31,12 @@ use super::memory::QueryMemory;
 use super::params::Params;
 use super::parser::{self, Statement};
 use super::rewrite::visible_name;
+use super::transaction::{TransactionSlot, Transactions};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Instant};
 use crate::schema::{DEFAULT_NAMESPACE, SchemaRegistry};
 use crate::storage::Durability;
-use crate::tables::{Request, Seq, SystemTablesRegistry, TableStore};
+use crate::tables::{Request, Seq, SystemTablesRegistry, TableStore, Transaction};
 use crate::types::{KalamDataType, coerce_array};
 
 /// A statement that keeps losing races against other writers fails after so many attempts.
@@ -47,12 +50,13 @@ const CLOCK_WORDS: [&str; 4] = ["now", "current_", "today", "localtime"];
 pub struct Session {
     user: Arc<str>,
     namespace: RwLock<Arc<str>>,
+    transaction: TransactionSlot,
 }
 
 impl Session {
     /// A session in the namespace `default`.
     pub fn new(user: impl Into<Arc<str>>) -> Self {
-        Self { user: user.into(), namespace: RwLock::new(Arc::from(DEFAULT_NAMESPACE)) }
+        Self { user: user.into(), namespace: RwLock::new(Arc::from(DEFAULT_NAMESPACE)), transaction: Default::default() }
     }
 
     /// The user.
@@ -63,6 +67,10 @@ impl Session {
     /// The namespace of bare table names.
     pub fn namespace(&self) -> Arc<str> {
         Arc::clone(&self.namespace.read())
+    }
+
+    pub(super) fn transaction(&self) -> &TransactionSlot {
+        &self.transaction
     }
 
     pub(super) fn use_namespace(&self, namespace: &str) {
@@ -143,20 +151,24 @@ pub struct SqlExecutor {
     system: Arc<SystemTablesRegistry>,
     memory: Arc<QueryMemory>,
     state: Arc<SessionState>,
+    transactions: Transactions,
 }
 
 impl SqlExecutor {
-    /// An executor over tables. Queries together use at most `memory_limit` bytes.
+    /// An executor over tables. Queries together use at most `memory_limit` bytes; a transaction that is idle for
+    /// `transaction_timeout` is rolled back.
     pub fn new(
         registry: Arc<SchemaRegistry>,
         store: Arc<TableStore>,
         system: Arc<SystemTablesRegistry>,
         memory_limit: usize,
+        transaction_timeout: Duration,
     ) -> Result<Self> {
         let memory = Arc::new(QueryMemory::new(memory_limit));
         let state = Arc::new(datafusion_session::session_state(Arc::clone(&memory) as _)?);
         system.add_gauges(Arc::clone(&memory) as _);
-        Ok(Self { registry, store, system, memory, state })
+        let transactions = Transactions::new(transaction_timeout);
+        Ok(Self { registry, store, system, memory, state, transactions })
     }
 
     /// The registry.
@@ -177,6 +189,15 @@ impl SqlExecutor {
     /// The id of the node that this executor runs on.
     pub fn node_id(&self) -> &Arc<str> {
         self.system.node_id()
+    }
+
+    pub(super) fn transactions(&self) -> &Transactions {
+        &self.transactions
+    }
+
+    /// Rolls back the transactions that were idle for longer than the limit. Statements do so as well.
+    pub fn expire_transactions(&self) {
+        self.transactions.expire();
     }
 
     /// Bytes that running queries have reserved.
@@ -203,6 +224,7 @@ impl SqlExecutor {
             options,
             state: Arc::clone(&self.state),
             started_us: platform::now_us(),
+            transaction: None,
         }
     }
 
@@ -214,15 +236,7 @@ impl SqlExecutor {
         params: &Params,
         options: &ExecuteOptions,
     ) -> Result<Vec<StatementResult>> {
-        let statements = parser::parse(sql)?;
-        let mut used = BTreeSet::new();
-        for statement in &statements {
-            placeholders(statement, &mut used);
-        }
-        params.check_all_used(used.iter().map(String::as_str))?;
-        for placeholder in &used {
-            params.get(placeholder)?;
-        }
+        let statements = parsed(sql, params).inspect_err(|e| session.transaction.fail(e))?;
         let lower = sql.to_lowercase();
         let clock = CLOCK_WORDS.iter().any(|word| lower.contains(word));
         let mut results = Vec::with_capacity(statements.len());
@@ -238,11 +252,26 @@ impl SqlExecutor {
             } else {
                 Arc::clone(&self.state)
             };
-            let execution = Execution { executor: self, session, params, options, state, started_us };
-            results.push(execution.statement(statement).await?);
+            let execution =
+                Execution { executor: self, session, params, options, state, started_us, transaction: None };
+            results.push(execution.transact(statement).await?);
         }
         Ok(results)
     }
+}
+
+/// The statements of a text that uses all parameters and no other ones.
+fn parsed(sql: &str, params: &Params) -> Result<Vec<Statement>> {
+    let statements = parser::parse(sql)?;
+    let mut used = BTreeSet::new();
+    for statement in &statements {
+        placeholders(statement, &mut used);
+    }
+    params.check_all_used(used.iter().map(String::as_str))?;
+    for placeholder in &used {
+        params.get(placeholder)?;
+    }
+    Ok(statements)
 }
 
 /// Collects the placeholders of a statement.
@@ -283,10 +312,13 @@ pub(super) struct Execution<'a> {
     pub state: Arc<SessionState>,
     /// When the statement began: what NOW() gives, in a default too.
     pub started_us: i64,
+    /// The open transaction that the statement runs in.
+    pub transaction: Option<Arc<Transaction>>,
 }
 
 impl Execution<'_> {
-    async fn statement(&self, statement: Statement) -> Result<StatementResult> {
+    /// Runs a statement, in the transaction that the execution is part of or by itself.
+    pub async fn statement(&self, statement: Statement) -> Result<StatementResult> {
         match statement {
             Statement::CreateNamespace { name, if_not_exists } => {
                 handlers::namespace::create(self, &name, if_not_exists).await
@@ -339,7 +371,10 @@ impl Execution<'_> {
         let mut attempt = 1;
         loop {
             match run().await {
-                Err(error) if error.code() == ErrorCode::Conflict && attempt < ATTEMPTS => {
+                // In a transaction the snapshot stays, and with it what the statement lost against.
+                Err(error)
+                    if error.code() == ErrorCode::Conflict && attempt < ATTEMPTS && self.transaction.is_none() =>
+                {
                     attempt += 1;
                     // The commit that was first becomes visible, or fails, before the next attempt reads.
                     self.executor.store.barrier().await;
@@ -349,11 +384,13 @@ impl Execution<'_> {
         }
     }
 
-    /// What this statement's plans read: the newest snapshot, as its user.
+    /// What this statement's plans read, as its user: the newest snapshot, or what its transaction sees.
     pub fn request(&self) -> Arc<Request> {
+        let newest = || self.executor.store.snapshot();
         Arc::new(Request {
             user: Arc::clone(self.session.user()),
-            snapshot: self.executor.store.snapshot(),
+            snapshot: self.transaction.as_ref().map_or_else(newest, |t| t.snapshot()),
+            transaction: self.transaction.as_ref().map(Transaction::view),
             cancelled: Arc::clone(&self.options.cancelled),
             deadline: self.options.deadline,
         })

@@ -17,6 +17,7 @@ use super::handlers::dml::{Target, checked_batch};
 use super::handlers::table::drop_created;
 use super::params::Params;
 use super::parser::parse_name;
+use super::transaction::refused;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::ingest::{self, CsvBatch, CsvDecoder, CsvOptions, Format};
 use crate::platform;
@@ -56,11 +57,16 @@ pub async fn insert_columns(
 ) -> Result<StatementResult> {
     let mut sink = Sink::open(executor, session, table, false).await?;
     let params = Params::default();
-    let execution = executor.execution(session, &params, options);
-    for batch in &batches {
-        sink.add(&execution, batch)?;
+    let mut execution = executor.execution(session, &params, options);
+    let entered = execution.enter().await?;
+    let inserted = async {
+        for batch in &batches {
+            sink.add(&execution, batch)?;
+        }
+        sink.commit(&execution).await
     }
-    sink.commit(&execution).await
+    .await;
+    execution.leave(entered, inserted).await
 }
 
 /// A table or view by its name as SQL writes it.
@@ -163,6 +169,9 @@ impl Sink {
     }
 
     async fn commit(self, execution: &Execution<'_>) -> Result<StatementResult> {
+        if self.create && execution.transaction.is_some() {
+            return refused();
+        }
         let registry = execution.executor.registry();
         let table = Arc::clone(self.table()?);
         if self.create {
@@ -262,8 +271,10 @@ impl Importer {
             return Err(KalamError::new(ErrorCode::InvalidData, "the file holds no row, so its columns are not known"));
         }
         let params = Params::default();
-        let execution = self.executor.execution(&self.session, &params, &self.execute);
-        self.sink.commit(&execution).await
+        let mut execution = self.executor.execution(&self.session, &params, &self.execute);
+        let entered = execution.enter().await?;
+        let committed = self.sink.commit(&execution).await;
+        execution.leave(entered, committed).await
     }
 
     fn check(&self) -> Result<()> {

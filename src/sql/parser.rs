@@ -153,6 +153,10 @@ impl StatementParser<'_> {
             let _ = self.parser.parse_keyword(Keyword::RESTRICT);
             return Ok(Statement::DropNamespace { name, if_exists });
         }
+        if is(&first, "abort") {
+            self.skip(1);
+            return Ok(Statement::Sql(Box::new(self.parser.parse_rollback()?)));
+        }
         if is(&first, "use") {
             self.skip(if namespace(&second) { 2 } else { 1 });
             return Ok(Statement::UseNamespace(self.parser.parse_object_name(false)?));

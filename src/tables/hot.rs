@@ -79,12 +79,17 @@ pub struct HotStatistics {
 impl HotTable {
     /// An empty table.
     pub fn new(key: KeySpec) -> Self {
+        Self::starting_at(key, 0)
+    }
+
+    /// An empty table whose first row gets a position of the caller's choice.
+    pub fn starting_at(key: KeySpec, next: u64) -> Self {
         let index = (!key.is_row_id()).then(HashTable::new);
         Self {
             key,
             state: RwLock::new(State {
                 chunks: Arc::default(),
-                next: 0,
+                next,
                 index,
                 hasher: DefaultHashBuilder::default(),
                 live: 0,
@@ -249,7 +254,7 @@ impl HotTable {
             return Ok(());
         }
         let mut state = self.state.write();
-        let mut index = HashTable::with_capacity(usize::try_from(state.next).unwrap_or(0));
+        let mut index = HashTable::with_capacity(state.chunks.iter().map(|c| c.len()).sum());
         let mut key = Vec::new();
         let chunks = Arc::clone(&state.chunks);
         // Without deletions or updates every row id is there once; else later versions replace earlier ones.

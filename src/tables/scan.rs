@@ -26,6 +26,7 @@ use futures::StreamExt;
 use super::chunk::{Chunk, Visibility};
 use super::hot::HotTable;
 use super::log::ScopeKey;
+use super::overlay::{OverlayView, TransactionView};
 use super::seq::Seq;
 use super::store::TableStore;
 use crate::error::{ErrorCode, KalamError, Result};
@@ -54,6 +55,8 @@ pub struct Request {
     pub cancelled: Arc<AtomicBool>,
     /// When the request gives up by itself.
     pub deadline: Option<Instant>,
+    /// The open transaction that it belongs to; `snapshot` is then that of the transaction.
+    pub transaction: Option<TransactionView>,
 }
 
 impl Request {
@@ -302,13 +305,26 @@ fn external(error: KalamError) -> DataFusionError {
 
 impl TableScanExec {
     async fn open(self, request: Arc<Request>, metrics: BaselineMetrics) -> Result<ChunkReader> {
-        let hot = self.store.hot(&request.scope(&self.table), self.table.definition()).await?;
-        let source = match &self.keys {
-            None => Source::Chunks(hot.chunks()),
-            Some(keys) => Source::Rows(lookup_all(&hot, keys, request.snapshot)?),
+        let scope = request.scope(&self.table);
+        let overlay = match &request.transaction {
+            Some(transaction) => transaction.overlay(&scope, self.table.schema_version())?,
+            None => None,
+        };
+        let source = match (&self.keys, &overlay) {
+            (None, Some(overlay)) => Source::Chunks(overlay.chunks()),
+            (Some(keys), Some(overlay)) => {
+                Source::Rows(keys.iter().filter_map(|key| overlay.lookup(key).transpose()).collect::<Result<_>>()?)
+            }
+            (keys, None) => {
+                let hot = self.store.hot(&scope, self.table.definition()).await?;
+                match keys {
+                    None => Source::Chunks(hot.chunks()),
+                    Some(keys) => Source::Rows(lookup_all(&hot, keys, request.snapshot)?),
+                }
+            }
         };
         let remaining = self.fetch.unwrap_or(usize::MAX);
-        Ok(ChunkReader { scan: self, request, source, next: 0, remaining, metrics, worked: Instant::now() })
+        Ok(ChunkReader { scan: self, request, overlay, source, next: 0, remaining, metrics, worked: Instant::now() })
     }
 
     /// A column of some rows of a chunk, which may have been written under an earlier version of the table. Values
@@ -401,6 +417,8 @@ enum Source {
 struct ChunkReader {
     scan: TableScanExec,
     request: Arc<Request>,
+    /// What the request's transaction changed.
+    overlay: Option<OverlayView>,
     source: Source,
     next: usize,
     remaining: usize,
@@ -445,7 +463,11 @@ impl ChunkReader {
             }
             Source::Chunks(chunks) => {
                 let Some(chunk) = chunks.get(at) else { return Ok(None) };
-                Ok(Some(match chunk.visibility(self.request.snapshot) {
+                let visibility = match &self.overlay {
+                    Some(overlay) => overlay.visibility(chunk),
+                    None => chunk.visibility(self.request.snapshot),
+                };
+                Ok(Some(match visibility {
                     Visibility::None => None,
                     Visibility::All => Some(self.scan.batch(chunk, &Pick::All)?),
                     Visibility::First(rows) => Some(self.scan.batch(chunk, &Pick::Range(0, rows))?),

@@ -58,6 +58,34 @@ impl PreparedRows {
     pub fn is_empty(&self) -> bool {
         self.block.rows == 0
     }
+
+    /// The rows as a hot tier takes them.
+    pub(super) fn new_rows(&self, schema_version: u32, seqs: SeqSpan) -> NewRows {
+        NewRows {
+            schema_version,
+            column_ids: Arc::clone(&self.column_ids),
+            columns: self.columns.clone(),
+            seqs: Int64Array::from_iter_values(seqs.iter()),
+            row_ids: self.block.row_ids.clone(),
+        }
+    }
+
+    /// The hidden row ids that new versions of rows bring.
+    pub(super) fn row_ids(&self) -> Option<&Int64Array> {
+        self.block.row_ids.as_ref()
+    }
+
+    /// The columns of the primary key, in key order.
+    pub(super) fn key_columns(&self, spec: &KeySpec) -> Result<Vec<ArrayRef>> {
+        let column = |id: &u32| {
+            let place = self.column_ids.iter().position(|c| c == id);
+            place.map(|i| Arc::clone(&self.columns[i]))
+        };
+        spec.columns()
+            .iter()
+            .map(|id| column(id).ok_or_else(|| KalamError::internal(format_args!("rows without their key column {id}"))))
+            .collect()
+    }
 }
 
 /// Cuts a batch in the table's column order into log records and encodes them. Rows that are updated bring their row
@@ -522,13 +550,7 @@ fn apply_one(
         .map(|part| {
             let seqs = span.slice(used, part.len() as u64);
             used += seqs.len();
-            NewRows {
-                schema_version: write.schema_version,
-                column_ids: Arc::clone(&part.column_ids),
-                columns: part.columns.clone(),
-                seqs: Int64Array::from_iter_values(seqs.iter()),
-                row_ids: part.block.row_ids.clone(),
-            }
+            part.new_rows(write.schema_version, seqs)
         })
         .collect();
     let applied = write.hot.apply(&new, &superseded, commit, OnLiveKey::Fail)?;

@@ -354,6 +354,7 @@ impl Steps<'_, '_> {
                 snapshot: ours.snapshot,
                 cancelled: Arc::clone(&ours.cancelled),
                 deadline: ours.deadline,
+                transaction: None,
             };
             let (_, batches) = self.execution.select(query, &extras, Arc::new(request)).await?;
             found.push(batches.into_iter().map(|b| b.columns().to_vec()).collect());

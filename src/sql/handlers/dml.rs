@@ -21,7 +21,7 @@ use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{CachedTableData, TableDefinition};
 use crate::tables::{
     HotTable, POSITION_COLUMN, PreparedRows, ROW_ID_COLUMN, Request, ScopeKey, ScopeWrite, SharedTableProvider,
-    TableProviderCore,
+    StatementWrite, TableProviderCore,
 };
 
 /// The relation that an UPDATE or DELETE changes, in the SELECT that finds its rows.
@@ -49,7 +49,10 @@ impl Target {
         let table = names.writable(name).await?;
         let request = execution.request();
         let scope = request.scope(&table);
-        let hot = execution.executor.store().hot(&scope, table.definition()).await?;
+        let hot = match &execution.transaction {
+            Some(transaction) => transaction.target(&table, &scope).await?,
+            None => execution.executor.store().hot(&scope, table.definition()).await?,
+        };
         // The snapshot comes after the rows are there: it must not be older than what a position points at.
         let request = execution.request();
         Ok(Self { table, scope, hot, request })
@@ -89,7 +92,7 @@ impl Target {
         checked_batch(&self.table, columns, rows, first_row)
     }
 
-    /// Commits a change of the table.
+    /// Commits a change of the table, or makes it part of the open transaction.
     pub async fn commit(
         self,
         execution: &Execution<'_>,
@@ -110,6 +113,11 @@ impl Target {
                 ErrorCode::Conflict,
                 format!("the definition of '{}' was changed meanwhile", self.table.table_id()),
             ));
+        }
+        if let Some(transaction) = &execution.transaction {
+            let write = StatementWrite { table: &self.table, scope: &self.scope, rows, replaced, deleted };
+            transaction.write(write).await?;
+            return Ok(StatementResult { rows_affected, ..StatementResult::default() });
         }
         let write = ScopeWrite {
             scope: self.scope,
