@@ -56,7 +56,11 @@ pub struct Session {
 impl Session {
     /// A session in the namespace `default`.
     pub fn new(user: impl Into<Arc<str>>) -> Self {
-        Self { user: user.into(), namespace: RwLock::new(Arc::from(DEFAULT_NAMESPACE)), transaction: Default::default() }
+        Self {
+            user: user.into(),
+            namespace: RwLock::new(Arc::from(DEFAULT_NAMESPACE)),
+            transaction: Default::default(),
+        }
     }
 
     /// The user.

@@ -135,8 +135,11 @@ impl OpenTransaction {
 
 fn in_failed(reason: Option<&KalamError>) -> KalamError {
     let why = reason.map_or("its changes are gone", KalamError::message);
-    KalamError::new(ErrorCode::FailedTransaction, format!("the transaction has failed ({why}): nothing more runs in it"))
-        .with_hint("ROLLBACK ends it.")
+    KalamError::new(
+        ErrorCode::FailedTransaction,
+        format!("the transaction has failed ({why}): nothing more runs in it"),
+    )
+    .with_hint("ROLLBACK ends it.")
 }
 
 /// The turn of a statement within a transaction.
@@ -275,7 +278,8 @@ impl Execution<'_> {
             ErrorCode::FailedTransaction => {
                 let reason = entered.open.progress.lock().failed.clone();
                 let why = reason.as_ref().map_or("it had failed", KalamError::message);
-                let message = format!("the transaction was rolled back instead of committed, because it had failed: {why}");
+                let message =
+                    format!("the transaction was rolled back instead of committed, because it had failed: {why}");
                 KalamError::new(ErrorCode::FailedTransaction, message).with_hint("Run the transaction again.")
             }
             _ => error,
@@ -398,7 +402,10 @@ fn check_allowed(statement: &Statement, read_only: bool) -> Result<()> {
         _ => return refused(),
     };
     if changes && read_only {
-        return Err(KalamError::new(ErrorCode::ReadOnlyTransaction, "the transaction is READ ONLY: it changes no rows"));
+        return Err(KalamError::new(
+            ErrorCode::ReadOnlyTransaction,
+            "the transaction is READ ONLY: it changes no rows",
+        ));
     }
     Ok(())
 }

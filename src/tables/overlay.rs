@@ -304,7 +304,8 @@ impl Overlay {
 
 /// The error for a table that was altered or dropped under a transaction that changes it.
 pub fn altered(table: &CachedTableData) -> KalamError {
-    let message = format!("the definition of '{}' was changed after this transaction had changed rows", table.table_id());
+    let message =
+        format!("the definition of '{}' was changed after this transaction had changed rows", table.table_id());
     KalamError::new(ErrorCode::Conflict, message).with_hint("Run the transaction again.")
 }
 

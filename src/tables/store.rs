@@ -83,7 +83,9 @@ impl PreparedRows {
         };
         spec.columns()
             .iter()
-            .map(|id| column(id).ok_or_else(|| KalamError::internal(format_args!("rows without their key column {id}"))))
+            .map(|id| {
+                column(id).ok_or_else(|| KalamError::internal(format_args!("rows without their key column {id}")))
+            })
             .collect()
     }
 }
