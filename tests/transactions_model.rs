@@ -105,7 +105,9 @@ struct Tx {
     now: Working,
     failed: bool,
     savepoints: Vec<Working>,
-    /// Tables whose rows were read again from storage since: what it changed there cannot be committed.
+    /// Tables that its statements were to change.
+    touched: [bool; 2],
+    /// Those of them whose rows were read again from storage since: what it changed there cannot be committed.
     lost: [bool; 2],
 }
 
@@ -242,8 +244,8 @@ impl Run {
     /// Storage refused a commit of these tables: their rows are read again, and positions mean nothing any more.
     fn refused(&mut self, tables: [bool; 2]) {
         for tx in self.oracle.open.iter_mut().flatten() {
-            for (lost, touched) in tx.lost.iter_mut().zip(tables) {
-                *lost |= touched;
+            for (t, refused) in tables.iter().enumerate() {
+                tx.lost[t] |= refused & tx.touched[t];
             }
         }
     }
@@ -273,6 +275,7 @@ impl Run {
             assert_eq!(got.expect_err("it has failed").code(), ErrorCode::FailedTransaction);
             return Ok(());
         }
+        tx.touched[t] = true;
         let mut next = tx.now.clone();
         match (got, next.change(t, change, &oracle.committed, &mut oracle.versions)) {
             (Ok(done), Ok(affected)) => {

@@ -73,6 +73,11 @@ impl Session {
         Arc::clone(&self.namespace.read())
     }
 
+    /// A session like this one with a transaction of its own.
+    pub(super) fn fork(&self, transaction: TransactionSlot) -> Self {
+        Self { user: Arc::clone(&self.user), namespace: RwLock::new(self.namespace()), transaction }
+    }
+
     pub(super) fn transaction(&self) -> &TransactionSlot {
         &self.transaction
     }

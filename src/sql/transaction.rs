@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use web_time::Duration;
 
 use super::catalog::fold;
-use super::executor::{Execution, StatementResult};
+use super::executor::{Execution, Session, SqlExecutor, StatementResult};
 use super::parser::{Statement, position_of};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::Instant;
@@ -63,7 +63,11 @@ fn timed_out(limit: Duration) -> KalamError {
 
 /// Where a session keeps its open transaction.
 #[derive(Debug, Default)]
-pub(super) struct TransactionSlot(Mutex<Option<Arc<OpenTransaction>>>);
+pub(super) struct TransactionSlot {
+    open: Mutex<Option<Arc<OpenTransaction>>>,
+    /// The session is there for one transaction and ends with it.
+    only: bool,
+}
 
 #[derive(Debug)]
 pub(super) struct OpenTransaction {
@@ -87,13 +91,13 @@ struct Progress {
 
 impl TransactionSlot {
     fn is(&self, open: &Arc<OpenTransaction>) -> bool {
-        self.0.lock().as_ref().is_some_and(|now| Arc::ptr_eq(now, open))
+        self.open.lock().as_ref().is_some_and(|now| Arc::ptr_eq(now, open))
     }
 
     /// Waits for the turn of the next statement; `None` if no transaction is open.
     async fn enter(&self) -> Option<Entered> {
         loop {
-            let open = self.0.lock().clone()?;
+            let open = self.open.lock().clone()?;
             let turn = Arc::clone(&open.turn).lock_owned().await;
             // It may have ended while this waited.
             if self.is(&open) {
@@ -104,9 +108,48 @@ impl TransactionSlot {
 
     /// Fails the open transaction, for a request that came to no statement.
     pub fn fail(&self, error: &KalamError) {
-        if let Some(open) = self.0.lock().as_ref() {
+        if let Some(open) = self.open.lock().as_ref() {
             open.fail(error);
         }
+    }
+
+    /// Whether a transaction is open that was not rolled back.
+    fn holds_one(&self) -> bool {
+        self.open.lock().as_ref().is_some_and(|open| open.progress.lock().data.is_some())
+    }
+
+    /// Fails if the session's one transaction has ended.
+    fn check_open(&self) -> Result<()> {
+        if self.only && self.open.lock().is_none() {
+            return Err(KalamError::new(ErrorCode::NoActiveTransaction, "the transaction has ended"));
+        }
+        Ok(())
+    }
+}
+
+impl Session {
+    /// Whether a transaction is open that was not rolled back.
+    pub fn holds_transaction(&self) -> bool {
+        self.transaction().holds_one()
+    }
+}
+
+impl SqlExecutor {
+    /// Begins a transaction in a session of its own, which is otherwise like `session` and ends with the transaction.
+    pub async fn begin(&self, session: &Session, read_only: bool) -> Result<Session> {
+        session.transaction().check_open()?;
+        let within = session.fork(TransactionSlot { only: true, ..TransactionSlot::default() });
+        self.transactions().expire();
+        *within.transaction().open.lock() = Some(self.open_transaction(read_only));
+        Ok(within)
+    }
+
+    fn open_transaction(&self, read_only: bool) -> Arc<OpenTransaction> {
+        let data = Some(Arc::new(Transaction::begin(Arc::clone(self.store()))));
+        let progress = Progress { data, failed: None, used: Instant::now(), savepoints: Vec::new() };
+        let open = Arc::new(OpenTransaction { read_only, turn: Arc::default(), progress: Mutex::new(progress) });
+        self.transactions().open.lock().push(Arc::downgrade(&open));
+        open
     }
 }
 
@@ -160,7 +203,7 @@ struct Ending<'a>(&'a TransactionSlot);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        self.0.0.lock().take();
+        self.0.open.lock().take();
     }
 }
 
@@ -169,7 +212,8 @@ impl Execution<'_> {
     /// if none is open. Ends with [`Execution::leave`].
     pub async fn enter(&mut self) -> Result<Option<Entered>> {
         self.executor.transactions().expire();
-        let Some(entered) = self.session.transaction().enter().await else { return Ok(None) };
+        let slot = self.session.transaction();
+        let Some(entered) = slot.enter().await else { return slot.check_open().map(|()| None) };
         self.transaction = Some(entered.open.data()?);
         Ok(Some(entered))
     }
@@ -231,6 +275,7 @@ impl Execution<'_> {
                 .with_hint("Transactions do not nest; SAVEPOINT marks a place within one.");
             return self.leave(Some(entered), Err(error)).await;
         }
+        slot.check_open()?;
         if block {
             return unsupported("a BEGIN … END block", "Send its statements one by one.");
         }
@@ -257,11 +302,7 @@ impl Execution<'_> {
                 TransactionMode::IsolationLevel(_) => {}
             }
         }
-        let data = Some(Arc::new(Transaction::begin(Arc::clone(self.executor.store()))));
-        let progress = Progress { data, failed: None, used: Instant::now(), savepoints: Vec::new() };
-        let open = Arc::new(OpenTransaction { read_only, turn: Arc::default(), progress: Mutex::new(progress) });
-        self.executor.transactions().open.lock().push(Arc::downgrade(&open));
-        *slot.0.lock() = Some(open);
+        *slot.open.lock() = Some(self.executor.open_transaction(read_only));
         Ok(StatementResult::default())
     }
 

@@ -278,22 +278,18 @@ impl Overlay {
         let schema = self.table.arrow_schema()?;
         let mut rows = Vec::new();
         for chunk in self.own.chunks().iter() {
-            let take: Box<dyn Fn(&dyn Array) -> Result<ArrayRef>> = match chunk.visibility(LIVE - 1) {
+            let live: BooleanArray = match chunk.visibility(LIVE - 1) {
                 Visibility::None => continue,
-                Visibility::All => Box::new(|array| Ok(array.slice(0, array.len()))),
-                Visibility::First(len) => Box::new(move |array| Ok(array.slice(0, len))),
-                Visibility::Some(mask) => {
-                    let filter = FilterBuilder::new(&BooleanArray::new(mask, None)).optimize().build();
-                    Box::new(move |array| filter.filter(array).map_err(KalamError::internal))
-                }
+                Visibility::All => BooleanArray::from(vec![true; chunk.len()]),
+                Visibility::First(rows) => (0..chunk.len()).map(|row| Some(row < rows)).collect(),
+                Visibility::Some(mask) => BooleanArray::new(mask, None),
             };
+            let predicate = FilterBuilder::new(&live).optimize().build();
+            let take = |array: &dyn Array| predicate.filter(array).map_err(KalamError::internal);
             let columns: Vec<ArrayRef> = chunk.columns.iter().map(|c| take(c.as_ref())).collect::<Result<_>>()?;
-            let ids = match &chunk.row_ids {
-                Some(ids) => Some(Int64Array::from(take(ids)?.to_data())),
-                None => None,
-            };
-            let len = take(&chunk.seqs)?.len();
-            let options = RecordBatchOptions::new().with_row_count(Some(len));
+            let ids = chunk.row_ids.as_ref().map(|ids| take(ids)).transpose()?;
+            let ids = ids.map(|ids| Int64Array::from(ids.to_data()));
+            let options = RecordBatchOptions::new().with_row_count(Some(predicate.count()));
             let batch = RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)
                 .map_err(KalamError::internal)?;
             rows.extend(prepare_rows(self.table.definition(), &batch, ids.as_ref())?);

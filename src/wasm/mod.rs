@@ -4,6 +4,7 @@
 //! [`KalamError`]; buffers that leave are copies of their own, so that they can be transferred; and no call holds a
 //! borrow of the engine across an await, so calls may overlap in any order.
 
+mod transactions;
 mod values;
 
 use std::cell::{Cell, RefCell};
@@ -24,8 +25,8 @@ use crate::context::{AppContext, Config, VERSION};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::ingest::{CsvOptions, Format, open as open_file};
 use crate::sql::{
-    ExecuteOptions, ImportOptions, ImportProgress, Importer as SqlImporter, Rows, StatementResult, describe_table,
-    insert_columns, packed,
+    ExecuteOptions, ImportOptions, ImportProgress, Importer as SqlImporter, Rows, Session, StatementResult,
+    describe_table, insert_columns, packed,
 };
 use crate::storage::indexeddb::{self, IndexedDbBackend};
 use crate::storage::{Durability, MemoryBackend, StorageBackend};
@@ -60,6 +61,8 @@ struct Inner {
     context: Arc<AppContext>,
     durability: Durability,
     running: RefCell<HashMap<u32, Arc<AtomicBool>>>,
+    /// Sessions of open transactions, by their ids.
+    transactions: RefCell<HashMap<String, Arc<Session>>>,
     closed: Cell<bool>,
 }
 
@@ -78,6 +81,8 @@ impl Engine {
                 node_id: optional_string(&config, "nodeId")?,
                 user: optional_string(&config, "user")?.unwrap_or(defaults.user),
                 memory_limit: memory_limit.unwrap_or(defaults.memory_limit),
+                transaction_timeout: optional_number(&config, "transactionTimeoutMs")?
+                    .map_or(defaults.transaction_timeout, |ms| Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9))),
             };
             let backend: Arc<dyn StorageBackend> = match storage.as_str() {
                 "memory" => Arc::new(MemoryBackend::new()),
@@ -90,7 +95,13 @@ impl Engine {
                 }
             };
             let context = AppContext::open(backend, options).await?;
-            let inner = Inner { context, durability, running: RefCell::default(), closed: Cell::new(false) };
+            let inner = Inner {
+                context,
+                durability,
+                running: RefCell::default(),
+                transactions: RefCell::default(),
+                closed: Cell::new(false),
+            };
             Ok(Engine { inner: Rc::new(inner) }.into())
         })
     }
@@ -102,8 +113,8 @@ impl Engine {
             let (execute, _running) = inner.execute_options(&options)?;
             let mode = optional_string(&options, "mode")?.unwrap_or_else(|| "exec".into());
             let params = values::params(&params)?;
-            let context = &inner.context;
-            let results = context.executor().execute(context.session(), &sql, &params, &execute).await?;
+            let session = inner.session(&options).await?;
+            let results = inner.context.executor().execute(&session, &sql, &params, &execute).await?;
             run_result(results, &mode, execute.durability)
         })
     }
@@ -116,12 +127,12 @@ impl Engine {
     }
 
     /// What a table looks like.
-    pub fn describe(&self, table: String) -> Promise {
+    pub fn describe(&self, table: String, options: JsValue) -> Promise {
         let inner = Rc::clone(&self.inner);
         promise(async move {
             inner.check_open()?;
-            let context = &inner.context;
-            let table = describe_table(context.executor(), context.session(), &table).await?;
+            let session = inner.session(&options).await?;
+            let table = describe_table(inner.context.executor(), &session, &table).await?;
             let definition = table.definition();
             let info = Object::new();
             set(&info, "namespace", &JsValue::from_str(&definition.table_id.namespace));
@@ -145,11 +156,11 @@ impl Engine {
         let inner = Rc::clone(&self.inner);
         promise(async move {
             let (execute, _running) = inner.execute_options(&options)?;
-            let context = &inner.context;
-            let described = describe_table(context.executor(), context.session(), &table).await?;
+            let (executor, session) = (inner.context.executor(), inner.session(&options).await?);
+            let described = describe_table(executor, &session, &table).await?;
             let batch = packed::decode_rows(&packed, &columns, described.definition())?;
             drop(packed);
-            let result = insert_columns(context.executor(), context.session(), &execute, &table, vec![batch]).await?;
+            let result = insert_columns(executor, &session, &execute, &table, vec![batch]).await?;
             exec_result(&[result], execute.durability)
         })
     }
@@ -161,8 +172,8 @@ impl Engine {
         promise(async move {
             let (execute, _running) = inner.execute_options(&options)?;
             let batches: Vec<RecordBatch> = open_file(Format::Arrow, Bytes::from(ipc))?.collect::<Result<_>>()?;
-            let context = &inner.context;
-            let result = insert_columns(context.executor(), context.session(), &execute, &table, batches).await?;
+            let (executor, session) = (inner.context.executor(), inner.session(&options).await?);
+            let result = insert_columns(executor, &session, &execute, &table, batches).await?;
             exec_result(&[result], execute.durability)
         })
     }
@@ -198,8 +209,7 @@ impl Engine {
                 ..ExecuteOptions::default()
             };
             let durability = execute.durability;
-            let context = &inner.context;
-            let (executor, session) = (Arc::clone(context.executor()), Arc::clone(context.session()));
+            let (executor, session) = (Arc::clone(inner.context.executor()), inner.session(&options).await?);
             let importer = SqlImporter::open(executor, session, &table, import, execute).await?;
             Ok(Importer { inner: Rc::new(RefCell::new(Some(importer))), aborted, durability }.into())
         })
