@@ -14,7 +14,7 @@ use web_time::Duration;
 
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
-use crate::schema::SchemaRegistry;
+use crate::schema::{Role, SchemaRegistry, check_user_name};
 use crate::sql::{DEFAULT_TRANSACTION_TIMEOUT, Session, SqlExecutor};
 use crate::storage::record::{self, RecordKind};
 use crate::storage::{CountingBackend, Durability, Partition, StorageBackend, WriteBatch};
@@ -79,6 +79,9 @@ pub struct Config {
     pub node_id: Option<String>,
     /// The user of USER tables.
     pub user: String,
+    /// What whoever opens the database may do: everything, unless the application says otherwise. A guard rail, not a
+    /// security boundary.
+    pub role: Role,
     /// Bytes that running queries may use together.
     pub memory_limit: usize,
     /// A transaction that runs no statement for so long is rolled back.
@@ -90,6 +93,7 @@ impl Default for Config {
         Self {
             node_id: None,
             user: DEFAULT_USER.to_owned(),
+            role: Role::System,
             memory_limit: 512 << 20,
             transaction_timeout: DEFAULT_TRANSACTION_TIMEOUT,
         }
@@ -125,6 +129,7 @@ impl AppContext {
     pub async fn open(backend: Arc<dyn StorageBackend>, config: Config) -> Result<Arc<Self>> {
         let counting = Arc::new(CountingBackend::new(backend));
         let backend: Arc<dyn StorageBackend> = Arc::clone(&counting) as _;
+        check_user_name(&config.user)?;
         let given = config.node_id.as_deref().map(NodeId::new).transpose()?;
         let stored = read_database(backend.as_ref()).await?;
         let kept = stored.as_ref().map(|record| NodeId::new(&record.node_id)).transpose()?;
@@ -147,7 +152,8 @@ impl AppContext {
             config.transaction_timeout,
         )?;
         let executor = Arc::new(executor);
-        Ok(Arc::new(Self { node_id, backend, registry, store, executor, session: Arc::new(Session::new(config.user)) }))
+        let session = Arc::new(Session::with_role(config.user, config.role));
+        Ok(Arc::new(Self { node_id, backend, registry, store, executor, session }))
     }
 
     /// The node's id.
@@ -183,6 +189,12 @@ impl AppContext {
     /// The session of whoever opened the database.
     pub fn session(&self) -> &Arc<Session> {
         &self.session
+    }
+
+    /// A session of another user, with the role that the user has. Fails unless the session of whoever opened the
+    /// database may act as that user.
+    pub async fn session_as(&self, user: &str) -> Result<Session> {
+        self.executor.session_as(&self.session, user).await
     }
 
     /// Waits for what is under way and closes the backend.

@@ -106,8 +106,14 @@ error_codes! {
     ParameterCount = "PARAMETER_COUNT", "08P01";
     /// A parameter whose type does not fit its place.
     ParameterType = "PARAMETER_TYPE", "42804";
-    /// The session may not do this.
-    PermissionDenied = "PERMISSION_DENIED", "42501";
+    /// The role may not do this, or nobody may.
+    PermissionDenied = "INSUFFICIENT_PRIVILEGE", "42501";
+    /// No user of that name.
+    UserNotFound = "USER_NOT_FOUND", "42704";
+    /// A user of that name exists already.
+    UserExists = "USER_EXISTS", "42710";
+    /// The user still has rows.
+    UserNotEmpty = "USER_NOT_EMPTY", "2BP01";
     /// Another writer changed the same row first.
     Conflict = "SERIALIZATION_FAILURE", "40001", retryable;
     /// BEGIN within a transaction.

@@ -30,11 +30,13 @@ use super::handlers;
 use super::memory::QueryMemory;
 use super::params::Params;
 use super::parser::{self, Statement};
+use super::privileges;
 use super::rewrite::visible_name;
 use super::transaction::{TransactionSlot, Transactions};
+use super::who;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Instant};
-use crate::schema::{DEFAULT_NAMESPACE, SchemaRegistry};
+use crate::schema::{DEFAULT_NAMESPACE, Role, SchemaRegistry, check_user_name};
 use crate::storage::Durability;
 use crate::tables::{Request, Seq, SystemTablesRegistry, TableStore, Transaction};
 use crate::types::{KalamDataType, coerce_array};
@@ -45,22 +47,44 @@ const ATTEMPTS: usize = 20;
 /// Words that make a statement depend on the clock.
 const CLOCK_WORDS: [&str; 4] = ["now", "current_", "today", "localtime"];
 
-/// Who asks: the user of USER tables and the namespace of bare names.
+/// Who asks: the user of USER tables, what it may do, and the namespace of bare names.
 #[derive(Debug)]
 pub struct Session {
     user: Arc<str>,
+    role: SessionRole,
     namespace: RwLock<Arc<str>>,
     transaction: TransactionSlot,
 }
 
+/// Where a session's role comes from.
+#[derive(Debug, Clone, Copy)]
+enum SessionRole {
+    /// Whoever made the session said it.
+    Given(Role),
+    /// It is what `system.users` says of the user now, and at most this one.
+    OfUser(Role),
+}
+
 impl Session {
-    /// A session in the namespace `default`.
+    /// A session in the namespace `default` that may do everything.
     pub fn new(user: impl Into<Arc<str>>) -> Self {
-        Self {
-            user: user.into(),
-            namespace: RwLock::new(Arc::from(DEFAULT_NAMESPACE)),
-            transaction: Default::default(),
-        }
+        Self::with_role(user, Role::System)
+    }
+
+    /// A session in the namespace `default` with a role.
+    pub fn with_role(user: impl Into<Arc<str>>, role: Role) -> Self {
+        Self::with(user.into(), SessionRole::Given(role))
+    }
+
+    /// A session in the namespace `default` with the role that the user has in `system.users`, `user` if it is not
+    /// there, and no higher one than `most`.
+    pub fn of_user(user: impl Into<Arc<str>>, most: Role) -> Self {
+        Self::with(user.into(), SessionRole::OfUser(most))
+    }
+
+    fn with(user: Arc<str>, role: SessionRole) -> Self {
+        let namespace = RwLock::new(Arc::from(DEFAULT_NAMESPACE));
+        Self { user, role, namespace, transaction: TransactionSlot::default() }
     }
 
     /// The user.
@@ -75,7 +99,7 @@ impl Session {
 
     /// A session like this one with a transaction of its own.
     pub(super) fn fork(&self, transaction: TransactionSlot) -> Self {
-        Self { user: Arc::clone(&self.user), namespace: RwLock::new(self.namespace()), transaction }
+        Self { user: Arc::clone(&self.user), role: self.role, namespace: RwLock::new(self.namespace()), transaction }
     }
 
     pub(super) fn transaction(&self) -> &TransactionSlot {
@@ -220,20 +244,32 @@ impl SqlExecutor {
     }
 
     /// What a statement that is not SQL text runs in.
-    pub(super) fn execution<'a>(
+    pub(super) async fn execution<'a>(
         &'a self,
         session: &'a Session,
         params: &'a Params,
         options: &'a ExecuteOptions,
-    ) -> Execution<'a> {
-        Execution {
-            executor: self,
-            session,
-            params,
-            options,
-            state: Arc::clone(&self.state),
-            started_us: platform::now_us(),
-            transaction: None,
+    ) -> Result<Execution<'a>> {
+        let state = Arc::clone(&self.state);
+        let (user, role) = (Arc::clone(&session.user), self.role(session).await?);
+        let started_us = platform::now_us();
+        Ok(Execution { executor: self, session, user, role, params, options, state, started_us, transaction: None })
+    }
+
+    /// A session of another user, with that user's role, made on behalf of a session that may act as that user.
+    pub async fn session_as(&self, by: &Session, user: &str) -> Result<Session> {
+        check_user_name(user)?;
+        let (own, role) = (self.role(by).await?, self.system.role_of(user).await?);
+        handlers::user::check_may_act_as(own, &by.user, user, role)?;
+        Ok(Session::of_user(user, own))
+    }
+
+    /// What a session may do now.
+    pub async fn role(&self, session: &Session) -> Result<Role> {
+        check_user_name(&session.user)?;
+        match session.role {
+            SessionRole::Given(role) => Ok(role),
+            SessionRole::OfUser(most) => Ok(self.system.role_of(&session.user).await?.min(most)),
         }
     }
 
@@ -261,8 +297,11 @@ impl SqlExecutor {
             } else {
                 Arc::clone(&self.state)
             };
+            // Asked for each statement: the one before may have been ALTER USER.
+            let (user, role) = (Arc::clone(&session.user), self.role(session).await?);
+            let transaction = None;
             let execution =
-                Execution { executor: self, session, params, options, state, started_us, transaction: None };
+                Execution { executor: self, session, user, role, params, options, state, started_us, transaction };
             results.push(execution.transact(statement).await?);
         }
         Ok(results)
@@ -287,6 +326,13 @@ fn parsed(sql: &str, params: &Params) -> Result<Vec<Statement>> {
 fn placeholders(statement: &Statement, used: &mut BTreeSet<String>) {
     match statement {
         Statement::Explain { statement, .. } => placeholders(statement, used),
+        Statement::ExecuteAs { user, statement } => {
+            used.extend(user.is_parameter.then(|| user.text.clone()));
+            placeholders(statement, used);
+        }
+        Statement::CreateUser { user, .. } | Statement::AlterUser { user, .. } | Statement::DropUser { user, .. } => {
+            used.extend(user.is_parameter.then(|| user.text.clone()));
+        }
         Statement::Sql(statement) => collect_placeholders(statement.as_ref(), used),
         Statement::With(with, statement) => {
             collect_placeholders(with, used);
@@ -316,6 +362,10 @@ fn collect_placeholders(statement: &impl Visit, used: &mut BTreeSet<String>) {
 pub(super) struct Execution<'a> {
     pub executor: &'a SqlExecutor,
     pub session: &'a Session,
+    /// The user that the statement runs as: the session's, or that of EXECUTE AS USER.
+    pub user: Arc<str>,
+    /// What it may do.
+    pub role: Role,
     pub params: &'a Params,
     pub options: &'a ExecuteOptions,
     pub state: Arc<SessionState>,
@@ -328,7 +378,18 @@ pub(super) struct Execution<'a> {
 impl Execution<'_> {
     /// Runs a statement, in the transaction that the execution is part of or by itself.
     pub async fn statement(&self, statement: Statement) -> Result<StatementResult> {
+        privileges::check(self.role, &statement)?;
         match statement {
+            Statement::ExecuteAs { user, statement } => handlers::user::execute_as(self, &user, *statement).await,
+            Statement::CreateUser { user, role, password, if_not_exists } => {
+                handlers::user::create(self, &user, role, password, if_not_exists).await
+            }
+            Statement::AlterUser { user, role, password, if_exists } => {
+                handlers::user::alter(self, &user, role, password, if_exists).await
+            }
+            Statement::DropUser { user, if_exists, cascade } => {
+                self.retrying(|| handlers::user::drop(self, &user, if_exists, cascade)).await
+            }
             Statement::CreateNamespace { name, if_not_exists } => {
                 handlers::namespace::create(self, &name, if_not_exists).await
             }
@@ -397,7 +458,9 @@ impl Execution<'_> {
     pub fn request(&self) -> Arc<Request> {
         let newest = || self.executor.store.snapshot();
         Arc::new(Request {
-            user: Arc::clone(self.session.user()),
+            user: Arc::clone(&self.user),
+            role: self.role,
+            now_ms: u64::try_from(self.started_us / 1000).unwrap_or(0),
             snapshot: self.transaction.as_ref().map_or_else(newest, |t| t.snapshot()),
             transaction: self.transaction.as_ref().map(Transaction::view),
             cancelled: Arc::clone(&self.options.cancelled),
@@ -410,7 +473,7 @@ impl Execution<'_> {
         let namespace = self.session.namespace();
         let names = Names { registry: &self.executor.registry, namespace: &namespace };
         let plan = plan_statement(&self.state, names, statement, extras).await?;
-        self.params.bind(plan)
+        who::bind(self.params.bind(plan)?, &self.user, self.session.user())
     }
 
     /// The physical plan of a logical one.

@@ -22,6 +22,7 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     functions.extend(df::regex::functions());
     functions.extend(df::string::functions());
     functions.extend(df::unicode::functions());
+    functions.extend(super::who::functions());
     functions.push(Arc::new(df::math::signum().as_ref().clone().with_aliases(["sign"])));
     functions
 }

@@ -16,11 +16,13 @@ mod memory;
 pub mod packed;
 mod params;
 mod parser;
+mod privileges;
 mod rewrite;
 mod short_path;
 mod transaction;
 mod type_planner;
 mod views;
+mod who;
 mod wildcards;
 
 pub use executor::{ExecuteOptions, Rows, Session, SqlExecutor, StatementResult};

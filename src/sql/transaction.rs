@@ -435,6 +435,7 @@ fn check_allowed(statement: &Statement, read_only: bool) -> Result<()> {
         | Statement::DescribeHistory(_)
         | Statement::Explain { .. } => false,
         Statement::With(..) => true,
+        Statement::ExecuteAs { statement, .. } => return check_allowed(statement, read_only),
         Statement::Sql(statement) => match statement.as_ref() {
             ast::Statement::Query(_) => false,
             ast::Statement::Insert(_) | ast::Statement::Update(_) | ast::Statement::Delete(_) => true,

@@ -20,6 +20,11 @@ use super::key_spec::KeySpec;
 use super::seq::Seq;
 use crate::error::{ErrorCode, KalamError, Result};
 
+#[path = "hot_stream.rs"]
+mod stream;
+
+use stream::StreamLife;
+
 /// Chunks below this many rows are merged with their neighbours.
 const MERGE_BELOW_ROWS: usize = 4096;
 
@@ -52,6 +57,8 @@ pub enum OnLiveKey {
 pub struct HotTable {
     key: KeySpec,
     state: RwLock<State>,
+    /// How long rows live, for a STREAM table.
+    life: Option<StreamLife>,
 }
 
 #[derive(Debug)]
@@ -95,6 +102,7 @@ impl HotTable {
                 live: 0,
                 bytes: 0,
             }),
+            life: None,
         }
     }
 

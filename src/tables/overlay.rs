@@ -347,12 +347,12 @@ impl OverlayView {
         if own.is_empty() { base } else { Arc::new(base.iter().chain(own.iter()).cloned().collect()) }
     }
 
-    /// Which rows of a chunk are visible.
-    pub fn visibility(&self, chunk: &Chunk) -> Visibility {
+    /// Which rows of a chunk are visible, without those of a `_seq` below `oldest`.
+    pub fn visibility(&self, chunk: &Chunk, oldest: Seq) -> Visibility {
         if is_own(chunk.base) {
-            return chunk.visibility(self.at);
+            return chunk.visibility_since(oldest, self.at);
         }
-        let before = chunk.visibility(self.snapshot);
+        let before = chunk.visibility_since(oldest, self.snapshot);
         let hidden = self.hidden(chunk.base..chunk.end());
         if hidden.is_empty() || before == Visibility::None {
             return before;

@@ -23,6 +23,7 @@ use web_time::{Duration, Instant};
 
 use crate::context::{AppContext, Config, VERSION};
 use crate::error::{ErrorCode, KalamError, Result};
+use crate::schema::Role;
 use crate::ingest::{CsvOptions, Format, open as open_file};
 use crate::sql::{
     ExecuteOptions, ImportOptions, ImportProgress, Importer as SqlImporter, Rows, Session, StatementResult,
@@ -61,6 +62,8 @@ struct Inner {
     context: Arc<AppContext>,
     durability: Durability,
     running: RefCell<HashMap<u32, Arc<AtomicBool>>>,
+    /// Sessions of other users, by user and the id that the caller gave.
+    sessions: RefCell<HashMap<(String, String), Arc<Session>>>,
     /// Sessions of open transactions, by their ids.
     transactions: RefCell<HashMap<String, Arc<Session>>>,
     closed: Cell<bool>,
@@ -80,6 +83,7 @@ impl Engine {
             let options = Config {
                 node_id: optional_string(&config, "nodeId")?,
                 user: optional_string(&config, "user")?.unwrap_or(defaults.user),
+                role: optional_string(&config, "role")?.map_or(Ok(defaults.role), |role| Role::parse(&role))?,
                 memory_limit: memory_limit.unwrap_or(defaults.memory_limit),
                 transaction_timeout: optional_number(&config, "transactionTimeoutMs")?
                     .map_or(defaults.transaction_timeout, |ms| Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9))),
@@ -99,6 +103,7 @@ impl Engine {
                 context,
                 durability,
                 running: RefCell::default(),
+                sessions: RefCell::default(),
                 transactions: RefCell::default(),
                 closed: Cell::new(false),
             };
@@ -124,6 +129,12 @@ impl Engine {
         if let Some(flag) = self.inner.running.borrow().get(&request) {
             flag.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Forgets a session of another user, with its namespace; calls that name it again begin a new one.
+    #[wasm_bindgen(js_name = endSession)]
+    pub fn end_session(&self, user: String, session: String) {
+        self.inner.sessions.borrow_mut().remove(&(user, session));
     }
 
     /// What a table looks like.
@@ -216,7 +227,7 @@ impl Engine {
     }
 
     /// How the engine is.
-    pub fn status(&self) -> Promise {
+    pub fn status(&self, options: JsValue) -> Promise {
         let inner = Rc::clone(&self.inner);
         promise(async move {
             inner.check_open()?;
@@ -228,7 +239,9 @@ impl Engine {
             set(&status, "storage", &JsValue::from_str(context.backend().kind()));
             set(&status, "version", &JsValue::from_str(VERSION));
             set(&status, "nodeId", &JsValue::from_str(context.node_id().as_str()));
-            set(&status, "user", &JsValue::from_str(context.session().user()));
+            let session = inner.session(&options).await?;
+            set(&status, "user", &JsValue::from_str(session.user()));
+            set(&status, "userRole", &JsValue::from_str(context.executor().role(&session).await?.as_str()));
             set(&status, "records", &number(stats.records));
             set(&status, "bytes", &number(stats.bytes));
             if let Some(usage) = stats.usage {
@@ -283,6 +296,21 @@ impl Inner {
             return Err(KalamError::new(ErrorCode::Closed, "the database is closed"));
         }
         Ok(())
+    }
+
+    /// The session of a call: that of its transaction, one of the user that the options name, or that of whoever opened
+    /// the database.
+    async fn session(&self, options: &JsValue) -> Result<Arc<Session>> {
+        if let Some(id) = optional_string(options, "transaction")? {
+            return self.transaction(&id);
+        }
+        let Some(user) = optional_string(options, "user")? else { return Ok(Arc::clone(self.context.session())) };
+        let key = (user, optional_string(options, "session")?.unwrap_or_default());
+        if let Some(session) = self.sessions.borrow().get(&key) {
+            return Ok(Arc::clone(session));
+        }
+        let session = Arc::new(self.context.session_as(&key.0).await?);
+        Ok(Arc::clone(self.sessions.borrow_mut().entry(key).or_insert(session)))
     }
 
     fn durability_of(&self, options: &JsValue) -> Result<Durability> {

@@ -72,18 +72,10 @@ impl Engine {
 
 impl Inner {
     /// The session of an open transaction.
-    fn transaction(&self, id: &str) -> Result<Arc<Session>> {
+    pub(super) fn transaction(&self, id: &str) -> Result<Arc<Session>> {
         self.transactions.borrow().get(id).cloned().ok_or_else(|| {
             KalamError::new(ErrorCode::NoActiveTransaction, "the transaction has ended, or its engine has")
                 .with_hint("Run the transaction again.")
         })
-    }
-
-    /// The session of a call: that of its transaction, or that of whoever opened the database.
-    pub(super) async fn session(&self, options: &JsValue) -> Result<Arc<Session>> {
-        match optional_string(options, "transaction")? {
-            Some(id) => self.transaction(&id),
-            None => Ok(Arc::clone(self.context.session())),
-        }
     }
 }

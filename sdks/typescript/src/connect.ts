@@ -3,7 +3,7 @@
 // Invariant: an option that is not understood is an error. Ignoring one (a storage that does not exist here, a path)
 // would mean losing data silently.
 
-import { Connection, durabilityOf } from './database.js'
+import { Connection, checkUser, durabilityOf } from './database.js'
 import { EngineClient } from './engine/client.js'
 import { Link } from './engine/link.js'
 import type { EngineConfig } from './engine/surface.js'
@@ -18,6 +18,7 @@ const OPTIONS: readonly string[] = [
   'storage',
   'worker',
   'user',
+  'role',
   'nodeId',
   'durability',
   'int64',
@@ -26,6 +27,8 @@ const OPTIONS: readonly string[] = [
   'onProgress',
   'signal',
 ]
+
+const ROLES: readonly unknown[] = ['user', 'service', 'dba', 'system']
 
 function invalid(message: string, hint?: string): KalamError {
   return new KalamError({ code: 'INVALID_OPTION', message, hint })
@@ -46,7 +49,7 @@ function invalid(message: string, hint?: string): KalamError {
 export async function connect(options: string | ConnectOptions): Promise<Database> {
   const given = typeof options === 'string' ? { name: options } : options
   checkOptions(given)
-  const { name, user, nodeId, memoryLimit, onProgress, signal, int64 = 'bigint' } = given
+  const { name, user, role, nodeId, memoryLimit, onProgress, signal, int64 = 'bigint' } = given
   const durability = durabilityOf(given)
   const storage = chooseStorage(given.storage)
   const spawn = chooseSpawn(given.worker)
@@ -54,6 +57,7 @@ export async function connect(options: string | ConnectOptions): Promise<Databas
     name,
     storage,
     ...(user !== undefined && { user }),
+    ...(role !== undefined && { role }),
     ...(nodeId !== undefined && { nodeId }),
     ...durability,
     ...(memoryLimit !== undefined && { memoryLimit }),
@@ -99,7 +103,11 @@ function checkOptions(options: ConnectOptions): void {
     if (!OPTIONS.includes(key)) throw invalid(`unknown option '${key}'`, `Options: ${OPTIONS.join(', ')}.`)
   }
   checkName(options.name)
-  const { int64 } = options
+  if (options.user !== undefined) checkUser(options.user)
+  const { int64, role } = options
+  if (role !== undefined && !ROLES.includes(role)) {
+    throw invalid(`role is '${String(role)}', expected 'user', 'service', 'dba' or 'system'`)
+  }
   if (int64 !== undefined && !['bigint', 'number', 'string'].includes(int64)) {
     throw invalid(`int64 is '${String(int64)}', expected 'bigint', 'number' or 'string'`)
   }

@@ -27,6 +27,7 @@ export type {
   JsonValue,
   Param,
   Params,
+  Role,
   Row,
   Rows,
   Value,

@@ -8,6 +8,16 @@ export type Durability = 'memory' | 'relaxed' | 'strict'
 /** How BIGINT values arrive: exact as `bigint`, as `number` (a value that is not safe is an error), or as text. */
 export type Int64Mode = 'bigint' | 'number' | 'string'
 
+/**
+ * What a user may do. `user` uses data: its own rows of USER tables, STREAM tables, public SHARED tables. `service` may
+ * also act for users and use restricted SHARED tables. `dba` may also change definitions and users, use private SHARED
+ * tables and read every system table. `system` may do everything.
+ *
+ * Roles are guard rails for honest code on one device, not a security boundary: script on the same origin can open the
+ * database itself.
+ */
+export type Role = 'user' | 'service' | 'dba' | 'system'
+
 /** A JSON value, as JSON columns give it and as parameters accept it. */
 export type JsonValue = null | boolean | number | string | JsonValue[] | { [key: string]: JsonValue }
 
@@ -91,8 +101,10 @@ export interface ConnectOptions {
    * `() => new Worker(new URL('kalamdb/worker', import.meta.url), { type: 'module' })`.
    */
   worker?: boolean | (() => Worker) | undefined
-  /** User whose rows of USER tables this connection sees. */
+  /** User whose rows of USER tables this connection sees, `default` by default. */
   user?: string | undefined
+  /** What this connection may do: everything by default. A guard rail, not a security boundary; see {@link Role}. */
+  role?: Role | undefined
   /** Name of this installation: letters, digits and '-', at most 64. Generated and kept when left out. */
   nodeId?: string | undefined
   /** Durability of commits, `relaxed` by default; also per call. */
@@ -160,6 +172,8 @@ export interface DatabaseStatus {
   nodeId: string
   /** User of this connection, if any. */
   user?: string | undefined
+  /** Role of that user. */
+  userRole?: Role | undefined
   /** Bytes that the origin's storage uses, if known. */
   usage?: number | undefined
   /** Bytes that the origin may use, if known. */
@@ -211,6 +225,21 @@ export interface Database {
    * told, `CANCELLED` after an abort. After any of them nothing of the import stays.
    */
   import(table: string, source: ImportSource, options?: ImportOptions): Promise<ExecResult>
+
+  /**
+   * A session of another user: same database and engine, that user's rows of USER tables, and the role that the user
+   * has (`CREATE USER … ROLE …`; `user` without). Its `close` ends the session only.
+   *
+   * Errors: `INSUFFICIENT_PRIVILEGE` when this connection's role may not act as that user; `INVALID_NAME`.
+   */
+  as(user: string): Promise<Database>
+
+  /**
+   * Drops a user with every row that it has in USER tables, in one step. Dropping one without rows is no error.
+   *
+   * Errors: `INSUFFICIENT_PRIVILEGE` when this connection's role may not drop that user; `INVALID_NAME`.
+   */
+  dropUser(user: string, options?: CallOptions): Promise<void>
 
   /** State of the connection, its storage and its memory. */
   status(options?: CallOptions): Promise<DatabaseStatus>

@@ -23,10 +23,11 @@ use super::table::{column_default, new_column, set_options};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
 use crate::schema::{
-    CachedTableData, ColumnDefault, ColumnDefinition, DefaultFunction, NewColumn, TableDefinition, TableId,
+    CachedTableData, ColumnDefault, ColumnDefinition, DefaultFunction, NewColumn, Role, TableDefinition, TableId,
+    TableType,
 };
 use crate::storage::Durability;
-use crate::tables::{Request, SharedTableProvider, TableProviderCore};
+use crate::tables::{Request, TableProviderCore, stored_provider};
 use crate::types::{KalamDataType, KeyCodec, Value, coerce_array};
 
 /// Runs an ALTER TABLE.
@@ -97,7 +98,7 @@ impl Steps<'_, '_> {
     }
 
     async fn take(&mut self, operation: &AlterTableOperation, of: usize) -> Result<()> {
-        let (at, by) = (platform::now_ms(), Arc::clone(self.execution.session.user()));
+        let (at, by) = (platform::now_ms(), Arc::clone(&self.execution.user));
         match operation {
             AlterTableOperation::AddColumn { column_position: Some(_), .. } => unsupported("FIRST and AFTER"),
             AlterTableOperation::AddColumn { if_not_exists, column_def, .. } => {
@@ -182,7 +183,7 @@ impl Steps<'_, '_> {
             ColumnDefault::Literal(_) => false,
         };
         let next =
-            self.now.add_column(column.clone(), initial.as_ref(), platform::now_ms(), self.execution.session.user());
+            self.now.add_column(column.clone(), initial.as_ref(), platform::now_ms(), &self.execution.user);
         let next = next.map_err(at)?;
         if asks_rows && self.has_rows().await? {
             return Err(at(match &column.default {
@@ -210,7 +211,7 @@ impl Steps<'_, '_> {
         match column.default {
             ColumnDefault::Function(DefaultFunction::Now) => Some(Value::DateTime(platform::now_us())),
             ColumnDefault::Function(DefaultFunction::CurrentUser) => {
-                Some(Value::Text(self.execution.session.user().to_string()))
+                Some(Value::Text(self.execution.user.to_string()))
             }
             // Rows cannot share one: only a table without rows gets this far.
             ColumnDefault::Function(_) => Some(Value::Null),
@@ -219,7 +220,7 @@ impl Steps<'_, '_> {
     }
 
     async fn alter_column(&mut self, name: &str, operation: &AlterColumnOperation) -> Result<()> {
-        let (at, by) = (platform::now_ms(), Arc::clone(self.execution.session.user()));
+        let (at, by) = (platform::now_ms(), Arc::clone(&self.execution.user));
         let column = self.now.column(name).cloned();
         let next = match operation {
             AlterColumnOperation::SetNotNull => {
@@ -246,6 +247,9 @@ impl Steps<'_, '_> {
             }
             AlterColumnOperation::SetDataType { data_type, .. } => {
                 let to = KalamDataType::from_sql(data_type)?;
+                if self.now.table_type == TableType::Stream && column.as_ref().is_some_and(|c| self.now.is_key(c.column_id)) {
+                    return unsupported("a new type for a key column of a STREAM table");
+                }
                 let next = self.now.alter_type(name, to, at, &by)?;
                 match column {
                     Some(column) if column.data_type != to => self.check_type(&column, to).await?,
@@ -341,7 +345,7 @@ impl Steps<'_, '_> {
         let store = self.execution.executor.store();
         let table = Arc::new(CachedTableData::new(self.now.clone()));
         let core = TableProviderCore::with_system_columns(Arc::clone(store), table)?;
-        let extras = Extras::from([(TARGET.to_owned(), Arc::new(SharedTableProvider::new(core)) as _)]);
+        let extras = Extras::from([(TARGET.to_owned(), stored_provider(core)?)]);
         let mut found = Vec::new();
         for scope in store.scopes(self.now.table_no).await? {
             let alias = Ident::new("t");
@@ -351,6 +355,8 @@ impl Steps<'_, '_> {
             let ours = self.execution.request();
             let request = Request {
                 user: scope.user.clone().unwrap_or_else(|| Arc::clone(&ours.user)),
+                role: Role::System,
+                now_ms: ours.now_ms,
                 snapshot: ours.snapshot,
                 cancelled: Arc::clone(&ours.cancelled),
                 deadline: ours.deadline,

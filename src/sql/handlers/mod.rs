@@ -11,4 +11,5 @@ pub mod query;
 pub mod show;
 pub mod table;
 pub mod update;
+pub mod user;
 pub mod view;

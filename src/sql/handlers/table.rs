@@ -1,5 +1,7 @@
 //! CREATE TABLE and DROP TABLE.
 
+use std::collections::HashSet;
+
 use datafusion::sql::sqlparser::ast::{
     ColumnDef, ColumnOption, CreateTable, CreateTableOptions, Expr, FunctionArguments, Ident, IndexColumn, ObjectName,
     SqlOption, TableConstraint, Value as SqlValue,
@@ -22,9 +24,6 @@ use crate::types::{KalamDataType, coerce_array};
 
 /// Runs a CREATE TABLE.
 pub async fn create(execution: &Execution<'_>, kind: TableType, create: CreateTable) -> Result<StatementResult> {
-    if kind != TableType::Shared {
-        return unsupported("CREATE USER TABLE and CREATE STREAM TABLE");
-    }
     if create.temporary || create.external || create.or_replace || create.like.is_some() || create.clone.is_some() {
         return unsupported("CREATE TABLE with TEMPORARY, EXTERNAL, OR REPLACE, LIKE or CLONE");
     }
@@ -78,7 +77,7 @@ pub async fn create(execution: &Execution<'_>, kind: TableType, create: CreateTa
             Some(rows)
         }
     };
-    let by = execution.session.user();
+    let by = &execution.user;
     let number = registry.next_table_no().await?;
     let definition = TableDefinition::new(id.clone(), number, kind, columns, &key, options, platform::now_ms(), by)
         .map_err(|e| e.at(position))?;
@@ -247,6 +246,7 @@ pub fn table_options(kind: TableType, given: &CreateTableOptions) -> Result<Tabl
 
 /// Sets options as they are written.
 pub fn set_options(options: &mut TableOptions, kind: TableType, given: &[SqlOption]) -> Result<()> {
+    let mut seen = HashSet::new();
     for option in given {
         let SqlOption::KeyValue { key, value } = option else {
             return Err(KalamError::new(
@@ -254,6 +254,11 @@ pub fn set_options(options: &mut TableOptions, kind: TableType, given: &[SqlOpti
                 format!("the option '{option}' is not NAME = value"),
             ));
         };
+        let name = key.value.to_ascii_uppercase();
+        if !seen.insert(name.clone()) {
+            let message = format!("the option {name} is given twice");
+            return Err(KalamError::new(ErrorCode::InvalidOption, message).at(position_of(key)));
+        }
         options.set(kind, &key.value, &option_text(key, value)?).map_err(|e| e.at(position_of(key)))?;
     }
     Ok(())

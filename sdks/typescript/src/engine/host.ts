@@ -10,7 +10,7 @@ import type { HeldLock } from '../lock.js'
 import type { ConnectProgress } from '../types.js'
 import type { ResolvedWasm } from '../wasm.js'
 import type { FromHost, HostSource, Op, Ops, Progress, ToHost } from './protocol.js'
-import type { Engine, Surface } from './surface.js'
+import type { Engine, SessionOptions, Surface } from './surface.js'
 
 /** What a host needs from its surroundings. */
 export interface HostEnvironment {
@@ -117,25 +117,33 @@ export class EngineHost {
     }
   }
 
-  protected run({ sql, params, mode, durability, timeoutMs }: Ops['run']['args'], id: number) {
+  protected run({ sql, params, mode, durability, timeoutMs, ...rest }: Ops['run']['args'], id: number) {
     return this.opened.run(sql, params, {
       mode,
       requestId: id,
+      ...sessionOf(rest),
       ...(durability !== undefined && { durability }),
       ...(timeoutMs !== undefined && { timeoutMs }),
     })
   }
 
-  protected describe({ table }: Ops['describe']['args']) {
-    return this.opened.describe(table)
+  protected async endSession({ user, session }: Ops['endSession']['args']): Promise<undefined> {
+    this.opened.endSession(user, session)
   }
 
-  protected insertPacked({ table, columns, packed, durability }: Ops['insertPacked']['args']) {
-    return this.opened.insertPacked(table, columns, packed, durability === undefined ? {} : { durability })
+  protected describe({ table, ...rest }: Ops['describe']['args']) {
+    return this.opened.describe(table, sessionOf(rest))
   }
 
-  protected insertArrow({ table, ipc, durability }: Ops['insertArrow']['args']) {
-    return this.opened.insertArrow(table, ipc, durability === undefined ? {} : { durability })
+  protected insertPacked({ table, columns, packed, durability, ...rest }: Ops['insertPacked']['args']) {
+    return this.opened.insertPacked(table, columns, packed, {
+      ...sessionOf(rest),
+      ...(durability !== undefined && { durability }),
+    })
+  }
+
+  protected insertArrow({ table, ipc, durability, ...rest }: Ops['insertArrow']['args']) {
+    return this.opened.insertArrow(table, ipc, { ...sessionOf(rest), ...(durability !== undefined && { durability }) })
   }
 
   protected async import(args: Ops['import']['args'], id: number, running: Running) {
@@ -164,8 +172,8 @@ export class EngineHost {
     return { ...source, next }
   }
 
-  protected status() {
-    return this.opened.status()
+  protected status(args: Ops['status']['args']) {
+    return this.opened.status(sessionOf(args))
   }
 
   protected async close(): Promise<undefined> {
@@ -188,6 +196,11 @@ export class EngineHost {
       await lock.release()
     }
   }
+}
+
+/** The session that a call belongs to, as the engine takes it. */
+function sessionOf({ user, session }: SessionOptions): SessionOptions {
+  return { ...(user !== undefined && { user }), ...(session !== undefined && { session }) }
 }
 
 /** The buffers of a result that change hands instead of being copied. */

@@ -1,13 +1,14 @@
 // The wasm surface as the SDK uses it: the types of what `pkg/kalamdb.js` exports. The engine's side of this contract
 // is src/wasm/ in the repository's root.
 
-import type { ColumnInfo, Durability, ExecResult, ImportFormat } from '../types.js'
+import type { ColumnInfo, Durability, ExecResult, ImportFormat, Role } from '../types.js'
 
 /** What `Engine.open` takes. */
 export interface EngineConfig {
   name: string
   storage: 'memory' | 'indexeddb'
   user?: string
+  role?: Role
   nodeId?: string
   durability?: Durability
   memoryLimit?: number
@@ -16,7 +17,15 @@ export interface EngineConfig {
 /** What `run` gives back: the result in packed columns for people, in Arrow for machines. */
 export type RunMode = 'exec' | 'query' | 'arrow'
 
-export interface RunOptions {
+/** Whose session a call belongs to: that of whoever opened the database, or one of another user. */
+export interface SessionOptions {
+  /** The other user. */
+  user?: string
+  /** Tells several sessions of one user apart. */
+  session?: string
+}
+
+export interface RunOptions extends SessionOptions {
   mode: RunMode
   durability?: Durability
   requestId?: number
@@ -49,6 +58,7 @@ export interface EngineStatus {
   version: string
   nodeId: string
   user?: string
+  userRole?: Role
   records: number
   bytes: number
   usage?: number
@@ -56,7 +66,7 @@ export interface EngineStatus {
   memory: { wasm: number; hotRows: number; hotBytes: number; query: number }
 }
 
-export interface ImporterOptions {
+export interface ImporterOptions extends SessionOptions {
   format: ImportFormat
   create?: boolean
   header?: boolean
@@ -73,16 +83,21 @@ export interface Importer {
 export interface Engine {
   run(sql: string, params: unknown, options: RunOptions): Promise<RunResult>
   cancel(requestId: number): void
-  describe(table: string): Promise<TableInfo>
+  endSession(user: string, session: string): void
+  describe(table: string, options: SessionOptions): Promise<TableInfo>
   insertPacked(
     table: string,
     columns: string[],
     packed: Uint8Array,
-    options: { durability?: Durability },
+    options: SessionOptions & { durability?: Durability },
   ): Promise<ExecResult>
-  insertArrow(table: string, ipc: Uint8Array, options: { durability?: Durability }): Promise<ExecResult>
+  insertArrow(
+    table: string,
+    ipc: Uint8Array,
+    options: SessionOptions & { durability?: Durability },
+  ): Promise<ExecResult>
   importer(table: string, options: ImporterOptions): Promise<Importer>
-  status(): Promise<EngineStatus>
+  status(options: SessionOptions): Promise<EngineStatus>
   close(): Promise<void>
 }
 
