@@ -267,6 +267,20 @@ impl SchemaRegistry {
 
     /// As [`SchemaRegistry::put`], with further changes in the same storage transaction.
     pub async fn put_with(&self, def: TableDefinition, batch: WriteBatch) -> Result<Arc<CachedTableData>> {
+        self.put_through(def, batch, |batch| self.commit(batch)).await
+    }
+
+    /// As [`SchemaRegistry::put_with`], with the storage transaction carried out by `commit`, strictly durable: for
+    /// changes that rows are part of.
+    pub async fn put_through<F>(
+        &self,
+        def: TableDefinition,
+        batch: WriteBatch,
+        commit: impl FnOnce(WriteBatch) -> F,
+    ) -> Result<Arc<CachedTableData>>
+    where
+        F: Future<Output = Result<()>>,
+    {
         let mut ddl = self.ddl.lock().await;
         let stored = self.tables.get(&def.table_id).await?;
         match &stored {
@@ -274,7 +288,11 @@ impl SchemaRegistry {
             None => return Err(not_found(&def.table_id)),
             Some(stored) => check_follows(stored, &def)?,
         }
-        self.store(&mut ddl, def, None, batch).await
+        self.store(&mut ddl, def, None, batch, commit).await
+    }
+
+    async fn commit(&self, batch: WriteBatch) -> Result<()> {
+        self.backend.commit(batch, Durability::Strict).await.map(drop)
     }
 
     /// Stores definitions of system tables, new ones and later versions, with further changes, all in one storage
@@ -314,17 +332,21 @@ impl SchemaRegistry {
             return Err(exists(&def.table_id, &taken));
         }
         self.check_namespace(&def).await?;
-        self.store(&mut ddl, def, Some(old), batch).await
+        self.store(&mut ddl, def, Some(old), batch, |batch| self.commit(batch)).await
     }
 
     /// Writes a checked definition and what belongs to it, then changes the cache.
-    async fn store(
+    async fn store<F>(
         &self,
         ddl: &mut MutexGuard<'_, Ddl>,
         def: TableDefinition,
         replaces: Option<&TableId>,
         further: WriteBatch,
-    ) -> Result<Arc<CachedTableData>> {
+        commit: impl FnOnce(WriteBatch) -> F,
+    ) -> Result<Arc<CachedTableData>>
+    where
+        F: Future<Output = Result<()>>,
+    {
         let mut batch = WriteBatch::new();
         if let Some(old) = replaces {
             self.tables.delete_into(&mut batch, old);
@@ -346,7 +368,7 @@ impl SchemaRegistry {
             );
         }
         batch.append(further);
-        self.backend.commit(batch, Durability::Strict).await?;
+        commit(batch).await?;
         ddl.next_table_no = Some((next, next.max(in_storage)));
         let mut cache = self.cache.write();
         self.version.fetch_add(1, Ordering::Relaxed);

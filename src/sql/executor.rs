@@ -198,7 +198,7 @@ impl SqlExecutor {
         transaction_timeout: Duration,
     ) -> Result<Self> {
         let memory = Arc::new(QueryMemory::new(memory_limit));
-        let state = Arc::new(datafusion_session::session_state(Arc::clone(&memory) as _)?);
+        let state = Arc::new(datafusion_session::session_state(Arc::clone(&memory) as _, &store)?);
         system.add_gauges(Arc::clone(&memory) as _);
         let transactions = Transactions::new(transaction_timeout);
         Ok(Self { registry, store, system, memory, state, transactions })
@@ -273,6 +273,32 @@ impl SqlExecutor {
         }
     }
 
+    /// What a query of this text runs in.
+    pub(super) async fn execution_of<'a>(
+        &'a self,
+        session: &'a Session,
+        params: &'a Params,
+        options: &'a ExecuteOptions,
+        sql: &str,
+    ) -> Result<Execution<'a>> {
+        let mut execution = self.execution(session, params, options).await?;
+        execution.state = self.state_at(asks_for_time(sql), execution.started_us);
+        Ok(execution)
+    }
+
+    /// The session state of a statement; one that asks for the time gets the moment that it began.
+    fn state_at(&self, clock: bool, started_us: i64) -> Arc<SessionState> {
+        if !clock {
+            return Arc::clone(&self.state);
+        }
+        let mut state = self.state.as_ref().clone();
+        state.mark_start_execution();
+        // The same moment for now() in the text and NOW() in a default, to the microsecond that is stored.
+        let now = chrono::DateTime::from_timestamp_micros(started_us);
+        state.execution_props_mut().query_execution_start_time = now;
+        Arc::new(state)
+    }
+
     /// Runs every statement of a text and returns what each did.
     pub async fn execute(
         &self,
@@ -281,22 +307,14 @@ impl SqlExecutor {
         params: &Params,
         options: &ExecuteOptions,
     ) -> Result<Vec<StatementResult>> {
-        let statements = parsed(sql, params).inspect_err(|e| session.transaction.fail(e))?;
-        let lower = sql.to_lowercase();
-        let clock = CLOCK_WORDS.iter().any(|word| lower.contains(word));
+        let statements = parser::parse(sql)
+            .and_then(|statements| check_params(&statements, params).map(|()| statements))
+            .inspect_err(|error| session.transaction.fail(error))?;
+        let clock = asks_for_time(sql);
         let mut results = Vec::with_capacity(statements.len());
         for statement in statements {
             let started_us = platform::now_us();
-            let state = if clock {
-                let mut state = self.state.as_ref().clone();
-                state.mark_start_execution();
-                // The same moment for now() in the text and NOW() in a default, to the microsecond that is stored.
-                let now = chrono::DateTime::from_timestamp_micros(started_us);
-                state.execution_props_mut().query_execution_start_time = now;
-                Arc::new(state)
-            } else {
-                Arc::clone(&self.state)
-            };
+            let state = self.state_at(clock, started_us);
             // Asked for each statement: the one before may have been ALTER USER.
             let (user, role) = (Arc::clone(&session.user), self.role(session).await?);
             let transaction = None;
@@ -308,18 +326,20 @@ impl SqlExecutor {
     }
 }
 
-/// The statements of a text that uses all parameters and no other ones.
-fn parsed(sql: &str, params: &Params) -> Result<Vec<Statement>> {
-    let statements = parser::parse(sql)?;
+/// Checks that the parameters are those that the statements name.
+pub(super) fn check_params(statements: &[Statement], params: &Params) -> Result<()> {
     let mut used = BTreeSet::new();
-    for statement in &statements {
+    for statement in statements {
         placeholders(statement, &mut used);
     }
     params.check_all_used(used.iter().map(String::as_str))?;
-    for placeholder in &used {
-        params.get(placeholder)?;
-    }
-    Ok(statements)
+    used.iter().try_for_each(|placeholder| params.get(placeholder).map(|_| ()))
+}
+
+/// Whether a text may call a function of the clock.
+fn asks_for_time(sql: &str) -> bool {
+    let lower = sql.to_lowercase();
+    CLOCK_WORDS.iter().any(|word| lower.contains(word))
 }
 
 /// Collects the placeholders of a statement.
@@ -421,6 +441,9 @@ impl Execution<'_> {
                 ast::Statement::Insert(insert) => self.retrying(|| handlers::insert::insert(self, &insert)).await,
                 ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, &update, None)).await,
                 ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, &delete, None)).await,
+                ast::Statement::Truncate(truncate) => {
+                    self.retrying(|| handlers::truncate::truncate(self, &truncate)).await
+                }
                 ast::Statement::AlterTable(alter) => self.retrying(|| handlers::alter::alter(self, &alter)).await,
                 ast::Statement::CreateView(create) => self.retrying(|| handlers::view::create(self, &create)).await,
                 ast::Statement::Drop { object_type: ObjectType::View, if_exists, names, cascade, .. } => {

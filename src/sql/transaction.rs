@@ -354,7 +354,16 @@ impl Execution<'_> {
             }
             break;
         }
-        let receipt = self.executor.store().submit(writes, self.options.durability, None)?.await?;
+        let submitted = self.executor.store().submit(writes, self.options.durability, None);
+        let committed = submitted.map_err(|error| match error.code() {
+            // Its statement said what to do about the key, but it decided on a snapshot in which the key was free.
+            ErrorCode::UniqueViolation if data.has_upserts() => {
+                let message = format!("another writer inserted a row meanwhile ({})", error.message());
+                KalamError::new(ErrorCode::Conflict, message).with_hint("Run the transaction again.")
+            }
+            _ => error,
+        });
+        let receipt = committed?.await?;
         Ok(StatementResult { seq: Some(receipt.seq), durability: Some(receipt.durability), ..Default::default() })
     }
 
@@ -439,6 +448,9 @@ fn check_allowed(statement: &Statement, read_only: bool) -> Result<()> {
         Statement::Sql(statement) => match statement.as_ref() {
             ast::Statement::Query(_) => false,
             ast::Statement::Insert(_) | ast::Statement::Update(_) | ast::Statement::Delete(_) => true,
+            ast::Statement::Truncate(_) => {
+                return unsupported("TRUNCATE within a transaction", "Write DELETE FROM, or end the transaction first.");
+            }
             _ => return refused(),
         },
         _ => return refused(),

@@ -23,7 +23,7 @@ pub use provider::{
 };
 pub use scan::{POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLUMN, TableScanExec};
 pub use seq::{Seq, SeqGenerator, SeqSpan};
-pub use store::{PreparedRows, Receipt, ScopeWrite, StoreStatistics, TableStore, prepare_rows};
+pub use store::{Freeze, NewScope, PreparedRows, Receipt, ScopeWrite, StoreStatistics, TableStore, prepare_rows};
 pub use system::{
     AuditRecord, Gauges, INFORMATION_SCHEMA, JobRecord, JobStatus, LiveQueries, LiveQueryRow, SYSTEM_NAMESPACE,
     StorageRecord, StorageRegistry, StorageStore, SystemProviders, SystemTable, SystemTableExec, SystemTableProvider,

@@ -49,6 +49,8 @@ struct State {
     overlays: BTreeMap<ScopeKey, Arc<Overlay>>,
     /// What statements did, in order, from the first savepoint on.
     changes: Option<Vec<Change>>,
+    /// Whether a statement said what to do about keys that are there already.
+    upserts: bool,
 }
 
 /// What one statement did to one scope.
@@ -98,7 +100,7 @@ impl Transaction {
     /// A transaction that reads the newest snapshot.
     pub fn begin(store: Arc<TableStore>) -> Self {
         let snapshot = store.snapshot();
-        let state = State { at: snapshot, overlays: BTreeMap::new(), changes: None };
+        let state = State { at: snapshot, overlays: BTreeMap::new(), changes: None, upserts: false };
         Self { store, snapshot, state: RwLock::new(state) }
     }
 
@@ -215,6 +217,16 @@ impl Transaction {
             found.remove(position);
         }
         Ok(found)
+    }
+
+    /// Notes that a statement said what to do about keys that are there already.
+    pub fn note_upsert(&self) {
+        self.state.write().upserts = true;
+    }
+
+    /// Whether [`Transaction::note_upsert`] was called.
+    pub fn has_upserts(&self) -> bool {
+        self.state.read().upserts
     }
 
     /// Remembers this moment, to come back to with [`Transaction::undo_to`].
