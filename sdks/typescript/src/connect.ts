@@ -23,6 +23,7 @@ const OPTIONS: readonly string[] = [
   'durability',
   'int64',
   'memoryLimit',
+  'transactionTimeoutMs',
   'wasm',
   'onProgress',
   'signal',
@@ -49,7 +50,7 @@ function invalid(message: string, hint?: string): KalamError {
 export async function connect(options: string | ConnectOptions): Promise<Database> {
   const given = typeof options === 'string' ? { name: options } : options
   checkOptions(given)
-  const { name, user, role, nodeId, memoryLimit, onProgress, signal, int64 = 'bigint' } = given
+  const { name, user, role, nodeId, memoryLimit, transactionTimeoutMs, onProgress, signal, int64 = 'bigint' } = given
   const durability = durabilityOf(given)
   const storage = chooseStorage(given.storage)
   const spawn = chooseSpawn(given.worker)
@@ -61,6 +62,7 @@ export async function connect(options: string | ConnectOptions): Promise<Databas
     ...(nodeId !== undefined && { nodeId }),
     ...durability,
     ...(memoryLimit !== undefined && { memoryLimit }),
+    ...(transactionTimeoutMs !== undefined && { transactionTimeoutMs }),
   }
   const client = new EngineClient({
     spawn,
@@ -107,6 +109,10 @@ function checkOptions(options: ConnectOptions): void {
   const { int64, role } = options
   if (role !== undefined && !ROLES.includes(role)) {
     throw invalid(`role is '${String(role)}', expected 'user', 'service', 'dba' or 'system'`)
+  }
+  const { transactionTimeoutMs: idle } = options
+  if (idle !== undefined && !(typeof idle === 'number' && idle > 0)) {
+    throw invalid(`transactionTimeoutMs is ${String(idle)}, expected a number of milliseconds above 0`)
   }
   if (int64 !== undefined && !['bigint', 'number', 'string'].includes(int64)) {
     throw invalid(`int64 is '${String(int64)}', expected 'bigint', 'number' or 'string'`)

@@ -3,13 +3,13 @@
 // Invariant: it keeps no state of the database. Every call is a request to the client, which knows whether an engine
 // lives; results are decoded and rows encoded here, in the caller's thread, so that the engine's is free for queries.
 
-import type { EngineClient } from './engine/client.js'
 import type { HostSource } from './engine/protocol.js'
 import { KalamError } from './errors.js'
 import { type OpenedSource, openBytes, openResponse, openStream } from './import.js'
 import { decodeRows } from './packed/decode.js'
 import { encodeRows } from './packed/encode.js'
 import { checkParams, checkSql, isReadOnly, templateToSql } from './params.js'
+import { type Caller, runTransaction } from './transaction.js'
 import type {
   CallOptions,
   ColumnInfo,
@@ -25,6 +25,8 @@ import type {
   Params,
   Row,
   Rows,
+  Transaction,
+  TransactionOptions,
 } from './types.js'
 
 const DURABILITIES: readonly unknown[] = ['memory', 'relaxed', 'strict', undefined]
@@ -64,7 +66,7 @@ export class Connection implements Database {
 
   constructor(
     readonly name: string,
-    private readonly client: EngineClient,
+    private readonly client: Caller,
     private readonly int64: Int64Mode,
     private readonly durability: Durability,
     private readonly scope?: Scope,
@@ -197,6 +199,12 @@ export class Connection implements Database {
       opened?.cancel?.()
       throw error
     }
+  }
+
+  async transaction<T>(body: (tx: Transaction) => Promise<T> | T, options: TransactionOptions = {}): Promise<T> {
+    const within = (client: Caller) => new Connection(this.name, client, this.int64, this.durability, this.scope)
+    durabilityOf(options)
+    return runTransaction(this.client, this.session(), within, body, options)
   }
 
   async status(options?: CallOptions): Promise<DatabaseStatus> {

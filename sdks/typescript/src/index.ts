@@ -30,6 +30,8 @@ export type {
   Role,
   Row,
   Rows,
+  Transaction,
+  TransactionOptions,
   Value,
   WasmSource,
 } from './types.js'

@@ -111,6 +111,8 @@ export interface ConnectOptions {
   durability?: Durability | undefined
   /** How BIGINT arrives, `bigint` by default. */
   int64?: Int64Mode | undefined
+  /** A transaction that runs no statement for so many milliseconds is rolled back: 30 000 by default. */
+  transactionTimeoutMs?: number | undefined
   /** Bytes that one query may use; beyond it the query ends with `OUT_OF_MEMORY`. */
   memoryLimit?: number | undefined
   /** The engine's wasm, where the bundler needs help; by default the file in the package. */
@@ -186,6 +188,20 @@ export interface DatabaseStatus {
   memory: { wasm: number; hotRows: number; hotBytes: number; query: number }
 }
 
+/** Options of `transaction`. */
+export interface TransactionOptions extends CallOptions {
+  /** How often it is run again when another writer was first, 3 by default. */
+  retries?: number | undefined
+  /** Refuses changes. */
+  readOnly?: boolean | undefined
+}
+
+/** What the function of a transaction works with. */
+export type Transaction = Pick<
+  Database,
+  'name' | 'exec' | 'query' | 'queryOne' | 'sql' | 'arrow' | 'insert' | 'import'
+>
+
 /** A connection to a database; {@link connect} makes one. Calls may overlap; each is answered on its own. */
 export interface Database {
   /** Name of the database. */
@@ -225,6 +241,21 @@ export interface Database {
    * told, `CANCELLED` after an abort. After any of them nothing of the import stays.
    */
   import(table: string, source: ImportSource, options?: ImportOptions): Promise<ExecResult>
+
+  /**
+   * Runs a function as a transaction: what it does by `tx` takes effect together when it returns, and not at all when it
+   * throws. It sees one snapshot of the database and its own changes; nobody else sees them before the end. Calls of
+   * `db` itself stay outside.
+   *
+   * When another writer was first to change a row that it changes (`SERIALIZATION_FAILURE`), the function runs again on
+   * a new snapshot, at most `retries` times; so it should do nothing that must not happen twice. A key that another
+   * writer inserted is a `UNIQUE_VIOLATION`, which is not retried. After any error within it the transaction takes no
+   * more statements (`IN_FAILED_TRANSACTION`), and one that runs no statement for 30 seconds (`transactionTimeoutMs` of
+   * `connect`) is rolled back (`TRANSACTION_TIMEOUT`). Calls of `tx` after the end fail with `NO_ACTIVE_TRANSACTION`.
+   *
+   * @returns what the function returned
+   */
+  transaction<T>(body: (tx: Transaction) => Promise<T> | T, options?: TransactionOptions): Promise<T>
 
   /**
    * A session of another user: same database and engine, that user's rows of USER tables, and the role that the user

@@ -92,6 +92,16 @@ class ScriptedEngine implements Engine {
     this.cancelled.get(id)?.({ name: 'KalamError', code: 'CANCELLED', sqlstate: '57014', message: 'cancelled' })
   }
 
+  async begin(): Promise<string> {
+    return 'tx'
+  }
+
+  async commit() {
+    return RECEIPT
+  }
+
+  async rollback(): Promise<void> {}
+
   endSession(user: string): void {
     this.endedSessions.push(user)
   }

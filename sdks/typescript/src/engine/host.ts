@@ -127,6 +127,19 @@ export class EngineHost {
     })
   }
 
+  protected async begin({ readOnly, ...rest }: Ops['begin']['args']): Promise<Ops['begin']['result']> {
+    const options = { ...sessionOf(rest), ...(readOnly !== undefined && { readOnly }) }
+    return { transaction: await this.opened.begin(options) }
+  }
+
+  protected commit({ transaction, durability }: Ops['commit']['args'], id: number) {
+    return this.opened.commit(transaction, { requestId: id, ...(durability !== undefined && { durability }) })
+  }
+
+  protected async rollback({ transaction }: Ops['rollback']['args']): Promise<undefined> {
+    await this.opened.rollback(transaction)
+  }
+
   protected async endSession({ user, session }: Ops['endSession']['args']): Promise<undefined> {
     this.opened.endSession(user, session)
   }
@@ -199,8 +212,12 @@ export class EngineHost {
 }
 
 /** The session that a call belongs to, as the engine takes it. */
-function sessionOf({ user, session }: SessionOptions): SessionOptions {
-  return { ...(user !== undefined && { user }), ...(session !== undefined && { session }) }
+function sessionOf({ user, session, transaction }: SessionOptions): SessionOptions {
+  return {
+    ...(user !== undefined && { user }),
+    ...(session !== undefined && { session }),
+    ...(transaction !== undefined && { transaction }),
+  }
 }
 
 /** The buffers of a result that change hands instead of being copied. */

@@ -27,6 +27,9 @@ export interface Ops {
     args: SessionOptions & { sql: string; params: unknown; mode: RunMode; durability?: Durability; timeoutMs?: number }
     result: RunResult
   }
+  begin: { args: SessionOptions & { readOnly?: boolean }; result: { transaction: string } }
+  commit: { args: { transaction: string; durability?: Durability }; result: ExecResult }
+  rollback: { args: { transaction: string }; result: undefined }
   endSession: { args: { user: string; session: string }; result: undefined }
   describe: { args: SessionOptions & { table: string }; result: TableInfo }
   insertPacked: {

@@ -12,6 +12,7 @@ export interface EngineConfig {
   nodeId?: string
   durability?: Durability
   memoryLimit?: number
+  transactionTimeoutMs?: number
 }
 
 /** What `run` gives back: the result in packed columns for people, in Arrow for machines. */
@@ -23,6 +24,8 @@ export interface SessionOptions {
   user?: string
   /** Tells several sessions of one user apart. */
   session?: string
+  /** An open transaction, which has a session of its own. */
+  transaction?: string
 }
 
 export interface RunOptions extends SessionOptions {
@@ -84,6 +87,10 @@ export interface Engine {
   run(sql: string, params: unknown, options: RunOptions): Promise<RunResult>
   cancel(requestId: number): void
   endSession(user: string, session: string): void
+  /** Begins a transaction and gives the id that calls then name. */
+  begin(options: SessionOptions & { readOnly?: boolean }): Promise<string>
+  commit(transaction: string, options: { durability?: Durability; requestId?: number }): Promise<ExecResult>
+  rollback(transaction: string): Promise<void>
   describe(table: string, options: SessionOptions): Promise<TableInfo>
   insertPacked(
     table: string,
