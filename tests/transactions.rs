@@ -507,6 +507,101 @@ fn rows_that_do_not_come_as_sql_belong_to_the_transaction() {
     });
 }
 
+/// The statement decided on a snapshot in which the key was free: PostgreSQL gives 40001 as well.
+#[test]
+fn an_upsert_whose_key_was_inserted_meanwhile_is_a_conflict() {
+    check(async {
+        let db = Db::new().await?;
+        for action in ["DO NOTHING", "DO UPDATE SET amount = account.amount + EXCLUDED.amount"] {
+            let (client, other) = (db.session(), db.session());
+            let upsert = format!("INSERT INTO account VALUES (1, 5), (9, 9) ON CONFLICT (id) {action}");
+            client.run("BEGIN").await?;
+            client.run(&upsert).await?;
+            client.run(&upsert).await?;
+            other.run("INSERT INTO account VALUES (9, 1)").await?;
+            assert_eq!(client.fails("COMMIT").await, ErrorCode::Conflict, "{action}");
+            client.run(&format!("BEGIN; {upsert}; COMMIT")).await?;
+            other.run("DELETE FROM account WHERE id = 9").await?;
+        }
+        assert_eq!(db.session().accounts().await?, "1 105, 2 100");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_cursor_reads_what_its_transaction_had_changed_when_it_opened() {
+    use kalamdb::sql::Cursor;
+    check(async {
+        let db = Db::new().await?;
+        let client = db.session();
+        let open = || async {
+            let options = ExecuteOptions::default();
+            let sql = "SELECT id FROM account";
+            Cursor::open(client.context.executor(), &client.session, sql, &Params::default(), &options).await
+        };
+        let count = |mut cursor: Cursor| async move {
+            let mut rows = 0;
+            while let Some(batch) = cursor.next(1).await? {
+                rows += batch.num_rows();
+            }
+            Ok::<usize, KalamError>(rows)
+        };
+        client.run("BEGIN; INSERT INTO account VALUES (3, 3)").await?;
+        let cursor = open().await?;
+        client.run("INSERT INTO account VALUES (4, 4); DELETE FROM account WHERE id < 3").await?;
+        assert_eq!(count(cursor).await?, 3);
+        assert_eq!(count(open().await?).await?, 2);
+        client.fails("INSERT INTO account VALUES (4, 4)").await;
+        assert_eq!(open().await.expect_err("it has failed").code(), ErrorCode::FailedTransaction);
+        Ok(())
+    });
+}
+
+#[test]
+fn users_have_transactions_of_their_own_rows() {
+    check(async {
+        let db = Db::new().await?;
+        db.session().run("CREATE USER TABLE note (id INT PRIMARY KEY, v INT)").await?;
+        let user = |name: &str| Client { context: Arc::clone(&db.context), session: Session::new(name) };
+        let (ann, bob) = (user("ann"), user("bob"));
+        // The same key in two scopes, changed by both at once: no conflict.
+        for client in [&ann, &bob] {
+            client.run("BEGIN; INSERT INTO note VALUES (1, 1); UPDATE note SET v = 2").await?;
+        }
+        assert_eq!(ann.rows("SELECT v FROM note").await?, "2");
+        // A statement for another user belongs to the same transaction.
+        ann.run("EXECUTE AS USER 'eve' (INSERT INTO note VALUES (7, 7))").await?;
+        assert_eq!(ann.rows("EXECUTE AS USER 'eve' (SELECT id FROM note)").await?, "7");
+        assert_eq!(user("eve").rows("SELECT count(*) FROM note").await?, "0");
+        bob.run("COMMIT").await?;
+        ann.run("COMMIT").await?;
+        for (name, rows) in [("ann", "1 2"), ("bob", "1 2"), ("eve", "7 7")] {
+            assert_eq!(user(name).rows("SELECT id, v FROM note").await?, rows, "{name}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn events_of_a_stream_are_part_of_a_transaction() {
+    check(async {
+        let db = Db::new().await?;
+        let client = db.session();
+        client.run("CREATE STREAM TABLE event (id INT, v TEXT) WITH (TTL_SECONDS = 3600)").await?;
+        client.run("BEGIN; INSERT INTO event VALUES (1, 'a'); UPDATE account SET amount = 0 WHERE id = 1").await?;
+        assert_eq!(db.session().rows("SELECT count(*) FROM event").await?, "0");
+        assert_eq!(client.rows("SELECT v FROM event").await?, "a");
+        db.backend.failures.store(1, Ordering::Relaxed);
+        assert_eq!(client.fails("COMMIT").await, ErrorCode::QuotaExceeded);
+        assert_eq!(client.rows("SELECT count(*) FROM event").await?, "0");
+        client
+            .run("BEGIN; INSERT INTO event VALUES (2, 'b'); UPDATE account SET amount = 0 WHERE id = 1; COMMIT")
+            .await?;
+        assert_eq!(db.session().rows("SELECT id, v FROM event").await?, "2 b");
+        Ok(())
+    });
+}
+
 #[test]
 fn many_rows_of_a_transaction_are_there_after_reopening() {
     check(async {
