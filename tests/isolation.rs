@@ -188,8 +188,8 @@ fn the_same_key_is_free_for_each_user_and_imports_stay_in_their_scope() -> Resul
             Importer::open(Arc::clone(context.executor()), Arc::clone(&bob), "notes", import, options.clone()).await?;
         file.push(b"id,text,n\n2,bob-2,0\n").await?;
         file.finish(|_| {}).await?;
-        let batch = context.executor().execute(&alice, "SELECT 3 AS id, 'alice-4' AS text", &Params::default(), &options);
-        let batches = batch.await?.pop().and_then(|r| r.rows).map(|r| r.batches).unwrap_or_default();
+        let (text, none) = ("SELECT 3 AS id, 'alice-4' AS text", Params::default());
+        let batches = context.executor().execute(&alice, text, &none, &options).await?.pop().and_then(|r| r.rows).map(|r| r.batches).unwrap_or_default();
         insert_columns(context.executor(), &alice, &options, "notes", batches).await?;
         let texts = "SELECT text FROM notes ORDER BY id";
         assert_eq!(run(&context, &bob, texts).await?, [["bob-1"], ["bob-2"]]);

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::hot::HotTable;
-use super::{ScopeKey, TableStore};
+use super::{HotTable, ScopeKey, TableStore};
 use crate::error::Result;
 use crate::platform;
 use crate::schema::TableDefinition;

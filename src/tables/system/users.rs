@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::{SystemTablesRegistry, UserRecord};
 use crate::error::{KalamError, Result};
 use crate::schema::{Role, TableType};
-use crate::storage::{Durability, WriteBatch};
+use crate::storage::{Durability, StorageBackend, WriteBatch};
 
 /// What the registry keeps of users.
 #[derive(Debug, Default)]
