@@ -188,8 +188,15 @@ fn the_same_key_is_free_for_each_user_and_imports_stay_in_their_scope() -> Resul
             Importer::open(Arc::clone(context.executor()), Arc::clone(&bob), "notes", import, options.clone()).await?;
         file.push(b"id,text,n\n2,bob-2,0\n").await?;
         file.finish(|_| {}).await?;
-        let batch = context.executor().execute(&alice, "SELECT 3 AS id, 'alice-4' AS text", &Params::default(), &options);
-        let batches = batch.await?.pop().and_then(|r| r.rows).map(|r| r.batches).unwrap_or_default();
+        let (text, none) = ("SELECT 3 AS id, 'alice-4' AS text", Params::default());
+        let batches = context
+            .executor()
+            .execute(&alice, text, &none, &options)
+            .await?
+            .pop()
+            .and_then(|r| r.rows)
+            .map(|r| r.batches)
+            .unwrap_or_default();
         insert_columns(context.executor(), &alice, &options, "notes", batches).await?;
         let texts = "SELECT text FROM notes ORDER BY id";
         assert_eq!(run(&context, &bob, texts).await?, [["bob-1"], ["bob-2"]]);
@@ -267,7 +274,10 @@ fn roles_are_those_of_the_moment_and_never_above_the_opener() -> Result<()> {
         run(&context, owner, "CREATE USER ann ROLE dba").await?;
         run(&context, &ann, create).await?;
         run(&context, owner, "ALTER USER ann SET ROLE service").await?;
-        assert_eq!(run(&context, &ann, "DROP TABLE t").await.expect_err("a service").code(), ErrorCode::PermissionDenied);
+        assert_eq!(
+            run(&context, &ann, "DROP TABLE t").await.expect_err("a service").code(),
+            ErrorCode::PermissionDenied
+        );
         run(&context, &ann, "EXECUTE AS USER 'ben' (SELECT 1)").await?;
         run(&context, owner, "ALTER USER ann SET ROLE user").await?;
         let denied = run(&context, &ann, "EXECUTE AS USER 'ben' (SELECT 1)").await.expect_err("a user");

@@ -41,7 +41,9 @@ impl StorageBackend for Failing {
         if self.fails.load(Ordering::Relaxed) {
             return Err(KalamError::new(ErrorCode::QuotaExceeded, "no room"));
         }
-        self.inner.commit(batch, durability).await
+        self.inner.commit(batch, durability).await?;
+        // As if it were a disk.
+        Ok(durability)
     }
     async fn stats(&self) -> Result<StorageStats> {
         self.inner.stats().await

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use arrow::array::{ArrayRef, BooleanArray, Int64Array};
 use arrow::compute;
 
-use super::super::seq::first_seq_of_ms;
 use super::{Chunk, HotTable, KeySpec, LIVE, NewRows, OnLiveKey, Seq, State};
 use crate::error::{KalamError, Result};
+use crate::tables::seq::first_seq_of_ms;
 
 /// How long the rows of a stream live.
 #[derive(Debug)]

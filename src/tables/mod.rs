@@ -18,8 +18,9 @@ pub use key_spec::KeySpec;
 pub use log::{RequestId, ScopeKey};
 pub use overlay::{OWN_ROWS, OverlayView, StatementWrite, Transaction, TransactionView, altered};
 pub use provider::{
-    BaseTableProvider, SharedKind, SharedTableProvider, StoredTableProvider, StreamKind, StreamTableProvider, TableKind,
-    TableProviderCore, TableProviders, UserKind, UserTableProvider, stored_core, stored_provider, with_system_columns,
+    BaseTableProvider, SharedKind, SharedTableProvider, StoredTableProvider, StreamKind, StreamTableProvider,
+    TableKind, TableProviderCore, TableProviders, UserKind, UserTableProvider, stored_core, stored_provider,
+    with_system_columns,
 };
 pub use scan::{POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLUMN, TableScanExec};
 pub use seq::{Seq, SeqGenerator, SeqSpan};

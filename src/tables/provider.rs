@@ -310,7 +310,9 @@ pub fn stored_provider(core: TableProviderCore) -> Result<Arc<dyn TableProvider>
         SharedKind::TYPE => Ok(Arc::new(SharedTableProvider::new(core))),
         UserKind::TYPE => Ok(Arc::new(UserTableProvider::new(core))),
         StreamKind::TYPE => Ok(Arc::new(StreamTableProvider::new(core))),
-        other => Err(KalamError::internal(format_args!("'{}' is a {other} table: it stores no rows", table.table_id()))),
+        other => {
+            Err(KalamError::internal(format_args!("'{}' is a {other} table: it stores no rows", table.table_id())))
+        }
     }
 }
 

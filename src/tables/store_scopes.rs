@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::hot::HotTable;
-use super::{ScopeKey, TableStore};
+use super::{HotTable, ScopeKey, TableStore};
 use crate::error::Result;
 use crate::platform;
 use crate::schema::TableDefinition;
@@ -28,7 +27,8 @@ impl TableStore {
 
     /// As [`TableStore::evict_expired`], by a clock that shows `now_ms`.
     pub fn evict_expired_at(&self, now_ms: u64) -> u64 {
-        let streams: Vec<Arc<HotTable>> = self.slots.lock().values().filter_map(|slot| slot.hot.lock().clone()).collect();
+        let streams: Vec<Arc<HotTable>> =
+            self.slots.lock().values().filter_map(|slot| slot.hot.lock().clone()).collect();
         streams.iter().map(|hot| hot.expire(now_ms, self.snapshot() + 1)).sum()
     }
 

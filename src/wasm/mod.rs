@@ -23,8 +23,8 @@ use web_time::{Duration, Instant};
 
 use crate::context::{AppContext, Config, VERSION};
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::schema::Role;
 use crate::ingest::{CsvOptions, Format, open as open_file};
+use crate::schema::Role;
 use crate::sql::{
     ExecuteOptions, ImportOptions, ImportProgress, Importer as SqlImporter, Rows, Session, StatementResult,
     describe_table, insert_columns, packed,

@@ -192,8 +192,7 @@ impl Steps<'_, '_> {
             ColumnDefault::None => !column.nullable,
             ColumnDefault::Literal(_) => false,
         };
-        let next =
-            self.now.add_column(column.clone(), initial.as_ref(), platform::now_ms(), &self.execution.user);
+        let next = self.now.add_column(column.clone(), initial.as_ref(), platform::now_ms(), &self.execution.user);
         let next = next.map_err(at)?;
         if asks_rows && self.has_rows().await? {
             if matches!(column.default, ColumnDefault::Function(_)) {
@@ -215,9 +214,7 @@ impl Steps<'_, '_> {
     fn initial(&self, column: &NewColumn) -> Option<Value> {
         match column.default {
             ColumnDefault::Function(DefaultFunction::Now) => Some(Value::DateTime(platform::now_us())),
-            ColumnDefault::Function(DefaultFunction::CurrentUser) => {
-                Some(Value::Text(self.execution.user.to_string()))
-            }
+            ColumnDefault::Function(DefaultFunction::CurrentUser) => Some(Value::Text(self.execution.user.to_string())),
             // Rows cannot share one: each gets its own ([`Steps::add_computed`]).
             ColumnDefault::Function(_) => Some(Value::Null),
             ColumnDefault::None | ColumnDefault::Literal(_) => None,
@@ -252,7 +249,9 @@ impl Steps<'_, '_> {
             }
             AlterColumnOperation::SetDataType { data_type, .. } => {
                 let to = KalamDataType::from_sql(data_type)?;
-                if self.now.table_type == TableType::Stream && column.as_ref().is_some_and(|c| self.now.is_key(c.column_id)) {
+                if self.now.table_type == TableType::Stream
+                    && column.as_ref().is_some_and(|c| self.now.is_key(c.column_id))
+                {
                     return unsupported("a new type for a key column of a STREAM table");
                 }
                 let next = self.now.alter_type(name, to, at, &by)?;

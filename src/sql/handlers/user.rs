@@ -22,11 +22,7 @@ type GivenRole = Option<(String, Option<Position>)>;
 type GivenPassword = Option<Option<Position>>;
 
 /// `EXECUTE AS USER 'u' ( statement )`: with the rows and the role of that user, in this session.
-pub async fn execute_as(
-    execution: &Execution<'_>,
-    user: &UserName,
-    statement: Statement,
-) -> Result<StatementResult> {
+pub async fn execute_as(execution: &Execution<'_>, user: &UserName, statement: Statement) -> Result<StatementResult> {
     let name = name_of(execution, user)?;
     let role = execution.executor.system().role_of(&name).await?;
     check_may_act_as(execution.role, &execution.user, &name, role).map_err(|e| e.at(user.position))?;

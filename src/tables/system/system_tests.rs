@@ -2,7 +2,7 @@ use super::entities::{StorageRecord, UserRecord};
 use super::upgrade::{STEPS, Step, Upgrade};
 use super::*;
 use crate::error::ErrorCode;
-use crate::schema::{NewColumn, ProviderFactory, TableDefinition, TableId, TableOptions, TableType};
+use crate::schema::{NewColumn, ProviderFactory, Role, TableDefinition, TableId, TableOptions, TableType};
 use crate::storage::record::{self, RecordKind};
 use crate::storage::{MemoryBackend, Partition};
 use crate::tables::TableProviders;
@@ -227,7 +227,7 @@ fn a_kept_plan_reads_the_rows_of_its_execution() -> Result<()> {
             let cancelled = Arc::new(AtomicBool::new(cancelled));
             let request = Request {
                 user: "ann".into(),
-                role: crate::schema::Role::System,
+                role: Role::Dba,
                 now_ms: 0,
                 snapshot: 0,
                 cancelled,
