@@ -1,8 +1,9 @@
-//! The dialect: sqlparser's generic one, with PostgreSQL's precedence for the operators of JSON and IS DISTINCT FROM.
+//! The SQL dialect: sqlparser's generic one, with what PostgreSQL adds to two statements, and PostgreSQL's precedence
+//! for the operators of JSON and IS DISTINCT FROM.
 //!
-//! Invariant: everything else is read as `GenericDialect` reads it, whose settings are listed here in the order of its
-//! source; the parser's questions for a dialect by its type are answered with that type. The generic precedence makes
-//! `d ->> 'a' = 'x'` mean `d ->> ('a' = 'x')`, and `a IS DISTINCT FROM b OR c` ask for `b OR c`.
+//! Invariant: everything else that [`GenericDialect`] decides is decided by it here too, and the parser takes this for
+//! it where it asks by type. `INSERT INTO t AS x` and `ALTER COLUMN … TYPE … USING` are parsed besides. The generic
+//! precedence makes `d ->> 'a' = 'x'` mean `d ->> ('a' = 'x')`, and `a IS DISTINCT FROM b OR c` ask for `b OR c`.
 
 use std::any::TypeId;
 
@@ -10,22 +11,69 @@ use datafusion::sql::sqlparser::ast::Expr;
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, Precedence};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::Token;
-
-/// The dialect of this engine.
-#[derive(Debug)]
-pub struct KalamDialect;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 /// Looser than `+`, tighter than a comparison.
 const OTHER_OPERATORS: u8 = 21;
 
-macro_rules! yes {
-    ($($setting:ident)*) => { $(fn $setting(&self) -> bool { true })* };
+/// The dialect; see the module's comment.
+#[derive(Debug, Default)]
+pub struct KalamDialect {
+    /// The parser takes any word after the name for an alias, such as the TABLE of `INSERT INTO t TABLE u`: so it is
+    /// asked to only where there is an AS.
+    insert_alias: bool,
+}
+
+impl KalamDialect {
+    /// The dialect for a text.
+    pub fn for_tokens(tokens: &[TokenWithSpan]) -> Self {
+        Self { insert_alias: has_insert_alias(tokens) }
+    }
+}
+
+fn has_insert_alias(tokens: &[TokenWithSpan]) -> bool {
+    let mut words = tokens.iter().map(|t| &t.token).filter(|t| !matches!(t, Token::Whitespace(_))).peekable();
+    while let Some(token) = words.next() {
+        if !matches!(token, Token::Word(w) if w.keyword == Keyword::INTO && w.quote_style.is_none()) {
+            continue;
+        }
+        while matches!(words.peek(), Some(Token::Word(_))) {
+            words.next();
+            if words.next_if(|t| **t == Token::Period).is_none() {
+                break;
+            }
+        }
+        if matches!(words.peek(), Some(Token::Word(w)) if w.keyword == Keyword::AS) {
+            return true;
+        }
+    }
+    false
+}
+
+macro_rules! as_generic {
+    (char $($test:ident)*) => {
+        $(fn $test(&self, ch: char) -> bool {
+            GenericDialect {}.$test(ch)
+        })*
+    };
+    ($($flag:ident)*) => {
+        $(fn $flag(&self) -> bool {
+            GenericDialect {}.$flag()
+        })*
+    };
 }
 
 impl Dialect for KalamDialect {
     fn dialect(&self) -> TypeId {
         TypeId::of::<GenericDialect>()
+    }
+
+    fn supports_insert_table_alias(&self) -> bool {
+        self.insert_alias
+    }
+
+    fn supports_alter_column_type_using(&self) -> bool {
+        true
     }
 
     fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
@@ -60,20 +108,14 @@ impl Dialect for KalamDialect {
         }))
     }
 
-    fn is_delimited_identifier_start(&self, ch: char) -> bool {
-        GenericDialect.is_delimited_identifier_start(ch)
-    }
-
-    fn is_identifier_start(&self, ch: char) -> bool {
-        GenericDialect.is_identifier_start(ch)
-    }
-
     // `d#>'{a}'` and `d@>'{}'` need no spaces.
     fn is_identifier_part(&self, ch: char) -> bool {
-        GenericDialect.is_identifier_part(ch) && !matches!(ch, '#' | '@')
+        GenericDialect {}.is_identifier_part(ch) && !matches!(ch, '#' | '@')
     }
 
-    yes! {
+    as_generic! { char is_delimited_identifier_start is_identifier_start }
+
+    as_generic! {
         supports_unicode_string_literal
         supports_partition_by_after_order_by
         supports_array_join_syntax

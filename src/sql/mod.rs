@@ -5,6 +5,7 @@ mod casts;
 mod catalog;
 mod correlated;
 mod counting_windows;
+mod cursor;
 mod datafusion_session;
 mod defaults;
 mod dialect;
@@ -31,6 +32,7 @@ mod vectors;
 mod views;
 mod wildcards;
 
+pub use cursor::Cursor;
 pub use executor::{ExecuteOptions, Rows, Session, SqlExecutor, StatementResult};
 pub use import::{ImportOptions, ImportProgress, Importer, describe_table, insert_columns};
 pub use memory::QueryMemory;

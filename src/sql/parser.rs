@@ -39,6 +39,8 @@ pub enum Statement {
     ShowNamespaces,
     /// `SHOW STATS`.
     ShowStats,
+    /// `KILL JOB 'id'`.
+    KillJob(String),
     /// `SHOW TABLES [IN n]`.
     ShowTables(Option<ObjectName>),
     /// `DESCRIBE [TABLE] t`, `SHOW COLUMNS FROM t`.
@@ -64,11 +66,11 @@ pub enum Statement {
 
 /// Parses the statements of a text, separated by semicolons.
 pub fn parse(sql: &str) -> Result<Vec<Statement>> {
-    let dialect = KalamDialect;
-    let tokens = Tokenizer::new(&dialect, sql)
+    let tokens = Tokenizer::new(&KalamDialect::default(), sql)
         .tokenize_with_location()
         .map_err(|e| syntax_error(&ParserError::TokenizerError(e.to_string())))?;
-    let tokens = with_json_operators(without_empty_parentheses(tokens));
+    let tokens = with_json_operators(without_options_word(without_empty_parentheses(tokens)));
+    let dialect = KalamDialect::for_tokens(&tokens);
     let parser = Parser::new(&dialect).with_recursion_limit(RECURSION_LIMIT).with_tokens_with_locations(tokens);
     StatementParser { parser }.statements().map_err(|e| {
         let error = syntax_error(&e);
@@ -87,6 +89,26 @@ fn without_empty_parentheses(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpa
     while at + 2 < tokens.len() {
         if is_user(&tokens[at]) && tokens[at + 1].token == Token::LParen && tokens[at + 2].token == Token::RParen {
             tokens.drain(at + 1..at + 3);
+        }
+        at += 1;
+    }
+    tokens
+}
+
+/// `SET OPTIONS (…)` is `SET (…)`, which the parser knows. No other statement has SET, OPTIONS and a parenthesis.
+fn without_options_word(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let is = |token: &TokenWithSpan, keyword: Keyword| {
+        matches!(&token.token, Token::Word(w) if w.quote_style.is_none() && w.keyword == keyword)
+    };
+    let written = |token: &&TokenWithSpan| !matches!(token.token, Token::Whitespace(_));
+    let mut at = 0;
+    while at < tokens.len() {
+        let (before, after) = (&tokens[..at], &tokens[at + 1..]);
+        if is(&tokens[at], Keyword::OPTIONS)
+            && before.iter().rfind(written).is_some_and(|t| is(t, Keyword::SET))
+            && after.iter().find(written).is_some_and(|t| t.token == Token::LParen)
+        {
+            tokens.remove(at);
         }
         at += 1;
     }
@@ -150,7 +172,7 @@ fn with_json_operators(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
 
 /// Parses the name of a table as SQL writes it.
 pub fn parse_name(name: &str) -> Result<ObjectName> {
-    let dialect = KalamDialect;
+    let dialect = KalamDialect::default();
     let parsed = Parser::new(&dialect).try_with_sql(name).and_then(|mut parser| {
         let name = parser.parse_object_name(false)?;
         let next = parser.peek_token();
@@ -231,6 +253,10 @@ impl StatementParser<'_> {
                 self.skip(3);
                 return Ok(Statement::Describe(self.parser.parse_object_name(false)?));
             }
+        }
+        if is(&first, "kill") && is(&second, "job") {
+            self.skip(2);
+            return Ok(Statement::KillJob(self.parser.parse_literal_string()?));
         }
         if is(&first, "describe") || is(&first, "desc") {
             // A table may be named `table` or `history`.

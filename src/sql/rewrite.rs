@@ -95,6 +95,12 @@ impl VisitorMut for Standardise {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<KalamError> {
         using::write_out(query);
+        if !query.locks.is_empty() {
+            return ControlFlow::Break(
+                KalamError::new(ErrorCode::FeatureNotSupported, "not supported: SELECT … FOR UPDATE and FOR SHARE")
+                    .with_hint("Nothing is locked: of two transactions that change a row the second fails, retryably."),
+            );
+        }
         if let Some(operation) = counted_operation(&query.body) {
             let message = format!("not supported: {operation} ALL");
             return ControlFlow::Break(
@@ -120,6 +126,16 @@ impl VisitorMut for Standardise {
             }
         }
         ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<KalamError> {
+        match factor {
+            TableFactor::Table { sample: Some(_), .. } => ControlFlow::Break(
+                KalamError::new(ErrorCode::FeatureNotSupported, "not supported: TABLESAMPLE")
+                    .with_hint("WHERE random() < 0.1 keeps a tenth of the rows."),
+            ),
+            _ => ControlFlow::Continue(()),
+        }
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<KalamError> {
