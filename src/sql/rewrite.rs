@@ -95,12 +95,6 @@ impl VisitorMut for Standardise {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<KalamError> {
         using::write_out(query);
-        if !query.locks.is_empty() {
-            return ControlFlow::Break(
-                KalamError::new(ErrorCode::FeatureNotSupported, "not supported: SELECT … FOR UPDATE and FOR SHARE")
-                    .with_hint("Nothing is locked: of two transactions that change a row the second fails, retryably."),
-            );
-        }
         if let Some(operation) = counted_operation(&query.body) {
             let message = format!("not supported: {operation} ALL");
             return ControlFlow::Break(
