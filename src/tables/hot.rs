@@ -20,6 +20,11 @@ use super::key_spec::KeySpec;
 use super::seq::Seq;
 use crate::error::{ErrorCode, KalamError, Result};
 
+#[path = "hot_stream.rs"]
+mod stream;
+
+use stream::StreamLife;
+
 /// Chunks below this many rows are merged with their neighbours.
 const MERGE_BELOW_ROWS: usize = 4096;
 
@@ -52,6 +57,8 @@ pub enum OnLiveKey {
 pub struct HotTable {
     key: KeySpec,
     state: RwLock<State>,
+    /// How long rows live, for a STREAM table.
+    life: Option<StreamLife>,
 }
 
 #[derive(Debug)]
@@ -79,17 +86,23 @@ pub struct HotStatistics {
 impl HotTable {
     /// An empty table.
     pub fn new(key: KeySpec) -> Self {
+        Self::starting_at(key, 0)
+    }
+
+    /// An empty table whose first row gets a position of the caller's choice.
+    pub fn starting_at(key: KeySpec, next: u64) -> Self {
         let index = (!key.is_row_id()).then(HashTable::new);
         Self {
             key,
             state: RwLock::new(State {
                 chunks: Arc::default(),
-                next: 0,
+                next,
                 index,
                 hasher: DefaultHashBuilder::default(),
                 live: 0,
                 bytes: 0,
             }),
+            life: None,
         }
     }
 
@@ -249,7 +262,7 @@ impl HotTable {
             return Ok(());
         }
         let mut state = self.state.write();
-        let mut index = HashTable::with_capacity(usize::try_from(state.next).unwrap_or(0));
+        let mut index = HashTable::with_capacity(state.chunks.iter().map(|c| c.len()).sum());
         let mut key = Vec::new();
         let chunks = Arc::clone(&state.chunks);
         // Without deletions or updates every row id is there once; else later versions replace earlier ones.
