@@ -8,6 +8,7 @@ mod log;
 mod provider;
 mod replay;
 mod scan;
+mod segment;
 mod seq;
 mod store;
 mod system;
@@ -17,6 +18,11 @@ pub use key_spec::KeySpec;
 pub use log::{RequestId, ScopeKey};
 pub use provider::{BaseTableProvider, SharedTableProvider, TableProviderCore, TableProviders, with_system_columns};
 pub use scan::{POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLUMN, TableScanExec};
+pub use segment::{
+    CacheStatistics, ColumnMeta, DeleteVector, ROW_GROUP_ROWS, ROW_ID_FIELD_ID, SEGMENT_ROWS, SEQ_FIELD_ID, Segment,
+    SegmentCache, SegmentMeta, SegmentRows, SegmentSource, SegmentWriter, cold_position, cold_row, decode_bitmap,
+    encode_bitmap, write_segment,
+};
 pub use seq::{Seq, SeqGenerator, SeqSpan};
 pub use store::{PreparedRows, Receipt, ScopeWrite, StoreStatistics, TableStore, prepare_rows};
 pub use system::{
