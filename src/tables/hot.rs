@@ -17,6 +17,7 @@ use parking_lot::RwLock;
 
 use super::chunk::{Chunk, LIVE};
 use super::key_spec::KeySpec;
+use super::segment::Segment;
 use super::seq::Seq;
 use crate::error::{ErrorCode, KalamError, Result};
 
@@ -63,6 +64,16 @@ struct State {
     hasher: DefaultHashBuilder,
     live: u64,
     bytes: usize,
+    cold: Arc<Vec<Arc<Segment>>>,
+}
+
+/// Chunks and segments of one moment. Their rows still have to be tested against a snapshot.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// The chunks in position order.
+    pub chunks: Arc<Vec<Arc<Chunk>>>,
+    /// The segments, in no order.
+    pub segments: Arc<Vec<Arc<Segment>>>,
 }
 
 /// Rows and bytes of a hot table.
@@ -89,6 +100,7 @@ impl HotTable {
                 hasher: DefaultHashBuilder::default(),
                 live: 0,
                 bytes: 0,
+                cold: Arc::default(),
             }),
         }
     }
@@ -139,6 +151,12 @@ impl HotTable {
     /// The chunks as they are now, in position order. Their rows still have to be tested against a snapshot.
     pub fn chunks(&self) -> Arc<Vec<Arc<Chunk>>> {
         Arc::clone(&self.state.read().chunks)
+    }
+
+    /// The chunks and segments as they are now.
+    pub fn view(&self) -> View {
+        let state = self.state.read();
+        View { chunks: Arc::clone(&state.chunks), segments: Arc::clone(&state.cold) }
     }
 
     /// Rows and bytes.

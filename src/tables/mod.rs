@@ -2,6 +2,7 @@
 
 mod block;
 mod chunk;
+mod cold_scan;
 mod hot;
 mod key_spec;
 mod log;
