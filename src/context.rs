@@ -80,11 +80,21 @@ pub struct Config {
     pub user: String,
     /// Bytes that running queries may use together.
     pub memory_limit: usize,
+    /// Bytes that rows may take in memory before they are written to segments.
+    pub hot_limit: usize,
+    /// Bytes that what is read of segments may take in memory.
+    pub segment_cache: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { node_id: None, user: DEFAULT_USER.to_owned(), memory_limit: 512 << 20 }
+        Self {
+            node_id: None,
+            user: DEFAULT_USER.to_owned(),
+            memory_limit: 512 << 20,
+            hot_limit: if platform::SMALL_MEMORY { 64 << 20 } else { 128 << 20 },
+            segment_cache: 64 << 20,
+        }
     }
 }
 
@@ -125,6 +135,7 @@ impl AppContext {
             write_database(backend.as_ref(), stored, &node_id).await?;
         }
         let store = TableStore::open(Arc::clone(&backend), node_id.worker()).await?;
+        store.set_memory(config.hot_limit, config.segment_cache);
         let registry = Arc::new(SchemaRegistry::new(Arc::clone(&backend)));
         registry.ensure_defaults().await?;
         let system =

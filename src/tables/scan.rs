@@ -26,6 +26,7 @@ use futures::StreamExt;
 use super::chunk::{Chunk, Visibility};
 use super::hot::HotTable;
 use super::log::ScopeKey;
+use super::pins::SnapshotPin;
 use super::seq::Seq;
 use super::store::TableStore;
 use crate::error::{ErrorCode, KalamError, Result};
@@ -50,6 +51,8 @@ pub struct Request {
     pub user: Arc<str>,
     /// What it reads.
     pub snapshot: Seq,
+    /// Keeps the snapshot readable.
+    pub pin: Option<Arc<SnapshotPin>>,
     /// Set when its caller has given up.
     pub cancelled: Arc<AtomicBool>,
     /// When the request gives up by itself.
