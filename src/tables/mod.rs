@@ -3,6 +3,7 @@
 mod block;
 mod chunk;
 mod cold;
+mod cold_scan;
 mod hot;
 mod key_spec;
 mod log;

@@ -1,8 +1,9 @@
 //! The scan of a table: a DataFusion leaf with one partition.
 //!
 //! Invariant: what a scan reads is decided when it is executed, by the [`Request`] in its task context, never when
-//! it is planned. So a plan can be kept and run again after writes, and by another user. Whole chunks are handed out
-//! without copying; a selection is applied only where rows of a chunk are not visible.
+//! it is planned. So a plan can be kept and run again after writes, and by another user. Segments come first
+//! (`cold_scan.rs`), then chunks, both of one moment: no row moves from one to the other in between. Whole chunks are
+//! handed out without copying; a selection is applied only where rows of a chunk are not visible.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,9 +14,10 @@ use arrow::compute::{self, FilterBuilder, FilterPredicate};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DataFusionError, Statistics, stats::Precision};
+use datafusion::common::{ColumnStatistics, DataFusionError, ScalarValue, Statistics, stats::Precision};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr_common::physical_expr::fmt_sql;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::statistics::StatisticsArgs;
@@ -24,9 +26,11 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Par
 use futures::StreamExt;
 
 use super::chunk::{Chunk, Visibility};
+use super::cold_scan::{ColdReader, ColdRows, Step, Wanted};
 use super::hot::HotTable;
 use super::log::ScopeKey;
 use super::pins::SnapshotPin;
+use super::segment::{ROW_ID_FIELD_ID, SEQ_FIELD_ID, ScanFilter};
 use super::seq::Seq;
 use super::store::TableStore;
 use crate::error::{ErrorCode, KalamError, Result};
@@ -148,6 +152,8 @@ pub struct TableScanExec {
     columns: Vec<ScanColumn>,
     /// Encoded keys, where filters pin the whole key.
     keys: Option<Arc<[Vec<u8>]>>,
+    /// What rules out segments, row groups and pages.
+    filter: Option<Arc<ScanFilter>>,
     fetch: Option<usize>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -174,10 +180,16 @@ impl TableScanExec {
             table,
             columns,
             keys,
+            filter: None,
             fetch,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
+    }
+
+    /// The scan with filters that may rule out what it reads. They must be applied above it all the same.
+    pub fn with_filter(self, filter: Option<Arc<ScanFilter>>) -> Self {
+        Self { filter, ..self }
     }
 }
 
@@ -197,6 +209,9 @@ impl DisplayAs for TableScanExec {
         write!(f, "{path}: {}, columns=[{}]", self.table.table_id(), names.join(", "))?;
         if let Some(keys) = &self.keys {
             write!(f, ", keys={}", keys.len())?;
+        }
+        if let Some(filter) = &self.filter {
+            write!(f, ", filter={}", fmt_sql(filter.expr().as_ref()))?;
         }
         if let Some(fetch) = self.fetch {
             write!(f, ", fetch={fetch}")?;
@@ -279,8 +294,14 @@ impl ExecutionPlan for TableScanExec {
             let scope = ScopeKey { table_no: self.table.definition().table_no, user: None };
             if let Some(hot) = self.store.loaded(&scope) {
                 let s = hot.statistics();
-                statistics.num_rows = Precision::Inexact(s.live_rows as usize);
-                statistics.total_byte_size = Precision::Inexact(s.bytes as usize);
+                let segments = hot.view().segments;
+                let cold: u64 = segments.iter().map(|s| s.live_rows()).sum();
+                statistics.num_rows = Precision::Inexact((s.live_rows + cold) as usize);
+                if segments.is_empty() {
+                    statistics.total_byte_size = Precision::Inexact(s.bytes as usize);
+                } else {
+                    statistics.column_statistics = self.columns.iter().map(|c| column_statistics(&segments, c)).collect();
+                }
             }
         }
         Ok(Arc::new(statistics))
@@ -306,12 +327,80 @@ fn external(error: KalamError) -> DataFusionError {
 impl TableScanExec {
     async fn open(self, request: Arc<Request>, metrics: BaselineMetrics) -> Result<ChunkReader> {
         let hot = self.store.hot(&request.scope(&self.table), self.table.definition()).await?;
-        let source = match &self.keys {
-            None => Source::Chunks(hot.chunks()),
-            Some(keys) => Source::Rows(lookup_all(&hot, keys, request.snapshot)?),
+        let wanted = self.wanted(request.snapshot);
+        let (source, cold) = match &self.keys {
+            None => {
+                let view = hot.view();
+                let cold = ColdReader::scan(&view.segments, wanted, self.filter.clone(), &self.metrics);
+                (Source::Chunks(view.chunks), cold)
+            }
+            Some(keys) => {
+                let mut rows = Rows::new();
+                let mut missing = Vec::new();
+                for key in keys.iter() {
+                    match hot.lookup(key, request.snapshot)? {
+                        Some(row) => rows.push(row),
+                        None => missing.push(key.clone()),
+                    }
+                }
+                // The segments after the index: rows move from the hot tier to segments, never back.
+                let (segments, definition) = (hot.view().segments, self.table.definition());
+                let cold =
+                    ColdReader::lookup(&segments, wanted, definition, hot.key(), &missing, &self.metrics).await?;
+                (Source::Rows(rows), cold)
+            }
         };
         let remaining = self.fetch.unwrap_or(usize::MAX);
-        Ok(ChunkReader { scan: self, request, source, next: 0, remaining, metrics, worked: Instant::now() })
+        Ok(ChunkReader { scan: self, request, cold, source, next: 0, remaining, metrics, worked: Instant::now() })
+    }
+
+    /// What it needs of cold rows.
+    fn wanted(&self, snapshot: Seq) -> Wanted {
+        let id = |column: &ScanColumn| match column {
+            ScanColumn::Table { id, .. } => Some(*id),
+            ScanColumn::Seq => Some(SEQ_FIELD_ID),
+            ScanColumn::RowId => Some(ROW_ID_FIELD_ID),
+            ScanColumn::Position => None,
+        };
+        let positions = self.columns.contains(&ScanColumn::Position);
+        Wanted { ids: self.columns.iter().filter_map(id).collect(), positions, snapshot }
+    }
+
+    /// The batch of cold rows.
+    fn cold_batch(&self, rows: &ColdRows) -> Result<RecordBatch> {
+        if rows.schema_version > self.table.schema_version() {
+            return Err(super::replay::outdated());
+        }
+        let missing = |name| KalamError::internal(format_args!("cold rows without {name}"));
+        let column = |column: &ScanColumn| match column {
+            ScanColumn::Seq => rows.column(SEQ_FIELD_ID).cloned().ok_or_else(|| missing(SEQ_COLUMN)),
+            ScanColumn::RowId => rows.column(ROW_ID_FIELD_ID).cloned().ok_or_else(|| missing(ROW_ID_COLUMN)),
+            ScanColumn::Position => {
+                let positions = rows.positions.clone().map(|p| Arc::new(p) as ArrayRef);
+                positions.ok_or_else(|| missing(POSITION_COLUMN))
+            }
+            ScanColumn::Table { id, .. } => {
+                self.as_now(column, rows.column(*id).cloned(), rows.schema_version, rows.len)
+            }
+        };
+        let columns = self.columns.iter().map(column).collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len));
+        RecordBatch::try_new_with_options(self.schema(), columns, &options).map_err(KalamError::internal)
+    }
+
+    /// The values of a column of the table, which were written under an earlier version of it, or before it was there.
+    fn as_now(&self, column: &ScanColumn, array: Option<ArrayRef>, version: u32, rows: usize) -> Result<ArrayRef> {
+        let ScanColumn::Table { id, data_type, name, initial, since } = column else {
+            return Err(KalamError::internal("a system column has no versions"));
+        };
+        Ok(match (array, initial) {
+            (Some(array), _) if version >= *since => array,
+            (Some(array), _) => self.convert(array, *id, name, version)?,
+            (None, None) => arrow::array::new_null_array(&data_type.arrow_type(), rows),
+            (None, Some(one)) => {
+                compute::take(one, &UInt32Array::from(vec![0; rows]), None).map_err(KalamError::internal)?
+            }
+        })
     }
 
     /// A column of some rows of a chunk, which may have been written under an earlier version of the table. Values
@@ -331,13 +420,10 @@ impl TableScanExec {
                 _ => rows
                     .of(&(Arc::new(Int64Array::from_iter_values(chunk.base as i64..chunk.end() as i64)) as ArrayRef))?,
             },
-            ScanColumn::Table { id, data_type, name, initial, since } => match (chunk.column(*id), initial) {
-                (Some(array), _) if chunk.schema_version >= *since => rows.of(array)?,
-                (Some(array), _) => self.convert(rows.of(array)?, *id, name, chunk.schema_version)?,
-                (None, None) => arrow::array::new_null_array(&data_type.arrow_type(), rows.len(chunk)),
-                (None, Some(one)) => compute::take(one, &UInt32Array::from(vec![0; rows.len(chunk)]), None)
-                    .map_err(KalamError::internal)?,
-            },
+            ScanColumn::Table { id, .. } => {
+                let array = chunk.column(*id).map(|array| rows.of(array)).transpose()?;
+                self.as_now(column, array, chunk.schema_version, rows.len(chunk))?
+            }
         })
     }
 
@@ -391,8 +477,19 @@ impl Pick {
 
 type Rows = Vec<(Arc<Chunk>, usize)>;
 
-fn lookup_all(hot: &HotTable, keys: &[Vec<u8>], snapshot: Seq) -> Result<Rows> {
-    keys.iter().filter_map(|key| hot.lookup(key, snapshot).transpose()).collect()
+fn column_statistics(segments: &[Arc<super::segment::Segment>], column: &ScanColumn) -> ColumnStatistics {
+    let bound = |min: bool| {
+        let bounds = segments.iter().map(|s| super::segment::bound(s, column, min)).collect::<Option<Vec<_>>>();
+        let better = |a: ScalarValue, b: ScalarValue| if (b < a) == min { b } else { a };
+        bounds.and_then(|b| b.into_iter().reduce(better)).map_or(Precision::Absent, Precision::Inexact)
+    };
+    let nulls: Option<u64> = segments.iter().map(|s| super::segment::null_count(s, column)).sum();
+    ColumnStatistics {
+        null_count: nulls.map_or(Precision::Absent, |n| Precision::Inexact(n as usize)),
+        min_value: bound(true),
+        max_value: bound(false),
+        ..ColumnStatistics::new_unknown()
+    }
 }
 
 enum Source {
@@ -404,6 +501,7 @@ enum Source {
 struct ChunkReader {
     scan: TableScanExec,
     request: Arc<Request>,
+    cold: ColdReader,
     source: Source,
     next: usize,
     remaining: usize,
@@ -414,20 +512,27 @@ struct ChunkReader {
 impl ChunkReader {
     fn into_stream(self) -> impl futures::Stream<Item = datafusion::common::Result<RecordBatch>> + Send {
         futures::stream::unfold(self, |mut reader| async move {
-            if reader.worked.elapsed().as_millis() > YIELD_AFTER_MS {
-                platform::yield_to_host().await;
-                reader.worked = Instant::now();
-            }
-            reader.next_batch().map_err(external).transpose().map(|batch| (batch, reader))
+            reader.next_batch().await.map_err(external).transpose().map(|batch| (batch, reader))
         })
     }
 
-    fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
-        self.request.check()?;
-        let timer = self.metrics.elapsed_compute().clone();
-        let _timer = timer.timer();
+    async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
         while self.remaining > 0 {
-            let Some(batch) = self.read()? else { return Ok(None) };
+            if self.worked.elapsed().as_millis() > YIELD_AFTER_MS {
+                platform::yield_to_host().await;
+                self.worked = Instant::now();
+            }
+            self.request.check()?;
+            let timer = self.metrics.elapsed_compute().clone();
+            let _timer = timer.timer();
+            let batch = match self.cold.next(self.remaining).await? {
+                Step::Rows(rows) => Some(self.scan.cold_batch(&rows)?),
+                Step::Nothing => None,
+                Step::End => match self.read()? {
+                    Some(batch) => batch,
+                    None => return Ok(None),
+                },
+            };
             let Some(batch) = batch else { continue };
             let batch = if batch.num_rows() > self.remaining { batch.slice(0, self.remaining) } else { batch };
             self.remaining -= batch.num_rows();

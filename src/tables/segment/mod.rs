@@ -7,6 +7,7 @@
 //! | `marks` | the [`DeleteVector`]: which rows have ended, and when |
 //! | `file` | verified range reads of the blob |
 //! | `reader` | decoded columns of row groups and of single rows; key lookups in `lookup` |
+//! | `prune` | what of a segment the filters of a scan leave |
 //! | `cache` | one LRU per store over decoded columns, footers and Bloom filters |
 //!
 //! Invariant: the rows of a segment never change, so whatever was decoded of it stays right; which of them a snapshot
@@ -19,12 +20,14 @@ mod file;
 mod lookup;
 mod marks;
 mod meta;
+mod prune;
 mod reader;
 mod writer;
 
 pub use cache::{CacheStatistics, SegmentCache};
 pub use marks::{DeleteVector, decode_bitmap, encode_bitmap};
 pub use meta::{ColumnMeta, SegmentMeta};
+pub use prune::{ScanFilter, bound, null_count};
 pub use reader::{Segment, SegmentSource};
 pub use writer::{SegmentRows, SegmentWriter, write_segment};
 
@@ -53,3 +56,6 @@ pub fn cold_position(segment: u32, row: u32) -> u64 {
 pub fn cold_row(position: u64) -> Option<(u32, u32)> {
     (position & COLD != 0).then_some(((position >> 32 & SEGMENT_BITS) as u32, position as u32))
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,6 +65,7 @@ pub struct Segment {
     /// How often rows were read by page, by row group.
     partial: Box<[AtomicU32]>,
     bytes_read: AtomicU64,
+    cache_hits: AtomicU64,
 }
 
 /// What was decoded of a file's end.
@@ -110,6 +111,7 @@ impl Segment {
             cache: source.cache,
             marks: RwLock::new(Arc::new(marks)),
             bytes_read: AtomicU64::new(0),
+            cache_hits: AtomicU64::new(0),
         }
     }
 
@@ -158,6 +160,11 @@ impl Segment {
         self.bytes_read.load(Ordering::Relaxed)
     }
 
+    /// Decoded columns, footers and Bloom filters that were found in the cache.
+    pub fn cache_hits(&self) -> u64 {
+        self.cache_hits.load(Ordering::Relaxed)
+    }
+
     /// Reads every part of the file and compares it with its checksum, then decodes the footer.
     pub async fn scrub(&self) -> Result<()> {
         self.file.scrub().await?;
@@ -175,7 +182,9 @@ impl Segment {
     }
 
     pub(super) fn cached(&self, item: Item) -> Option<Cached> {
-        self.cache.get(self.uid, item)
+        let found = self.cache.get(self.uid, item);
+        self.cache_hits.fetch_add(found.is_some().into(), Ordering::Relaxed);
+        found
     }
 
     pub(super) fn keep(&self, item: Item, cached: Cached) {
@@ -372,6 +381,30 @@ impl Segment {
             None => Ok(picked.get(id).cloned()),
         };
         ids.iter().zip(whole).map(take).collect()
+    }
+
+    /// Whether every one of these columns is in memory for a row group, as far as rows were written with it.
+    pub fn all_cached(&self, group: usize, ids: &[u32]) -> bool {
+        ids.iter().all(|id| !self.has(*id) || self.is_cached(group, *id))
+    }
+
+    /// Columns of some ranges of rows of a row group (counted from its first row; ascending, apart), by page and
+    /// without caching them; `None` as for [`Segment::read_rows`]. `Ok(None)`: rows of this row group have been read by
+    /// page so often that reading it whole is cheaper.
+    pub async fn read_ranges(
+        &self,
+        group: usize,
+        ids: &[u32],
+        ranges: &[Range<u32>],
+    ) -> Result<Option<Vec<Option<ArrayRef>>>> {
+        if self.partial[group].fetch_add(1, Ordering::Relaxed) >= PARTIAL_READS {
+            return Ok(None);
+        }
+        let written: Vec<u32> = ids.iter().copied().filter(|id| self.has(*id)).collect();
+        let ranges = ranges.iter().map(|r| r.start as usize..r.end as usize);
+        let selection = RowSelection::from_consecutive_ranges(ranges, self.meta.group_rows(group).len());
+        let read: HashMap<u32, ArrayRef> = self.decode(group, &written, Some(selection)).await?.into_iter().collect();
+        Ok(Some(ids.iter().map(|id| read.get(id).cloned()).collect()))
     }
 
     /// `_seq` of every row of a row group.
