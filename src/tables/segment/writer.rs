@@ -271,3 +271,7 @@ fn footer_bytes(parquet: &ParquetMetaData, file: &Bytes) -> Result<u32> {
         _ => Err(KalamError::internal("a segment was written without a page index or footer")),
     }
 }
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;
