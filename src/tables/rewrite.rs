@@ -22,7 +22,7 @@ use super::chunk::{Chunk, LIVE};
 use super::key_spec::KeySpec;
 use super::replay::outdated;
 use super::segment::{
-    ROW_GROUP_ROWS, SEGMENT_ROWS, Segment, SegmentMeta, SegmentRows, SegmentWriter, cold_position,
+    DeleteVector, ROW_GROUP_ROWS, SEGMENT_ROWS, Segment, SegmentMeta, SegmentRows, SegmentWriter, cold_position,
 };
 use super::seq::{Seq, SeqSpan};
 use crate::error::{ErrorCode, KalamError, Result};
@@ -212,17 +212,10 @@ pub async fn segment_sources(
     let mut sources = Vec::new();
     for segment in segments {
         let marks = segment.marks();
-        let deleted: HashMap<u32, Seq> =
-            marks.tombstones().iter().flat_map(|(seq, rows)| rows.iter().map(|row| (row, *seq))).collect();
+        let deleted = deletions(&marks);
         for group in 0..segment.meta().groups() {
             let range = segment.meta().group_rows(group);
-            let mut kept: Vec<(u32, Kept)> = range
-                .clone()
-                .filter_map(|row| match marks.has_ended(row) {
-                    false => Some((row, Kept::Live)),
-                    true => Some((row, keep.row(marks.ended_at(row), deleted.get(&row).copied())?)),
-                })
-                .collect();
+            let mut kept = kept_rows(&marks, &deleted, &range, keep);
             if kept.is_empty() {
                 continue;
             }
@@ -244,6 +237,24 @@ pub async fn segment_sources(
     Ok(sources)
 }
 
+/// When the rows that are tombstones were deleted.
+fn deletions(marks: &DeleteVector) -> HashMap<u32, Seq> {
+    marks.tombstones().iter().flat_map(|(seq, rows)| rows.iter().map(|row| (row, *seq))).collect()
+}
+
+fn kept_rows(
+    marks: &DeleteVector,
+    deleted: &HashMap<u32, Seq>,
+    range: &Range<u32>,
+    keep: Keep,
+) -> Vec<(u32, Kept)> {
+    let why = |row| match marks.has_ended(row) {
+        false => Some((row, Kept::Live)),
+        true => Some((row, keep.row(marks.ended_at(row), deleted.get(&row).copied())?)),
+    };
+    range.clone().filter_map(why).collect()
+}
+
 async fn read_group(
     definition: &TableDefinition,
     segment: &Segment,
@@ -254,9 +265,13 @@ async fn read_group(
     if kept.len() == range.len() {
         return segment.read_group(definition, group, None).await;
     }
-    let mut rows = kept.iter().map(|(row, _)| *row).peekable();
-    let mask = BooleanBuffer::collect_bool(range.len(), |i| rows.next_if_eq(&(range.start + i as u32)).is_some());
+    let mask = mask_of(range, kept);
     segment.read_group(definition, group, Some(&mask)).await
+}
+
+fn mask_of(range: &Range<u32>, kept: &[(u32, Kept)]) -> BooleanBuffer {
+    let mut rows = kept.iter().map(|(row, _)| *row).peekable();
+    BooleanBuffer::collect_bool(range.len(), |i| rows.next_if_eq(&(range.start + i as u32)).is_some())
 }
 
 /// Sorts the rows of some sources and writes them; `None` if there are none.

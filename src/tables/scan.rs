@@ -27,7 +27,6 @@ use futures::StreamExt;
 
 use super::chunk::{Chunk, Visibility};
 use super::cold_scan::{ColdReader, ColdRows, Step, Wanted};
-use super::hot::HotTable;
 use super::log::ScopeKey;
 use super::pins::SnapshotPin;
 use super::segment::{ROW_ID_FIELD_ID, SEQ_FIELD_ID, ScanFilter};

@@ -10,10 +10,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
 use super::block;
 use super::cold::ColdTier;
 use super::hot::HotTable;
-use super::key_spec::KeySpec;
 use super::log::ScopeKey;
 use super::manifest;
 use super::rewrite::{self, Built, Keep, retained_since};
@@ -81,7 +83,15 @@ fn moved() -> KalamError {
 impl TableStore {
     /// Asks the segments whether they hold live rows with the new keys of a write; UNIQUE_VIOLATION if they do. Rows that
     /// the write itself ends do not count. What it gives goes into [`ScopeWrite::checked`].
-    pub async fn check_keys(&self, write: &ScopeWrite, definition: &TableDefinition) -> Result<ColdCheck> {
+    pub fn check_keys<'a>(
+        &'a self,
+        write: &'a ScopeWrite,
+        definition: &'a TableDefinition,
+    ) -> BoxFuture<'a, Result<ColdCheck>> {
+        self.ask_segments(write, definition).boxed()
+    }
+
+    async fn ask_segments(&self, write: &ScopeWrite, definition: &TableDefinition) -> Result<ColdCheck> {
         let key = write.hot.key();
         let rows: usize = write.rows.iter().map(|r| r.len()).sum();
         if key.is_row_id() || (write.deleted.is_empty() && write.replaced.len() == rows) {
@@ -147,7 +157,15 @@ impl TableStore {
 
     /// Turns the hot rows that there are now into segments, in several steps if they are many. Each step is a storage
     /// transaction of its own. Fails with a conflict if the scope is held, or its table being changed.
-    pub async fn flush(self: &Arc<Self>, scope: &ScopeKey, definition: &Arc<TableDefinition>) -> Result<Rewritten> {
+    pub fn flush<'a>(
+        self: &'a Arc<Self>,
+        scope: &'a ScopeKey,
+        definition: &'a Arc<TableDefinition>,
+    ) -> BoxFuture<'a, Result<Rewritten>> {
+        self.flush_all(scope, definition).boxed()
+    }
+
+    async fn flush_all(self: &Arc<Self>, scope: &ScopeKey, definition: &Arc<TableDefinition>) -> Result<Rewritten> {
         let mut done = Rewritten::default();
         if definition.table_type == TableType::Stream {
             return Ok(done);
@@ -178,7 +196,16 @@ impl TableStore {
 
     /// Merges small segments and rewrites those with many rows that have ended, one new segment at a time. `full` does
     /// so wherever it makes anything smaller.
-    pub async fn compact(
+    pub fn compact<'a>(
+        self: &'a Arc<Self>,
+        scope: &'a ScopeKey,
+        definition: &'a Arc<TableDefinition>,
+        full: bool,
+    ) -> BoxFuture<'a, Result<Rewritten>> {
+        self.compact_all(scope, definition, full).boxed()
+    }
+
+    async fn compact_all(
         self: &Arc<Self>,
         scope: &ScopeKey,
         definition: &Arc<TableDefinition>,
