@@ -28,6 +28,7 @@ use futures::StreamExt;
 use super::chunk::{Chunk, Visibility};
 use super::cold_scan::{ColdReader, ColdRows, Step, Wanted};
 use super::log::ScopeKey;
+use super::pins::SnapshotPin;
 use super::segment::{ROW_ID_FIELD_ID, SEQ_FIELD_ID, ScanFilter};
 use super::seq::Seq;
 use super::store::TableStore;
@@ -53,6 +54,8 @@ pub struct Request {
     pub user: Arc<str>,
     /// What it reads.
     pub snapshot: Seq,
+    /// Keeps the snapshot readable.
+    pub pin: Option<Arc<SnapshotPin>>,
     /// Set when its caller has given up.
     pub cancelled: Arc<AtomicBool>,
     /// When the request gives up by itself.

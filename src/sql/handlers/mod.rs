@@ -9,6 +9,7 @@ pub mod insert;
 pub mod namespace;
 pub mod query;
 pub mod show;
+pub mod storage;
 pub mod table;
 pub mod update;
 pub mod view;

@@ -297,7 +297,7 @@ async fn drop_one(execution: &Execution<'_>, id: &TableId, mut batch: WriteBatch
     let Some(table) = registry.table(id).await? else { return Ok(()) };
     let number = table.definition().table_no;
     let _no_commits = store.freeze(number).await?;
-    store.drop_table_into(&mut batch, number);
+    store.drop_table_into(&mut batch, number).await?;
     registry.delete_with(id, batch).await?;
     store.evict_table(number);
     Ok(())
