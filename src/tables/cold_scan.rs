@@ -9,14 +9,15 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, BooleanBufferBuilder, Int64Array};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, Int64Array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::FilterBuilder;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
 use roaring::RoaringBitmap;
 
 use super::key_spec::KeySpec;
-use super::segment::{ScanFilter, Segment, cold_position};
+use super::scan::Deletions;
+use super::segment::{SEQ_FIELD_ID, ScanFilter, Segment, cold_position};
 use super::seq::Seq;
 use crate::error::{KalamError, Result};
 use crate::schema::TableDefinition;
@@ -30,6 +31,8 @@ pub(super) struct ColdRows {
     pub len: usize,
     /// Their positions, if they were asked for.
     pub positions: Option<Int64Array>,
+    /// Which of them were deleted, if that was asked for.
+    pub deleted: Option<BooleanArray>,
     columns: Vec<(u32, Option<ArrayRef>)>,
 }
 
@@ -49,6 +52,8 @@ pub(super) struct Wanted {
     pub positions: bool,
     /// Who sees them.
     pub snapshot: Seq,
+    /// Which deleted rows are wanted too; then each row says whether it was deleted.
+    pub deletions: Option<Deletions>,
 }
 
 #[derive(Debug)]
@@ -194,7 +199,10 @@ impl ColdReader {
             }
             Work::Group(segment, group) => {
                 let before = Before::of(&segment);
-                let (step, rows) = self.read_group(&segment, group, remaining).await?;
+                let (step, rows) = match self.wanted.deletions.clone() {
+                    None => self.read_group(&segment, group, remaining).await?,
+                    Some(deletions) => self.read_with_deleted(&segment, group, &deletions).await?,
+                };
                 self.count(&before, &segment, rows);
                 Ok(step)
             }
@@ -224,7 +232,7 @@ impl ColdReader {
         arrays: Vec<Option<ArrayRef>>,
     ) -> ColdRows {
         let columns = self.wanted.ids.iter().copied().zip(arrays).collect();
-        ColdRows { schema_version: segment.meta().schema_version, len, positions, columns }
+        ColdRows { schema_version: segment.meta().schema_version, len, positions, deleted: None, columns }
     }
 
     /// The visible rows of a row group, and how many rows were decoded for them.
@@ -272,6 +280,37 @@ impl ColdReader {
         Ok((Step::Rows(self.pick(segment, &rows, &all, mask.as_ref(), arrays)?), rows.len()))
     }
 
+    /// Like [`ColdReader::read_group`], with the rows that were deleted; their `_seq` is that of the deletion.
+    async fn read_with_deleted(&self, segment: &Segment, group: usize, deletions: &Deletions) -> Result<(Step, usize)> {
+        let rows = segment.meta().group_rows(group);
+        let visible = segment.visibility(group, self.wanted.snapshot).await?;
+        let hidden = self.hidden_in(segment);
+        let seen = |i: usize| {
+            visible.as_ref().is_none_or(|mask| mask.value(i)) && hidden.is_none_or(|h| !h.contains(rows.start + i as u32))
+        };
+        let mut deleted_at: Vec<Option<Seq>> = vec![None; rows.len()];
+        for (seq, deleted) in segment.marks().tombstones().iter().filter(|(seq, _)| deletions.contains(seq)) {
+            for row in deleted.range(rows.clone()) {
+                deleted_at[(row - rows.start) as usize] = Some(*seq);
+            }
+        }
+        let mask = BooleanBuffer::collect_bool(rows.len(), |i| deleted_at[i].is_some() || seen(i));
+        if mask.count_set_bits() == 0 {
+            return Ok((Step::Nothing, 0));
+        }
+        let mut arrays = segment.read_rows(group, &self.wanted.ids).await?;
+        for (_, array) in self.wanted.ids.iter().zip(&mut arrays).filter(|(id, _)| **id == SEQ_FIELD_ID) {
+            let Some(seqs) = array.as_ref() else { continue };
+            let seqs: &Int64Array = seqs.as_primitive();
+            let seqs = deleted_at.iter().zip(seqs.values()).map(|(deleted, seq)| deleted.unwrap_or(*seq));
+            *array = Some(Arc::new(Int64Array::from_iter_values(seqs)));
+        }
+        let all: Vec<Range<u32>> = vec![0..rows.len() as u32];
+        let mut picked = self.pick(segment, &rows, &all, Some(&mask), arrays)?;
+        picked.deleted = Some(mask.set_indices().map(|i| Some(deleted_at[i].is_some())).collect());
+        Ok((Step::Rows(picked), rows.len()))
+    }
+
     /// Leaves out what is not visible. `arrays` hold the rows of `ranges`, which count from the first of `rows`.
     fn pick(
         &self,
@@ -297,7 +336,7 @@ impl ColdReader {
         let positions = match positions {
             Some(positions) => {
                 let kept = filter(&(Arc::new(positions) as ArrayRef))?;
-                Some(arrow::array::AsArray::as_primitive(&kept).clone())
+                Some(kept.as_primitive().clone())
             }
             None => None,
         };

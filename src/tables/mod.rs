@@ -26,7 +26,7 @@ pub use log::{RequestId, ScopeKey};
 pub use pins::{ScopeHold, SnapshotPin};
 pub use provider::{BaseTableProvider, SharedTableProvider, TableProviderCore, TableProviders, with_system_columns};
 pub use rewrite::retained_since;
-pub use scan::{POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLUMN, TableScanExec};
+pub use scan::{DELETED_COLUMN, POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLUMN, TableScanExec};
 pub use segment::{
     CacheStatistics, ColumnMeta, DeleteVector, ROW_GROUP_ROWS, ROW_ID_FIELD_ID, SEGMENT_ROWS, SEQ_FIELD_ID, Segment,
     SegmentCache, SegmentMeta, SegmentRows, SegmentSource, SegmentWriter, cold_position, cold_row, decode_bitmap,

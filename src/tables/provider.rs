@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -15,7 +15,7 @@ use datafusion::logical_expr::utils::conjunction;
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::key_spec::KeySpec;
-use super::scan::{ScanColumn, TableScanExec, schema_with_system_columns, system_columns, table_columns};
+use super::scan::{DELETED_COLUMN, ScanColumn, TableScanExec, schema_with_system_columns, system_columns, table_columns};
 use super::segment::ScanFilter;
 use super::store::TableStore;
 use crate::error::{KalamError, Result};
@@ -63,7 +63,8 @@ impl TableProviderCore {
 
     /// The core for a table with the hidden columns that statements may name.
     pub fn with_nameable_columns(store: Arc<TableStore>, table: Arc<CachedTableData>) -> Result<Self> {
-        let nameable = system_columns(&table).into_iter().filter(|(_, c)| *c != ScanColumn::Position);
+        let deleted = (Field::new(DELETED_COLUMN, DataType::Boolean, false), ScanColumn::Deleted);
+        let nameable = system_columns(&table).into_iter().filter(|(_, c)| *c != ScanColumn::Position).chain([deleted]);
         let (fields, mut hidden): (Vec<Field>, Vec<ScanColumn>) = nameable.unzip();
         let own = table.arrow_schema()?;
         let fields = own.fields().iter().cloned().chain(fields.into_iter().map(Arc::new));
@@ -166,10 +167,12 @@ impl TableProviderCore {
         limit: Option<usize>,
     ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
         let (schema, columns) = self.projected(projection.map(Vec::as_slice))?;
-        let keys = self.keys(filters).map(Arc::from);
+        // Deleted rows are in no index, and their `_seq` is outside of what bounds say.
+        let deleted = columns.contains(&ScanColumn::Deleted);
+        let keys = if deleted { None } else { self.keys(filters).map(Arc::from) };
         // A filter above the scan would see too few rows if the scan stopped at the limit.
         let fetch = limit.filter(|_| filters.is_empty());
-        let filter = if keys.is_none() { self.filter(session, filters) } else { None };
+        let filter = if keys.is_none() && !deleted { self.filter(session, filters) } else { None };
         let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
         Ok(Arc::new(TableScanExec::new(store, table, schema, columns, keys, fetch).with_filter(filter)))
     }

@@ -6,10 +6,12 @@
 //! handed out without copying; a selection is applied only where rows of a chunk are not visible.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, UInt32Array};
+use arrow::buffer::BooleanBuffer;
 use arrow::compute::{self, FilterBuilder, FilterPredicate};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -28,6 +30,7 @@ use futures::StreamExt;
 use super::chunk::{Chunk, Visibility};
 use super::cold_scan::{ColdReader, ColdRows, Step, Wanted};
 use super::log::ScopeKey;
+use super::rewrite::retained_since;
 use super::pins::SnapshotPin;
 use super::segment::{ROW_ID_FIELD_ID, SEQ_FIELD_ID, ScanFilter};
 use super::seq::Seq;
@@ -43,6 +46,8 @@ pub const POSITION_COLUMN: &str = "_kalam_position";
 pub const SEQ_COLUMN: &str = "_seq";
 /// Name of the system column that identifies the rows of a table without a primary key.
 pub const ROW_ID_COLUMN: &str = "_rowid";
+/// Name of the system column that tells deleted rows, which only scans that name it give, from live ones.
+pub const DELETED_COLUMN: &str = "_deleted";
 
 /// A scan lets the host run after working for so long.
 const YIELD_AFTER_MS: u128 = 40;
@@ -103,7 +108,9 @@ pub enum ScanColumn {
     Seq,
     /// `_rowid`.
     RowId,
-    /// The position in the hot tier.
+    /// `_deleted`.
+    Deleted,
+    /// The row's position in its scope.
     Position,
 }
 
@@ -143,6 +150,9 @@ pub fn system_columns(table: &CachedTableData) -> Vec<(Field, ScanColumn)> {
     columns
 }
 
+/// Which deleted rows a scan gives: those of deletions from one `_seq` to another, both included.
+pub(super) type Deletions = RangeInclusive<Seq>;
+
 /// The scan; see the module's comment.
 #[derive(Debug, Clone)]
 pub struct TableScanExec {
@@ -154,6 +164,8 @@ pub struct TableScanExec {
     /// What rules out segments, row groups and pages.
     filter: Option<Arc<ScanFilter>>,
     fetch: Option<usize>,
+    /// Set when it is executed, if it names `_deleted`: then a deleted row has the `_seq` of its deletion.
+    deletions: Option<Deletions>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -181,6 +193,7 @@ impl TableScanExec {
             keys,
             filter: None,
             fetch,
+            deletions: None,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
@@ -201,6 +214,7 @@ impl DisplayAs for TableScanExec {
                 ScanColumn::Table { name, .. } => name,
                 ScanColumn::Seq => SEQ_COLUMN,
                 ScanColumn::RowId => ROW_ID_COLUMN,
+                ScanColumn::Deleted => DELETED_COLUMN,
                 ScanColumn::Position => POSITION_COLUMN,
             })
             .collect();
@@ -324,8 +338,11 @@ fn external(error: KalamError) -> DataFusionError {
 }
 
 impl TableScanExec {
-    async fn open(self, request: Arc<Request>, metrics: BaselineMetrics) -> Result<ChunkReader> {
+    async fn open(mut self, request: Arc<Request>, metrics: BaselineMetrics) -> Result<ChunkReader> {
         let hot = self.store.hot(&request.scope(&self.table), self.table.definition()).await?;
+        if self.columns.contains(&ScanColumn::Deleted) {
+            self.deletions = Some(retained_since(self.table.definition())..=request.snapshot);
+        }
         let wanted = self.wanted(request.snapshot);
         let (source, cold) = match &self.keys {
             None => {
@@ -359,10 +376,11 @@ impl TableScanExec {
             ScanColumn::Table { id, .. } => Some(*id),
             ScanColumn::Seq => Some(SEQ_FIELD_ID),
             ScanColumn::RowId => Some(ROW_ID_FIELD_ID),
-            ScanColumn::Position => None,
+            ScanColumn::Deleted | ScanColumn::Position => None,
         };
         let positions = self.columns.contains(&ScanColumn::Position);
-        Wanted { ids: self.columns.iter().filter_map(id).collect(), positions, snapshot }
+        let deletions = self.deletions.clone();
+        Wanted { ids: self.columns.iter().filter_map(id).collect(), positions, snapshot, deletions }
     }
 
     /// The batch of cold rows.
@@ -374,6 +392,10 @@ impl TableScanExec {
         let column = |column: &ScanColumn| match column {
             ScanColumn::Seq => rows.column(SEQ_FIELD_ID).cloned().ok_or_else(|| missing(SEQ_COLUMN)),
             ScanColumn::RowId => rows.column(ROW_ID_FIELD_ID).cloned().ok_or_else(|| missing(ROW_ID_COLUMN)),
+            ScanColumn::Deleted => {
+                let deleted = rows.deleted.clone().map(|d| Arc::new(d) as ArrayRef);
+                deleted.ok_or_else(|| missing(DELETED_COLUMN))
+            }
             ScanColumn::Position => {
                 let positions = rows.positions.clone().map(|p| Arc::new(p) as ArrayRef);
                 positions.ok_or_else(|| missing(POSITION_COLUMN))
@@ -406,6 +428,15 @@ impl TableScanExec {
     /// are converted after the rows are picked: what is not visible any more need not convert.
     fn column(&self, column: &ScanColumn, chunk: &Chunk, rows: &Pick) -> Result<ArrayRef> {
         Ok(match column {
+            ScanColumn::Seq if self.deletions.is_some() => {
+                let seq = |row| self.deletion(chunk, row).unwrap_or_else(|| chunk.seqs.value(row));
+                rows.of(&(Arc::new(Int64Array::from_iter_values((0..chunk.len()).map(seq))) as ArrayRef))?
+            }
+            ScanColumn::Deleted => {
+                let deleted: BooleanArray =
+                    (0..chunk.len()).map(|row| Some(self.deletion(chunk, row).is_some())).collect();
+                rows.of(&(Arc::new(deleted) as ArrayRef))?
+            }
             ScanColumn::Seq => rows.of(&(Arc::new(chunk.seqs.clone()) as ArrayRef))?,
             ScanColumn::RowId => match &chunk.row_ids {
                 Some(ids) => rows.of(&(Arc::new(ids.clone()) as ArrayRef))?,
@@ -424,6 +455,22 @@ impl TableScanExec {
                 self.as_now(column, array, chunk.schema_version, rows.len(chunk))?
             }
         })
+    }
+
+    /// When a row was deleted, if the scan gives it as such.
+    fn deletion(&self, chunk: &Chunk, row: usize) -> Option<Seq> {
+        let deletions = self.deletions.as_ref()?;
+        chunk.deleted_at(row).filter(|seq| deletions.contains(seq))
+    }
+
+    /// Which rows of a chunk the scan gives.
+    fn visibility(&self, chunk: &Chunk, snapshot: Seq) -> Visibility {
+        if self.deletions.is_none() {
+            return chunk.visibility(snapshot);
+        }
+        let shown = |row| chunk.visible(row, snapshot) || self.deletion(chunk, row).is_some();
+        let mask = BooleanBuffer::collect_bool(chunk.len(), shown);
+        if mask.count_set_bits() == 0 { Visibility::None } else { Visibility::Some(mask) }
     }
 
     /// Leads values through every type that their column had since they were written.
@@ -552,7 +599,7 @@ impl ChunkReader {
             }
             Source::Chunks(chunks) => {
                 let Some(chunk) = chunks.get(at) else { return Ok(None) };
-                Ok(Some(match chunk.visibility(self.request.snapshot) {
+                Ok(Some(match self.scan.visibility(chunk, self.request.snapshot) {
                     Visibility::None => None,
                     Visibility::All => Some(self.scan.batch(chunk, &Pick::All)?),
                     Visibility::First(rows) => Some(self.scan.batch(chunk, &Pick::Range(0, rows))?),

@@ -199,7 +199,7 @@ pub fn bound(segment: &Segment, column: &ScanColumn, min: bool) -> Option<Scalar
 /// How many values of a column of a segment are NULL, ended rows included.
 pub fn null_count(segment: &Segment, column: &ScanColumn) -> Option<u64> {
     match column {
-        ScanColumn::Seq | ScanColumn::RowId | ScanColumn::Position => Some(0),
+        ScanColumn::Seq | ScanColumn::RowId | ScanColumn::Deleted | ScanColumn::Position => Some(0),
         ScanColumn::Table { id, initial, .. } => Some(match segment.meta().column(*id) {
             Some(written) => written.nulls.into(),
             None if initial.is_some() => 0,
