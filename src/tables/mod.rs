@@ -8,6 +8,7 @@ mod hot;
 mod key_spec;
 mod log;
 mod manifest;
+mod ordered_scan;
 mod pins;
 mod provider;
 mod replay;

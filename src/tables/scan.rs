@@ -18,21 +18,24 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ColumnStatistics, DataFusionError, ScalarValue, Statistics, stats::Precision};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_expr_common::physical_expr::fmt_sql;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
-use futures::StreamExt;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, SortOrderPushdownResult,
+};
+use futures::{StreamExt, TryStreamExt};
 
 use super::chunk::{Chunk, Visibility};
 use super::cold_scan::{ColdReader, ColdRows, Step, Wanted};
 use super::log::ScopeKey;
 use super::rewrite::retained_since;
 use super::pins::SnapshotPin;
-use super::segment::{ROW_ID_FIELD_ID, SEQ_FIELD_ID, ScanFilter};
+use super::ordered_scan;
+use super::segment::{ROW_ID_FIELD_ID, SEQ_FIELD_ID, ScanFilter, Segment};
 use super::seq::Seq;
 use super::store::TableStore;
 use crate::error::{ErrorCode, KalamError, Result};
@@ -164,6 +167,8 @@ pub struct TableScanExec {
     /// What rules out segments, row groups and pages.
     filter: Option<Arc<ScanFilter>>,
     fetch: Option<usize>,
+    /// The order that it promises: one of the key.
+    order: Option<LexOrdering>,
     /// Set when it is executed, if it names `_deleted`: then a deleted row has the `_seq` of its deletion.
     deletions: Option<Deletions>,
     properties: Arc<PlanProperties>,
@@ -193,6 +198,7 @@ impl TableScanExec {
             keys,
             filter: None,
             fetch,
+            order: None,
             deletions: None,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
@@ -225,6 +231,9 @@ impl DisplayAs for TableScanExec {
         }
         if let Some(filter) = &self.filter {
             write!(f, ", filter={}", fmt_sql(filter.expr().as_ref()))?;
+        }
+        if let Some(order) = &self.order {
+            write!(f, ", order=[{order}]")?;
         }
         if let Some(fetch) = self.fetch {
             write!(f, ", fetch={fetch}")?;
@@ -280,14 +289,44 @@ impl ExecutionPlan for TableScanExec {
         let schema = self.schema();
         let metrics = BaselineMetrics::new(&self.metrics, 0);
         let scan = self.clone();
-        let open = async move { scan.open(request, metrics).await.map_err(external) };
+        let open = async move {
+            match scan.order.clone() {
+                Some(order) => scan.open_in_order(request, metrics, &order, &context).await,
+                None => Ok(scan.open(request, metrics).await.map_err(external)?.into_stream()),
+            }
+        };
         let stream = futures::stream::once(open)
             .map(|opened| match opened {
-                Ok(reader) => reader.into_stream().boxed(),
+                Ok(stream) => stream,
                 Err(error) => futures::stream::iter([Err(error)]).boxed(),
             })
             .flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))
+    }
+
+    fn try_pushdown_sort(
+        &self,
+        order: &[PhysicalSortExpr],
+    ) -> datafusion::common::Result<SortOrderPushdownResult<Arc<dyn ExecutionPlan>>> {
+        let definition = self.table.definition();
+        let Some(wanted) = LexOrdering::new(order.to_vec()) else { return Ok(SortOrderPushdownResult::Unsupported) };
+        let pays = || {
+            let scope = ScopeKey { table_no: definition.table_no, user: None };
+            let hot = self.store.loaded(&scope).filter(|_| definition.table_type != TableType::User);
+            hot.is_some_and(|hot| ordered_scan::pays(&hot.view().segments, hot.statistics().live_rows))
+        };
+        if self.keys.is_some() || !ordered_scan::is_key_order(definition, &self.columns, order) || !pays() {
+            return Ok(SortOrderPushdownResult::Unsupported);
+        }
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new_with_orderings(self.schema(), [order.to_vec()]),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        let metrics = ExecutionPlanMetricsSet::new();
+        let inner = Self { order: Some(wanted), properties: Arc::new(properties), metrics, ..self.clone() };
+        Ok(SortOrderPushdownResult::Exact { inner: Arc::new(inner) })
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -333,16 +372,14 @@ impl ExecutionPlan for TableScanExec {
     }
 }
 
-fn external(error: KalamError) -> DataFusionError {
+pub(super) fn external(error: KalamError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 
 impl TableScanExec {
     async fn open(mut self, request: Arc<Request>, metrics: BaselineMetrics) -> Result<ChunkReader> {
         let hot = self.store.hot(&request.scope(&self.table), self.table.definition()).await?;
-        if self.columns.contains(&ScanColumn::Deleted) {
-            self.deletions = Some(retained_since(self.table.definition())..=request.snapshot);
-        }
+        self.deletions = self.deletions_of(&request);
         let wanted = self.wanted(request.snapshot);
         let (source, cold) = match &self.keys {
             None => {
@@ -368,6 +405,44 @@ impl TableScanExec {
         };
         let remaining = self.fetch.unwrap_or(usize::MAX);
         Ok(ChunkReader { scan: self, request, cold, source, next: 0, remaining, metrics, worked: Instant::now() })
+    }
+
+    /// Like [`TableScanExec::open`], in the order of the key.
+    async fn open_in_order(
+        mut self,
+        request: Arc<Request>,
+        metrics: BaselineMetrics,
+        order: &LexOrdering,
+        context: &TaskContext,
+    ) -> datafusion::common::Result<Batches> {
+        let hot = self.store.hot(&request.scope(&self.table), self.table.definition()).await.map_err(external)?;
+        self.deletions = self.deletions_of(&request);
+        let (view, schema) = (hot.view(), self.schema());
+        let (lanes, others) = ordered_scan::lanes(&view.segments, hot.key());
+        // Rows count once, when they leave.
+        let reader = |segments: &[Arc<Segment>], chunks, remaining| {
+            let wanted = self.wanted(request.snapshot);
+            let cold = ColdReader::scan(segments, wanted, self.filter.clone(), &self.metrics);
+            let (scan, request, metrics) = (self.clone(), Arc::clone(&request), metrics.intermediate());
+            let source = Source::Chunks(chunks);
+            let reader = ChunkReader { scan, request, cold, source, next: 0, remaining, metrics, worked: Instant::now() };
+            let stream = RecordBatchStreamAdapter::new(Arc::clone(&schema), reader.into_stream());
+            Box::pin(stream) as SendableRecordBatchStream
+        };
+        let remaining = self.fetch.unwrap_or(usize::MAX);
+        let mut streams: Vec<_> = lanes.iter().map(|lane| reader(lane, Arc::default(), remaining)).collect();
+        if !view.chunks.is_empty() || !others.is_empty() || streams.is_empty() {
+            let unsorted = reader(&others, Arc::clone(&view.chunks), usize::MAX);
+            streams.push(ordered_scan::sorted(unsorted, order.clone(), self.fetch));
+        }
+        let merged = ordered_scan::merged(streams, order, self.fetch, &metrics, context)?;
+        Ok(merged.inspect_ok(move |batch| metrics.record_output(batch.num_rows())).boxed())
+    }
+
+    /// The deleted rows that it gives.
+    fn deletions_of(&self, request: &Request) -> Option<Deletions> {
+        let named = self.columns.contains(&ScanColumn::Deleted);
+        named.then(|| retained_since(self.table.definition())..=request.snapshot)
     }
 
     /// What it needs of cold rows.
@@ -523,7 +598,7 @@ impl Pick {
 
 type Rows = Vec<(Arc<Chunk>, usize)>;
 
-fn column_statistics(segments: &[Arc<super::segment::Segment>], column: &ScanColumn) -> ColumnStatistics {
+fn column_statistics(segments: &[Arc<Segment>], column: &ScanColumn) -> ColumnStatistics {
     let bound = |min: bool| {
         let bounds = segments.iter().map(|s| super::segment::bound(s, column, min)).collect::<Option<Vec<_>>>();
         let better = |a: ScalarValue, b: ScalarValue| if (b < a) == min { b } else { a };
@@ -543,6 +618,8 @@ enum Source {
     Rows(Rows),
 }
 
+type Batches = futures::stream::BoxStream<'static, datafusion::common::Result<RecordBatch>>;
+
 /// Gives the batches of a scan one by one.
 struct ChunkReader {
     scan: TableScanExec,
@@ -556,10 +633,11 @@ struct ChunkReader {
 }
 
 impl ChunkReader {
-    fn into_stream(self) -> impl futures::Stream<Item = datafusion::common::Result<RecordBatch>> + Send {
+    fn into_stream(self) -> Batches {
         futures::stream::unfold(self, |mut reader| async move {
             reader.next_batch().await.map_err(external).transpose().map(|batch| (batch, reader))
         })
+        .boxed()
     }
 
     async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
