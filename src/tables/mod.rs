@@ -34,10 +34,12 @@ pub use segment::{
     encode_bitmap, write_segment,
 };
 pub use seq::{Seq, SeqGenerator, SeqSpan};
-pub use store::{ColdCheck, PreparedRows, Receipt, ScopeWrite, StoreStatistics, TableStore, prepare_rows};
+pub use store::{
+    ColdCheck, Freeze, NewScope, PreparedRows, Receipt, ScopeWrite, StoreStatistics, TableStore, prepare_rows,
+};
 pub use store_cold::{Due, DueWork, Rewritten};
 pub use system::{
-    AuditRecord, Gauges, INFORMATION_SCHEMA, JobRecord, JobStatus, LiveQueries, LiveQueryRow, SYSTEM_NAMESPACE,
+    AuditRecord, Gauges, INFORMATION_SCHEMA, JobRecord, JobStatus, Jobs, LiveQueries, LiveQueryRow, SYSTEM_NAMESPACE,
     StorageRecord, StorageRegistry, StorageStore, SystemProviders, SystemTable, SystemTableExec, SystemTableProvider,
     SystemTablesRegistry, UserRecord, is_system_namespace,
 };

@@ -187,7 +187,7 @@ impl TableStore {
             // Without rows there are only delete vectors to write.
             let switch = Switch { hot: Some(taken).filter(|_| some), ..Switch::default() };
             done.segments += u64::from(built.is_some());
-            self.rewrite(scope, definition, &hot, switch, built).await?;
+            self.put_in_place(scope, definition, &hot, switch, built).await?;
             done.rows += live;
         }
         self.sweep(scope, &hot).await?;
@@ -222,7 +222,7 @@ impl TableStore {
             let built = rewrite::build(definition, hot.take_segment_number(), sources).await?;
             done.segments += u64::from(built.is_some());
             done.rows += built.as_ref().map_or(0, |b| b.live);
-            self.rewrite(scope, definition, &hot, Switch { remove, ..Switch::default() }, built).await?;
+            self.put_in_place(scope, definition, &hot, Switch { remove, ..Switch::default() }, built).await?;
             self.sweep(scope, &hot).await?;
         }
         self.sweep(scope, &hot).await?;
@@ -241,7 +241,7 @@ impl TableStore {
     }
 
     /// Puts what was built in place, in memory and in storage, and ends when that is durable.
-    async fn rewrite(
+    async fn put_in_place(
         self: &Arc<Self>,
         scope: &ScopeKey,
         definition: &TableDefinition,
@@ -325,6 +325,29 @@ impl TableStore {
             self.join_rewrite(&mut commits, scope, batch, Vec::new())
         };
         future.await.map(drop)
+    }
+
+    /// Adds to a batch: what a table has goes, and something else comes in the same transaction. Its segments are retired,
+    /// so that who reads them goes on, and their numbers are not used again.
+    pub(super) async fn retire_table_into(&self, batch: &mut WriteBatch, table_no: u32) -> Result<()> {
+        for scope in self.scopes(table_no).await? {
+            batch.delete_range(Partition::Log, scope.range());
+            let found = manifest::read(self.backend.as_ref(), &scope).await?;
+            if found.next_segment == 0 {
+                continue;
+            }
+            for (meta, _) in &found.segments {
+                manifest::retire(&scope, meta.number, batch);
+            }
+            let hot = self.loaded(&scope);
+            // A rewrite that came to nothing may have taken more numbers.
+            let next = hot.as_ref().map_or(0, |hot| hot.take_segment_number()).max(found.next_segment);
+            manifest::put_head(&scope, next, batch);
+            for segment in hot.iter().flat_map(|hot| hot.segments().to_vec()) {
+                self.retired.lock().insert(segment.blob_id().to_vec(), Arc::downgrade(&segment));
+            }
+        }
+        Ok(())
     }
 
     /// Writes down that a segment was found damaged. Its readers have heard so already.
