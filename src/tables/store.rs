@@ -300,6 +300,11 @@ impl TableStore {
         self.pins.hold(None)
     }
 
+    /// Ends when no statement keeps all rows at their positions.
+    pub async fn all_released(&self) {
+        self.pins.all_released().await;
+    }
+
     /// The cache of what was read of segments.
     pub fn cache(&self) -> &Arc<SegmentCache> {
         &self.cache
