@@ -138,7 +138,10 @@ impl Drop for ScopeHold {
             None => {
                 held.all -= 1;
                 if held.all == 0 {
-                    held.waiting.drain(..).for_each(|waiter| drop(waiter.send(())));
+                    for waiter in held.waiting.drain(..) {
+                        // Nobody may be waiting any more.
+                        let _ = waiter.send(());
+                    }
                 }
             }
             Some(scope) => {
