@@ -384,7 +384,7 @@ impl TableScanExec {
         let (source, cold) = match &self.keys {
             None => {
                 let view = hot.view();
-                let cold = ColdReader::scan(&view.segments, wanted, self.filter.clone(), &self.metrics);
+                let cold = ColdReader::scan(&view.segments, wanted, self.pruning(&view.segments), &self.metrics);
                 (Source::Chunks(view.chunks), cold)
             }
             Some(keys) => {
@@ -422,7 +422,7 @@ impl TableScanExec {
         // Rows count once, when they leave.
         let reader = |segments: &[Arc<Segment>], chunks, remaining| {
             let wanted = self.wanted(request.snapshot);
-            let cold = ColdReader::scan(segments, wanted, self.filter.clone(), &self.metrics);
+            let cold = ColdReader::scan(segments, wanted, self.pruning(segments), &self.metrics);
             let (scan, request, metrics) = (self.clone(), Arc::clone(&request), metrics.intermediate());
             let source = Source::Chunks(chunks);
             let reader = ChunkReader { scan, request, cold, source, next: 0, remaining, metrics, worked: Instant::now() };
@@ -437,6 +437,16 @@ impl TableScanExec {
         }
         let merged = ordered_scan::merged(streams, order, self.fetch, &metrics, context)?;
         Ok(merged.inspect_ok(move |batch| metrics.record_output(batch.num_rows())).boxed())
+    }
+
+    /// The filter, as far as bounds say what it rules out: a deleted row is shown with the `_seq` of its deletion, which
+    /// no bound knows.
+    fn pruning(&self, segments: &[Arc<Segment>]) -> Option<Arc<ScanFilter>> {
+        let shows_deleted = self.deletions.as_ref().is_some_and(|deletions| {
+            let shown = |s: &Arc<Segment>| s.marks().tombstones().iter().any(|(seq, _)| deletions.contains(seq));
+            segments.iter().any(shown)
+        });
+        self.filter.clone().filter(|_| !shows_deleted)
     }
 
     /// The deleted rows that it gives.
