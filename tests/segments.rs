@@ -168,7 +168,10 @@ fn cold_rows_answer_as_hot_ones() -> Result<()> {
     };
     let compare = |when: &str| -> Result<()> {
         for filter in FILTERS {
-            for query in ["SELECT * FROM {} WHERE # ORDER BY id", "SELECT count(*), min(t), max(big), sum(small) FROM {} WHERE #"] {
+            for query in [
+                "SELECT * FROM {} WHERE # ORDER BY id",
+                "SELECT count(*), min(t), max(big), sum(small) FROM {} WHERE #",
+            ] {
                 let query = query.replace('#', filter);
                 let (hot, cold) = (db.rows(&query.replace("{}", "hot"))?, db.rows(&query.replace("{}", "cold"))?);
                 assert_eq!(hot, cold, "{when}: {query}");
@@ -195,7 +198,12 @@ fn cold_rows_answer_as_hot_ones() -> Result<()> {
     compare("changed and flushed")?;
     let error = db.error("INSERT INTO cold (id) VALUES (5)");
     assert_eq!(error.code(), ErrorCode::UniqueViolation);
-    for alter in ["ALTER COLUMN small TYPE INT", "ALTER COLUMN n TYPE TEXT", "ADD COLUMN late INT DEFAULT 9", "RENAME COLUMN t TO title"] {
+    for alter in [
+        "ALTER COLUMN small TYPE INT",
+        "ALTER COLUMN n TYPE TEXT",
+        "ADD COLUMN late INT DEFAULT 9",
+        "RENAME COLUMN t TO title",
+    ] {
         both(&|t| format!("ALTER TABLE {t} {alter}"))?;
     }
     for filter in ["small > 40", "n = '5.05'", "n > '25'", "late = 9", "late IS NULL", "late > 9", "title = 'text 5'"] {
@@ -216,7 +224,9 @@ fn cold_rows_answer_as_hot_ones() -> Result<()> {
 fn large() -> Result<Database> {
     let db = Database::open()?;
     db.exec("CREATE TABLE t (id INT PRIMARY KEY, v INT, s TEXT)")?;
-    db.exec("INSERT INTO t SELECT value, value % 1000, 'row ' || CAST(value % 97 AS TEXT) FROM generate_series(0, 99999)")?;
+    db.exec(
+        "INSERT INTO t SELECT value, value % 1000, 'row ' || CAST(value % 97 AS TEXT) FROM generate_series(0, 99999)",
+    )?;
     db.exec("STORAGE FLUSH TABLE t")?;
     Ok(db)
 }
@@ -228,7 +238,11 @@ fn scans_read_what_they_need() -> Result<()> {
     let reopened = Database::on(Arc::new(db.backend.reopen()))?;
     // Counting decodes nothing.
     let scan = reopened.scan_of("SELECT count(*) FROM t")?;
-    assert_eq!((metric(&scan, "output_rows"), metric(&scan, "rows_read"), metric(&scan, "bytes_read")), (100_000, 0, 0), "{scan}");
+    assert_eq!(
+        (metric(&scan, "output_rows"), metric(&scan, "rows_read"), metric(&scan, "bytes_read")),
+        (100_000, 0, 0),
+        "{scan}"
+    );
     // A range of the key: one page.
     let scan = reopened.scan_of("SELECT * FROM t WHERE id BETWEEN 50000 AND 50010")?;
     assert!(scan.contains("filter=id >= 50000 AND id <= 50010"), "{scan}");
