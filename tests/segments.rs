@@ -133,7 +133,7 @@ const FILTERS: &[&str] = &[
     "f > 30",
     "f = 0",
     "f < 0",
-    "f >= 'NaN'",
+    "f >= CAST('NaN' AS FLOAT)",
     "f IS NULL OR f > 1e30",
     "d < -90",
     "d > 90 AND id < 200",
