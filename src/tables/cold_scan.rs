@@ -162,7 +162,6 @@ impl ColdReader {
     }
 
     /// Leaves out rows, by segment, that the request's own transaction has ended.
-    #[expect(dead_code, reason = "for transactions")]
     pub fn hide(&mut self, hidden: Vec<(u32, RoaringBitmap)>) {
         self.hidden = hidden;
     }

@@ -9,6 +9,7 @@ mod key_spec;
 mod log;
 mod manifest;
 mod ordered_scan;
+mod overlay;
 mod pins;
 mod provider;
 mod replay;
@@ -24,8 +25,13 @@ mod system;
 pub use hot::{HotStatistics, HotTable, View};
 pub use key_spec::KeySpec;
 pub use log::{RequestId, ScopeKey};
+pub use overlay::{OWN_ROWS, OverlayView, StatementWrite, Transaction, TransactionView, altered};
 pub use pins::{ScopeHold, SnapshotPin};
-pub use provider::{BaseTableProvider, SharedTableProvider, TableProviderCore, TableProviders, with_system_columns};
+pub use provider::{
+    BaseTableProvider, SharedKind, SharedTableProvider, StoredTableProvider, StreamKind, StreamTableProvider,
+    TableKind, TableProviderCore, TableProviders, UserKind, UserTableProvider, stored_core, stored_provider,
+    with_system_columns,
+};
 pub use rewrite::retained_since;
 pub use scan::{DELETED_COLUMN, POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLUMN, TableScanExec};
 pub use segment::{

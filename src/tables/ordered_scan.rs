@@ -24,6 +24,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::cold_scan::ColdReader;
 use super::key_spec::KeySpec;
+use super::overlay::OverlayView;
 use super::scan::{Batches, ChunkReader, Request, ScanColumn, Source, TableScanExec, external};
 use super::segment::Segment;
 use crate::platform::Instant;
@@ -42,25 +43,31 @@ impl TableScanExec {
         order: &LexOrdering,
         context: &TaskContext,
     ) -> datafusion::common::Result<Batches> {
-        let hot = self.store.hot(&request.scope(&self.table), self.table.definition()).await.map_err(external)?;
+        let (overlay, hot) = self.rows_of(&request).await.map_err(external)?;
+        let oldest = hot.expired_below(request.now_ms);
         self.deletions = self.deletions_of(&request);
         let (view, schema) = (hot.view(), self.schema());
         let (lanes, others) = lanes(&view.segments, hot.key());
         // Rows count once, when they leave.
         let reader = |segments: &[Arc<Segment>], chunks, remaining| {
             let wanted = self.wanted(request.snapshot);
-            let cold = ColdReader::scan(segments, wanted, self.pruning(segments), &self.metrics);
+            let mut cold = ColdReader::scan(segments, wanted, self.pruning(segments), &self.metrics);
+            if let Some(overlay) = &overlay {
+                cold.hide(overlay.hidden_cold());
+            }
+            let overlay = overlay.clone();
             let (scan, request, metrics) = (self.clone(), Arc::clone(&request), metrics.intermediate());
             let source = Source::Chunks(chunks);
             let reader =
-                ChunkReader { scan, request, cold, source, next: 0, remaining, metrics, worked: Instant::now() };
+                ChunkReader { scan, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked: Instant::now() };
             let stream = RecordBatchStreamAdapter::new(Arc::clone(&schema), reader.into_stream());
             Box::pin(stream) as SendableRecordBatchStream
         };
         let remaining = self.fetch.unwrap_or(usize::MAX);
         let mut streams: Vec<_> = lanes.iter().map(|lane| reader(lane, Arc::default(), remaining)).collect();
-        if !view.chunks.is_empty() || !others.is_empty() || streams.is_empty() {
-            let unsorted = reader(&others, Arc::clone(&view.chunks), usize::MAX);
+        let chunks = overlay.as_ref().map_or_else(|| Arc::clone(&view.chunks), OverlayView::chunks);
+        if !chunks.is_empty() || !others.is_empty() || streams.is_empty() {
+            let unsorted = reader(&others, chunks, usize::MAX);
             streams.push(sorted(unsorted, order.clone(), self.fetch));
         }
         let merged = merged(streams, order, self.fetch, &metrics, context)?;

@@ -31,16 +31,18 @@ use futures::StreamExt;
 
 use super::chunk::{Chunk, Visibility};
 use super::cold_scan::{ColdReader, Step};
+use super::hot::HotTable;
 use super::log::ScopeKey;
 use super::ordered_scan;
+use super::overlay::{OverlayView, TransactionView};
 use super::pins::SnapshotPin;
 use super::rewrite::retained_since;
-use super::segment::{ScanFilter, column_statistics};
+use super::segment::{ScanFilter, Segment, column_statistics};
 use super::seq::Seq;
 use super::store::TableStore;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Instant};
-use crate::schema::{CachedTableData, SchemaChange, SchemaVersion, TableType};
+use crate::schema::{CachedTableData, Role, SchemaChange, SchemaVersion, TableType};
 use crate::types::{ColumnBuilder, KalamDataType, coerce_array};
 
 /// Name of the hidden column with a row's position; only the engine's own statements name it.
@@ -60,6 +62,10 @@ const YIELD_AFTER_MS: u128 = 40;
 pub struct Request {
     /// Whose USER tables it sees.
     pub user: Arc<str>,
+    /// What it may use.
+    pub role: Role,
+    /// When it began, in milliseconds since the epoch: the age of events is told from here.
+    pub now_ms: u64,
     /// What it reads.
     pub snapshot: Seq,
     /// Keeps the snapshot readable.
@@ -68,6 +74,8 @@ pub struct Request {
     pub cancelled: Arc<AtomicBool>,
     /// When the request gives up by itself.
     pub deadline: Option<Instant>,
+    /// The open transaction that it belongs to; `snapshot` is then that of the transaction.
+    pub transaction: Option<TransactionView>,
 }
 
 impl Request {
@@ -83,11 +91,13 @@ impl Request {
         Ok(())
     }
 
-    /// The scope of a table that this request may see.
-    pub fn scope(&self, table: &CachedTableData) -> ScopeKey {
+    /// The scope of a table that this request sees: every read and every change of rows gets its scope here. Fails if
+    /// its role may not use the table.
+    pub fn scope(&self, table: &CachedTableData) -> Result<ScopeKey> {
         let definition = table.definition();
+        self.role.check_access(definition)?;
         let user = (definition.table_type == TableType::User).then(|| Arc::clone(&self.user));
-        ScopeKey { table_no: definition.table_no, user }
+        Ok(ScopeKey { table_no: definition.table_no, user })
     }
 }
 
@@ -378,25 +388,46 @@ pub(super) fn external(error: KalamError) -> DataFusionError {
 }
 
 impl TableScanExec {
+    /// The scope that it reads, the changes of it by the request's transaction, and its rows.
+    pub(super) async fn rows_of(&self, request: &Request) -> Result<(Option<OverlayView>, Arc<HotTable>)> {
+        let scope = request.scope(&self.table)?;
+        let overlay = match &request.transaction {
+            Some(transaction) => transaction.overlay(&scope, self.table.schema_version())?,
+            None => None,
+        };
+        let hot = match &overlay {
+            Some(overlay) => Arc::clone(overlay.base()),
+            None => self.store.hot(&scope, self.table.definition()).await?,
+        };
+        Ok((overlay, hot))
+    }
+
     async fn open(mut self, request: Arc<Request>, metrics: BaselineMetrics) -> Result<ChunkReader> {
-        let hot = self.store.hot(&request.scope(&self.table), self.table.definition()).await?;
+        let (overlay, hot) = self.rows_of(&request).await?;
+        let oldest = hot.expired_below(request.now_ms);
         self.deletions = self.deletions_of(&request);
         let wanted = self.wanted(request.snapshot);
-        let (source, cold) = match &self.keys {
+        let (source, mut cold) = match &self.keys {
             None => {
                 let view = hot.view();
                 let cold = ColdReader::scan(&view.segments, wanted, self.pruning(&view.segments), &self.metrics);
-                (Source::Chunks(view.chunks), cold)
+                // A scope that a transaction changes is held: its chunks are those of the view.
+                (Source::Chunks(overlay.as_ref().map_or(view.chunks, OverlayView::chunks)), cold)
             }
             Some(keys) => {
                 let mut rows = Rows::new();
                 let mut missing = Vec::new();
                 for key in keys.iter() {
-                    match hot.lookup(key, request.snapshot)? {
+                    let found = match &overlay {
+                        Some(overlay) => overlay.lookup(key)?,
+                        None => hot.lookup(key, request.snapshot)?,
+                    };
+                    match found {
                         Some(row) => rows.push(row),
                         None => missing.push(key.clone()),
                     }
                 }
+                rows.retain(|(chunk, row)| chunk.seqs.value(*row) >= oldest);
                 // The segments after the index: rows move from the hot tier to segments, never back.
                 let (segments, definition) = (hot.view().segments, self.table.definition());
                 let cold =
@@ -404,8 +435,11 @@ impl TableScanExec {
                 (Source::Rows(rows), cold)
             }
         };
-        let remaining = self.fetch.unwrap_or(usize::MAX);
-        Ok(ChunkReader { scan: self, request, cold, source, next: 0, remaining, metrics, worked: Instant::now() })
+        if let Some(overlay) = &overlay {
+            cold.hide(overlay.hidden_cold());
+        }
+        let (remaining, worked) = (self.fetch.unwrap_or(usize::MAX), Instant::now());
+        Ok(ChunkReader { scan: self, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked })
     }
 
     /// The filter, as far as bounds say what it rules out: a deleted row is shown with the `_seq` of its deletion, which
@@ -485,12 +519,21 @@ impl TableScanExec {
     }
 
     /// Which rows of a chunk the scan gives.
-    fn visibility(&self, chunk: &Chunk, snapshot: Seq) -> Visibility {
+    fn visibility(&self, chunk: &Chunk, overlay: Option<&OverlayView>, oldest: Seq, snapshot: Seq) -> Visibility {
+        let live = match overlay {
+            Some(overlay) => overlay.visibility(chunk, oldest),
+            None => chunk.visibility_since(oldest, snapshot),
+        };
         if self.deletions.is_none() {
-            return chunk.visibility(snapshot);
+            return live;
         }
-        let shown = |row| chunk.visible(row, snapshot) || self.deletion(chunk, row).is_some();
-        let mask = BooleanBuffer::collect_bool(chunk.len(), shown);
+        let is_live = |row| match &live {
+            Visibility::None => false,
+            Visibility::All => true,
+            Visibility::First(rows) => row < *rows,
+            Visibility::Some(mask) => mask.value(row),
+        };
+        let mask = BooleanBuffer::collect_bool(chunk.len(), |row| is_live(row) || self.deletion(chunk, row).is_some());
         if mask.count_set_bits() == 0 { Visibility::None } else { Visibility::Some(mask) }
     }
 
@@ -556,8 +599,12 @@ pub(super) type Batches = futures::stream::BoxStream<'static, datafusion::common
 pub(super) struct ChunkReader {
     pub(super) scan: TableScanExec,
     pub(super) request: Arc<Request>,
+    /// What the request's transaction changed.
+    pub(super) overlay: Option<OverlayView>,
     pub(super) cold: ColdReader,
     pub(super) source: Source,
+    /// Rows with a lower `_seq` are events that are too old.
+    pub(super) oldest: Seq,
     pub(super) next: usize,
     pub(super) remaining: usize,
     pub(super) metrics: BaselineMetrics,
@@ -609,7 +656,7 @@ impl ChunkReader {
             }
             Source::Chunks(chunks) => {
                 let Some(chunk) = chunks.get(at) else { return Ok(None) };
-                Ok(Some(match self.scan.visibility(chunk, self.request.snapshot) {
+                Ok(Some(match self.scan.visibility(chunk, self.overlay.as_ref(), self.oldest, self.request.snapshot) {
                     Visibility::None => None,
                     Visibility::All => Some(self.scan.batch(chunk, &Pick::All)?),
                     Visibility::First(rows) => Some(self.scan.batch(chunk, &Pick::Range(0, rows))?),

@@ -58,16 +58,21 @@ impl TableStore {
                 }
                 return Err(error);
             }
-            batch.delete_range(Partition::Log, scope.range());
+            if !hot.is_stream() {
+                batch.delete_range(Partition::Log, scope.range());
+            }
         }
         let last_seq = span.last();
+        let stored = !batch.is_empty();
+        let durability = if stored { durability } else { Durability::Memory };
         let scopes = scopes.into_iter().map(|(scope, _)| scope).collect();
         let future = self.join(&mut commits, Member { batch, last_seq, durability, scopes, segments: Vec::new() });
         drop(commits);
         let seq = span.last();
         let store = Arc::clone(self);
         Ok(async move {
-            let durability = future.await?;
+            let reached = future.await?;
+            let durability = if stored { reached } else { Durability::Memory };
             store.commit_count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             Ok((rows, Receipt { seq, durability }))
         })
