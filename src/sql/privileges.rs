@@ -23,6 +23,10 @@ pub fn check(role: Role, statement: &Statement) -> Result<()> {
         Statement::Storage { .. } => (Privilege::Administer, "STORAGE FLUSH".to_owned()),
         Statement::ShowManifest(_) => return role.require_role(Role::Service, "SHOW MANIFEST"),
         Statement::KillJob(_) => (Privilege::Administer, "KILL JOB".to_owned()),
+        Statement::Storage { compact, .. } => {
+            (Privilege::Administer, if *compact { "STORAGE COMPACT" } else { "STORAGE FLUSH" }.to_owned())
+        }
+        Statement::ShowManifest(_) => return role.require_role(Role::Service, "SHOW MANIFEST"),
         Statement::ShowStats => return role.require_role(Role::Service, "SHOW STATS"),
         Statement::Explain { statement, .. } => return check(role, statement),
         // Whether one may act as that user depends on who it is.
