@@ -191,7 +191,6 @@ impl Transaction {
         let mut found = BTreeMap::new();
         let spec = overlay.base.key();
         let mut replaced = write.replaced.iter();
-        let mut missing = Vec::new();
         for part in &write.rows {
             if spec.is_row_id() {
                 // Row ids are never used again. Only new versions of rows bring theirs.
@@ -395,22 +394,11 @@ impl OverlayView {
         &self.overlay.base
     }
 
-    /// The chunks of own rows, for [`OverlayView::visibility`].
-    pub fn own_chunks(&self) -> Arc<Vec<Arc<Chunk>>> {
-        self.overlay.own.chunks()
-    }
-
-    /// The rows of segments that the transaction has ended, by segment.
-    pub fn hidden_cold(&self) -> Vec<(u32, RoaringBitmap)> {
-        let mut segments: Vec<(u32, RoaringBitmap)> = Vec::new();
-        // Positions ascend, so the rows of a segment follow each other.
-        for (segment, row) in self.hidden(cold_position(0, 0)..u64::MAX).into_iter().filter_map(cold_row) {
-            match segments.last_mut() {
-                Some((last, rows)) if *last == segment => drop(rows.insert(row)),
-                _ => segments.push((segment, RoaringBitmap::from_iter([row]))),
-            }
-        }
-        segments
+    /// The chunks of committed rows and after them those of own rows, for [`OverlayView::visibility`].
+    pub fn chunks(&self) -> Arc<Vec<Arc<Chunk>>> {
+        let own = self.overlay.own.chunks();
+        let base = self.overlay.base.chunks();
+        if own.is_empty() { base } else { Arc::new(base.iter().chain(own.iter()).cloned().collect()) }
     }
 
     /// Which rows of a chunk are visible, without those of a `_seq` below `oldest`.
@@ -463,5 +451,14 @@ impl OverlayView {
     /// The own row of an encoded key.
     pub fn lookup_own(&self, key: &[u8]) -> Result<Option<(Arc<Chunk>, usize)>> {
         self.overlay.own.lookup(key, self.at)
+    }
+
+    /// The row of an encoded key in memory.
+    pub fn lookup(&self, key: &[u8]) -> Result<Option<(Arc<Chunk>, usize)>> {
+        if let Some(own) = self.lookup_own(key)? {
+            return Ok(Some(own));
+        }
+        let found = self.overlay.base.lookup(key, self.snapshot)?;
+        Ok(found.filter(|(chunk, row)| !self.is_hidden(chunk.base + *row as u64)))
     }
 }

@@ -595,21 +595,6 @@ pub(super) enum Source {
 
 pub(super) type Batches = futures::stream::BoxStream<'static, datafusion::common::Result<RecordBatch>>;
 
-/// The rows of a table scope, as a request sees them.
-struct ScopeRows {
-    hot: Arc<HotTable>,
-    /// What the request's transaction changed.
-    overlay: Option<OverlayView>,
-    /// Rows with a lower `_seq` are events that are too old.
-    oldest: Seq,
-}
-
-/// Chunks of committed rows, and after them those of the transaction's own rows.
-fn with_own_rows(chunks: Arc<Vec<Arc<Chunk>>>, overlay: Option<&OverlayView>) -> Arc<Vec<Arc<Chunk>>> {
-    let own = overlay.map(OverlayView::own_chunks).unwrap_or_default();
-    if own.is_empty() { chunks } else { Arc::new(chunks.iter().chain(own.iter()).cloned().collect()) }
-}
-
 /// Gives the batches of a scan one by one.
 pub(super) struct ChunkReader {
     pub(super) scan: TableScanExec,
