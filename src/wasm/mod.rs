@@ -4,6 +4,7 @@
 //! [`KalamError`]; buffers that leave are copies of their own, so that they can be transferred; and no call holds a
 //! borrow of the engine across an await, so calls may overlap in any order.
 
+mod cursor;
 mod transactions;
 mod values;
 
