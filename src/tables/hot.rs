@@ -16,9 +16,12 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use parking_lot::RwLock;
 
 use super::chunk::{Chunk, LIVE};
+use super::index::HotIndexes;
+use super::index_access::IndexAccess;
 use super::key_spec::KeySpec;
 use super::seq::Seq;
 use crate::error::{ErrorCode, KalamError, Result};
+use crate::schema::TableDefinition;
 
 /// Chunks below this many rows are merged with their neighbours.
 const MERGE_BELOW_ROWS: usize = 4096;
@@ -63,6 +66,7 @@ struct State {
     hasher: DefaultHashBuilder,
     live: u64,
     bytes: usize,
+    indexes: HotIndexes,
 }
 
 /// Rows and bytes of a hot table.
@@ -89,6 +93,7 @@ impl HotTable {
                 hasher: DefaultHashBuilder::default(),
                 live: 0,
                 bytes: 0,
+                indexes: HotIndexes::default(),
             }),
         }
     }
@@ -171,6 +176,34 @@ impl HotTable {
             }
         }
         Ok(None)
+    }
+
+    /// Makes the secondary indexes those of a stored definition, unless they are those of a later one. Before rows are
+    /// added this is called with the definition as it is: its UNIQUE constraints are then kept.
+    pub fn use_indexes_of(&self, definition: &TableDefinition) -> Result<()> {
+        if self.state.read().indexes.knows(definition) {
+            return Ok(());
+        }
+        let mut state = self.state.write();
+        if state.indexes.knows(definition) { Ok(()) } else { state.indexes.set(definition) }
+    }
+
+    /// The rows in a part of an index that are visible at a snapshot, in the index's order or against it: at most
+    /// `limit` of them.
+    pub fn index_rows(&self, access: &IndexAccess, snapshot: Seq, limit: usize) -> Result<Vec<(Arc<Chunk>, usize)>> {
+        if !self.state.read().indexes.is_built(access.index.index_id) {
+            let mut state = self.state.write();
+            let chunks = Arc::clone(&state.chunks);
+            state.indexes.build(access.index.index_id, &chunks)?;
+        }
+        let state = self.state.read();
+        let backward = access.order == Some(true);
+        let Some(positions) = state.indexes.positions(access.index.index_id, &access.ranges, snapshot, backward) else {
+            return state.indexes.search(&state.chunks, access, snapshot, limit);
+        };
+        let rows = positions.filter_map(|p| locate(&state.chunks, p));
+        let visible = rows.filter(|(chunk, row)| chunk.visible(*row, snapshot));
+        Ok(visible.map(|(chunk, row)| (Arc::clone(chunk), row)).take(limit).collect())
     }
 
     /// The chunk and row of a position.
@@ -352,19 +385,26 @@ impl State {
         if let Some(index) = &mut index {
             self.reserve(index, spec, change.rows);
         }
+        let mut indexes = std::mem::take(&mut self.indexes);
         let mut base = self.next;
-        let mut outcome = Ok(());
+        let mut outcome = match change.on_live_key {
+            OnLiveKey::Fail if change.rows > 0 => indexes.build_unique(&self.chunks),
+            _ => Ok(()),
+        };
         for part in rows.iter().filter(|r| !r.seqs.is_empty()) {
-            outcome = build_chunk(spec, part, base).and_then(|chunk| {
-                base = chunk.end();
-                chunks.push(Arc::new(chunk));
-                index.as_mut().map_or(Ok(()), |index| self.index_chunk(index, spec, chunks, change, applied))
-            });
             if outcome.is_err() {
                 break;
             }
+            outcome = build_chunk(spec, part, base).and_then(|chunk| {
+                base = chunk.end();
+                chunks.push(Arc::new(chunk));
+                index.as_mut().map_or(Ok(()), |index| self.index_chunk(index, spec, chunks, change, applied))?;
+                let Some(chunk) = chunks.last().filter(|_| !indexes.is_empty()) else { return Ok(()) };
+                let find = |p: u64| locate(&self.chunks, p).or_else(|| locate(chunks, p));
+                indexes.enter(chunk, |p| find(p).is_some_and(|(chunk, row)| chunk.superseded(row) == LIVE))
+            });
         }
-        self.index = index;
+        (self.index, self.indexes) = (index, indexes);
         outcome
     }
 
@@ -417,6 +457,7 @@ impl State {
 
     /// Takes the index and the superseded rows back to what they were; the new rows lie in `chunks`.
     fn restore(&mut self, spec: &KeySpec, applied: &Applied, chunks: &[Arc<Chunk>]) -> Result<()> {
+        self.indexes.remove(chunks, applied.first)?;
         if let Some(mut index) = self.index.take() {
             let mut key = Vec::new();
             for position in (applied.first..applied.first + applied.indexed).rev() {

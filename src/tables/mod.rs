@@ -3,6 +3,8 @@
 mod block;
 mod chunk;
 mod hot;
+mod index;
+mod index_access;
 mod key_spec;
 mod log;
 mod provider;
@@ -13,6 +15,8 @@ mod store;
 mod system;
 
 pub use hot::{HotStatistics, HotTable};
+pub use index::IndexCodec;
+pub use index_access::IndexAccess;
 pub use key_spec::KeySpec;
 pub use log::{RequestId, ScopeKey};
 pub use provider::{BaseTableProvider, SharedTableProvider, TableProviderCore, TableProviders, with_system_columns};

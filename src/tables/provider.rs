@@ -12,6 +12,7 @@ use datafusion::common::{Column, DataFusionError, ScalarValue};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType as DfTableType};
 use datafusion::physical_plan::ExecutionPlan;
 
+use super::index_access::{self, IndexAccess};
 use super::key_spec::KeySpec;
 use super::scan::{ScanColumn, TableScanExec, schema_with_system_columns, system_columns, table_columns};
 use super::store::TableStore;
@@ -84,6 +85,11 @@ impl TableProviderCore {
         self.table.definition()
     }
 
+    /// The columns that it gives.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
     /// What identifies its rows.
     pub fn key(&self) -> &KeySpec {
         &self.key
@@ -151,11 +157,26 @@ impl TableProviderCore {
     ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
         let (schema, columns) = self.projected(projection.map(Vec::as_slice))?;
         let keys = self.keys(filters).map(Arc::from);
+        let index = match &keys {
+            Some(_) => None,
+            None => IndexAccess::choose(self.table.definition(), filters).map_err(external)?.map(Arc::new),
+        };
         // A filter above the scan would see too few rows if the scan stopped at the limit.
         let fetch = limit.filter(|_| filters.is_empty());
         let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
-        Ok(Arc::new(TableScanExec::new(store, table, schema, columns, keys, fetch)))
+        Ok(Arc::new(TableScanExec::new(store, table, schema, columns, keys, fetch).with_index(index)))
     }
+
+    /// A scan of the rows that an index has in some part of it.
+    pub fn index_scan(&self, projection: Option<&[usize]>, access: IndexAccess) -> Result<TableScanExec> {
+        let (schema, columns) = self.projected(projection).map_err(KalamError::internal)?;
+        let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
+        Ok(TableScanExec::new(store, table, schema, columns, None, None).with_index(Some(Arc::new(access))))
+    }
+}
+
+fn external(error: KalamError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
 }
 
 /// A schema without the metadata that plans have no use for; see [`KalamDataType::plan_field`].
@@ -247,7 +268,10 @@ impl TableProvider for SharedTableProvider {
         filters: &[&Expr],
     ) -> Result<Vec<TableProviderFilterPushDown>, DataFusionError> {
         let key_columns = self.core.table.definition().key_columns();
-        let useful = |f: &&Expr| key_columns.iter().any(|c| pinned_values(f, &c.name).is_some());
+        let useful = |f: &&Expr| {
+            key_columns.iter().any(|c| pinned_values(f, &c.name).is_some())
+                || index_access::is_useful(self.core.table.definition(), f)
+        };
         // Inexact: the filter stays above the scan and has the last word.
         Ok(filters
             .iter()

@@ -25,6 +25,7 @@ use futures::StreamExt;
 
 use super::chunk::{Chunk, Visibility};
 use super::hot::HotTable;
+use super::index_access::IndexAccess;
 use super::log::ScopeKey;
 use super::seq::Seq;
 use super::store::TableStore;
@@ -39,6 +40,9 @@ pub const POSITION_COLUMN: &str = "_kalam_position";
 pub const SEQ_COLUMN: &str = "_seq";
 /// Name of the system column that identifies the rows of a table without a primary key.
 pub const ROW_ID_COLUMN: &str = "_rowid";
+
+/// At most so many rows that were looked up make a batch.
+const MAX_RUN: usize = 8192;
 
 /// A scan lets the host run after working for so long.
 const YIELD_AFTER_MS: u128 = 40;
@@ -145,6 +149,8 @@ pub struct TableScanExec {
     columns: Vec<ScanColumn>,
     /// Encoded keys, where filters pin the whole key.
     keys: Option<Arc<[Vec<u8>]>>,
+    /// The part of an index that it reads through.
+    index: Option<Arc<IndexAccess>>,
     fetch: Option<usize>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -171,10 +177,16 @@ impl TableScanExec {
             table,
             columns,
             keys,
+            index: None,
             fetch,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
+    }
+
+    /// The scan through an index.
+    pub fn with_index(self, index: Option<Arc<IndexAccess>>) -> Self {
+        Self { index, ..self }
     }
 }
 
@@ -190,8 +202,16 @@ impl DisplayAs for TableScanExec {
                 ScanColumn::Position => POSITION_COLUMN,
             })
             .collect();
-        let path = if self.keys.is_some() { "KeyLookup" } else { "TableScan" };
-        write!(f, "{path}: {}, columns=[{}]", self.table.table_id(), names.join(", "))?;
+        let path = match (&self.keys, &self.index) {
+            (Some(_), _) => "KeyLookup",
+            (None, Some(_)) => "IndexScan",
+            (None, None) => "TableScan",
+        };
+        write!(f, "{path}: {}", self.table.table_id())?;
+        if let Some(index) = &self.index {
+            write!(f, " {index}")?;
+        }
+        write!(f, ", columns=[{}]", names.join(", "))?;
         if let Some(keys) = &self.keys {
             write!(f, ", keys={}", keys.len())?;
         }
@@ -303,12 +323,24 @@ fn external(error: KalamError) -> DataFusionError {
 impl TableScanExec {
     async fn open(self, request: Arc<Request>, metrics: BaselineMetrics) -> Result<ChunkReader> {
         let hot = self.store.hot(&request.scope(&self.table), self.table.definition()).await?;
-        let source = match &self.keys {
-            None => Source::Chunks(hot.chunks()),
-            Some(keys) => Source::Rows(lookup_all(&hot, keys, request.snapshot)?),
+        let source = match (&self.keys, &self.index) {
+            (None, None) => Source::Chunks(hot.chunks()),
+            (None, Some(access)) => Source::Rows(self.index_rows(&hot, access, request.snapshot)?),
+            (Some(keys), _) => Source::Rows(lookup_all(&hot, keys, request.snapshot)?),
         };
         let remaining = self.fetch.unwrap_or(usize::MAX);
         Ok(ChunkReader { scan: self, request, source, next: 0, remaining, metrics, worked: Instant::now() })
+    }
+
+    /// The rows of an index's part: in the order that the plan asks for, or by position.
+    fn index_rows(&self, hot: &HotTable, access: &IndexAccess, snapshot: Seq) -> Result<Rows> {
+        let limit = self.fetch.unwrap_or(usize::MAX);
+        hot.use_indexes_of(self.table.definition())?;
+        let mut rows = hot.index_rows(access, snapshot, limit)?;
+        if access.order.is_none() {
+            rows.sort_unstable_by_key(|(chunk, row)| chunk.base + *row as u64);
+        }
+        Ok(rows)
     }
 
     /// A column of some rows of a chunk, which may have been written under an earlier version of the table. Values
@@ -364,6 +396,8 @@ enum Pick {
     All,
     /// So many from a row on.
     Range(usize, usize),
+    /// Those listed, in that order.
+    List(UInt32Array),
     /// Those of a mask.
     Mask(FilterPredicate),
 }
@@ -373,6 +407,7 @@ impl Pick {
         match self {
             Pick::All => Ok(Arc::clone(array)),
             Pick::Range(start, len) => Ok(array.slice(*start, *len)),
+            Pick::List(rows) => compute::take(array, rows, None).map_err(KalamError::internal),
             Pick::Mask(predicate) => predicate.filter(array).map_err(KalamError::internal),
         }
     }
@@ -381,6 +416,7 @@ impl Pick {
         match self {
             Pick::All => chunk.len(),
             Pick::Range(_, len) => *len,
+            Pick::List(rows) => rows.len(),
             Pick::Mask(predicate) => predicate.count(),
         }
     }
@@ -441,7 +477,13 @@ impl ChunkReader {
         match &self.source {
             Source::Rows(rows) => {
                 let Some((chunk, row)) = rows.get(at) else { return Ok(None) };
-                Ok(Some(Some(self.scan.batch(chunk, &Pick::Range(*row, 1))?)))
+                // The rows that follow in the same chunk come along.
+                let same = |(other, _): &&(Arc<Chunk>, usize)| Arc::ptr_eq(other, chunk);
+                let run = rows[at..].iter().take(MAX_RUN).take_while(same);
+                let list: UInt32Array = run.map(|(_, row)| *row as u32).collect();
+                self.next = at + list.len();
+                let pick = if list.len() == 1 { Pick::Range(*row, 1) } else { Pick::List(list) };
+                Ok(Some(Some(self.scan.batch(chunk, &pick)?)))
             }
             Source::Chunks(chunks) => {
                 let Some(chunk) = chunks.get(at) else { return Ok(None) };

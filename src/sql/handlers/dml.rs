@@ -112,6 +112,7 @@ impl Target {
                 format!("the definition of '{}' was changed meanwhile", self.table.table_id()),
             ));
         }
+        self.hot.use_indexes_of(self.table.definition())?;
         let write = ScopeWrite {
             scope: self.scope,
             hot: self.hot,
