@@ -34,6 +34,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::arithmetic::CheckedArithmetic;
 use super::casts::{KalamCasts, KalamComparisons};
 use super::correlated::CorrelatedScalars;
+use super::index_order::IndexOrder;
 use super::interrupt::EnsureChecks;
 use super::type_planner::KalamTypePlanner;
 use crate::error::{KalamError, Result};
@@ -57,6 +58,7 @@ pub fn session_state(memory: Arc<dyn MemoryPool>) -> Result<SessionState> {
         vec![Arc::new(CorrelatedScalars), Arc::new(KalamCasts)];
     analyzer_rules.extend(Analyzer::new().rules);
     let mut physical_rules = PhysicalOptimizer::new().rules;
+    physical_rules.push(Arc::new(IndexOrder));
     physical_rules.push(Arc::new(InPlaceCoalesce));
     physical_rules.push(Arc::new(EnsureChecks));
     let table_functions =

@@ -12,6 +12,7 @@ mod executor;
 mod functions;
 mod handlers;
 mod import;
+mod index_order;
 mod interrupt;
 mod memory;
 pub mod packed;

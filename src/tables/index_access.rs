@@ -9,6 +9,7 @@
 use std::fmt;
 
 use arrow::array::{Array, ArrayRef};
+use arrow::compute::SortOptions;
 use arrow::datatypes::DataType;
 use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::expr::InList;
@@ -265,5 +266,46 @@ fn value_of(expr: &Expr, data_type: &DataType) -> Option<ScalarValue> {
     match expr {
         Expr::Literal(value, _) if !value.is_null() && value.data_type() == *data_type => Some(value.clone()),
         _ => None,
+    }
+}
+
+/// A column that rows are to be sorted by.
+#[derive(Debug, Clone, Copy)]
+pub struct Sorted {
+    /// The column.
+    pub column_id: u32,
+    /// Its direction, and where NULL goes.
+    pub options: SortOptions,
+}
+
+impl IndexAccess {
+    /// This part of its index, read so that rows come sorted; `None` if the index has another order. Columns that are
+    /// pinned to one value are in any order.
+    pub fn sorted(&self, definition: &TableDefinition, by: &[Sorted]) -> Option<Self> {
+        let columns = &self.index.columns;
+        let pinned = |id: u32| columns[..self.pinned].iter().any(|c| c.column_id == id);
+        let mut rest = columns[self.pinned..].iter();
+        let mut backward = None;
+        for sorted in by.iter().filter(|s| !pinned(s.column_id)) {
+            let part = rest.next().filter(|part| part.column_id == sorted.column_id)?;
+            let column = definition.column_by_id(sorted.column_id)?;
+            // The zeros are one value in an index, and two to a sort.
+            if matches!(column.data_type, KalamDataType::Float | KalamDataType::Double) {
+                return None;
+            }
+            if column.nullable && sorted.options.nulls_first != sorted.options.descending {
+                return None;
+            }
+            let against = part.descending != sorted.options.descending;
+            if *backward.get_or_insert(against) != against {
+                return None;
+            }
+        }
+        Some(Self { order: Some(backward.unwrap_or(false)), ..self.clone() })
+    }
+
+    /// The index whose order rows are to have, if there is one.
+    pub fn for_order(definition: &TableDefinition, by: &[Sorted]) -> Option<Self> {
+        definition.indexes.iter().find_map(|index| Self::whole(index).sorted(definition, by))
     }
 }

@@ -15,7 +15,8 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Statistics, stats::Precision};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::statistics::StatisticsArgs;
@@ -25,7 +26,7 @@ use futures::StreamExt;
 
 use super::chunk::{Chunk, Visibility};
 use super::hot::HotTable;
-use super::index_access::IndexAccess;
+use super::index_access::{IndexAccess, Sorted};
 use super::log::ScopeKey;
 use super::seq::Seq;
 use super::store::TableStore;
@@ -182,6 +183,45 @@ impl TableScanExec {
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
+    }
+
+    /// The scan with its rows sorted by some of its columns, through an index: the one that it reads through, or if it
+    /// is not `filtered`, any of its table.
+    pub fn in_order(
+        &self,
+        by: &[(usize, compute::SortOptions)],
+        filtered: bool,
+    ) -> datafusion::common::Result<Option<Self>> {
+        let sorted = |(index, options): &(usize, compute::SortOptions)| match self.columns.get(*index) {
+            Some(ScanColumn::Table { id, .. }) => Some(Sorted { column_id: *id, options: *options }),
+            _ => None,
+        };
+        let Some(sorted) = by.iter().map(sorted).collect::<Option<Vec<_>>>() else { return Ok(None) };
+        let definition = self.table.definition();
+        let access = match (&self.keys, &self.index) {
+            (Some(_), _) => None,
+            (None, Some(access)) => access.sorted(definition, &sorted),
+            (None, None) if filtered || self.fetch.is_some() => None,
+            (None, None) => IndexAccess::for_order(definition, &sorted),
+        };
+        let Some(access) = access else { return Ok(None) };
+        let schema = self.schema();
+        let order = by.iter().map(|(index, options)| PhysicalSortExpr {
+            expr: Arc::new(Column::new(schema.field(*index).name(), *index)),
+            options: *options,
+        });
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new_with_orderings(schema.clone(), [order.collect::<Vec<_>>()]),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Ok(Some(Self { index: Some(Arc::new(access)), properties: Arc::new(properties), ..self.clone() }))
+    }
+
+    /// The scan of so many rows.
+    pub fn with_limit(self, fetch: usize) -> Self {
+        Self { fetch: Some(self.fetch.map_or(fetch, |f| f.min(fetch))), ..self }
     }
 
     /// The scan through an index.
