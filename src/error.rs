@@ -70,6 +70,8 @@ error_codes! {
     IndexNotFound = "INDEX_NOT_FOUND", "42704";
     /// No constraint of that name.
     ConstraintNotFound = "CONSTRAINT_NOT_FOUND", "42704";
+    /// No job of that id.
+    JobNotFound = "JOB_NOT_FOUND", "42704";
     /// No column of that name.
     ColumnNotFound = "COLUMN_NOT_FOUND", "42703";
     /// A column name that fits more than one table.
@@ -128,6 +130,8 @@ error_codes! {
     Timeout = "TIMEOUT", "57014", retryable;
     /// Another engine owns the database.
     DatabaseLocked = "DATABASE_LOCKED", "55006", retryable;
+    /// A database that is to be made new is there already.
+    DatabaseExists = "DATABASE_EXISTS", "42P04";
     /// The connection or database is closed.
     Closed = "CONNECTION_CLOSED", "08003";
     /// The storage failed.

@@ -1,13 +1,20 @@
-//! The SQL dialect: sqlparser's generic one, and what PostgreSQL adds to two statements.
+//! The SQL dialect: sqlparser's generic one, with what PostgreSQL adds to two statements, and PostgreSQL's precedence
+//! for the operators of JSON and IS DISTINCT FROM.
 //!
-//! Invariant: everything that [`GenericDialect`] decides is decided by it here too, and the parser takes this for it
-//! where it asks by type. Only `INSERT INTO t AS x` and `ALTER COLUMN … TYPE … USING` are parsed besides.
+//! Invariant: everything else that [`GenericDialect`] decides is decided by it here too, and the parser takes this for
+//! it where it asks by type. `INSERT INTO t AS x` and `ALTER COLUMN … TYPE … USING` are parsed besides. The generic
+//! precedence makes `d ->> 'a' = 'x'` mean `d ->> ('a' = 'x')`, and `a IS DISTINCT FROM b OR c` ask for `b OR c`.
 
 use std::any::TypeId;
 
-use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
+use datafusion::sql::sqlparser::ast::Expr;
+use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, Precedence};
 use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
+
+/// Looser than `+`, tighter than a comparison.
+const OTHER_OPERATORS: u8 = 21;
 
 /// The dialect; see the module's comment.
 #[derive(Debug, Default)]
@@ -69,7 +76,44 @@ impl Dialect for KalamDialect {
         true
     }
 
-    as_generic! { char is_delimited_identifier_start is_identifier_start is_identifier_part }
+    fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
+        match parser.peek_token_ref().token {
+            Token::Arrow
+            | Token::LongArrow
+            | Token::HashArrow
+            | Token::HashLongArrow
+            | Token::AtArrow
+            | Token::ArrowAt
+            | Token::Question
+            | Token::QuestionAnd
+            | Token::QuestionPipe => Some(Ok(OTHER_OPERATORS)),
+            _ => None,
+        }
+    }
+
+    fn parse_infix(&self, parser: &mut Parser, expr: &Expr, _: u8) -> Option<Result<Expr, ParserError>> {
+        use Keyword as K;
+        // sqlparser takes everything behind FROM for the right side, OR included.
+        let negated = if parser.parse_keywords(&[K::IS, K::DISTINCT, K::FROM]) {
+            false
+        } else if parser.parse_keywords(&[K::IS, K::NOT, K::DISTINCT, K::FROM]) {
+            true
+        } else {
+            return None;
+        };
+        let (left, right) = (Box::new(expr.clone()), parser.parse_subexpr(self.prec_value(Precedence::Eq)));
+        Some(right.map(|right| match negated {
+            true => Expr::IsNotDistinctFrom(left, Box::new(right)),
+            false => Expr::IsDistinctFrom(left, Box::new(right)),
+        }))
+    }
+
+    // `d#>'{a}'` and `d@>'{}'` need no spaces.
+    fn is_identifier_part(&self, ch: char) -> bool {
+        GenericDialect {}.is_identifier_part(ch) && !matches!(ch, '#' | '@')
+    }
+
+    as_generic! { char is_delimited_identifier_start is_identifier_start }
 
     as_generic! {
         supports_unicode_string_literal

@@ -303,13 +303,25 @@ impl TableStore {
         durability: Durability,
         request: Option<RequestId>,
     ) -> Result<impl Future<Output = Result<Receipt>> + Send + use<>> {
+        self.submit_with(writes, WriteBatch::new(), durability, request)
+    }
+
+    /// As [`TableStore::submit`], with further changes in the same storage transaction.
+    pub fn submit_with(
+        self: &Arc<Self>,
+        writes: Vec<ScopeWrite>,
+        further: WriteBatch,
+        durability: Durability,
+        request: Option<RequestId>,
+    ) -> Result<impl Future<Output = Result<Receipt>> + Send + use<>> {
         let mut commits = self.commits.lock();
         for write in &writes {
             self.check_current(&commits, &write.scope, &write.hot)?;
         }
         let total = writes.iter().map(|w| rows_of(w) + w.deleted.len() as u64).sum();
         let span = self.seqs.take(total);
-        let batch = apply_all(&writes, span, request)?;
+        let mut batch = apply_all(&writes, span, request)?;
+        batch.append(further);
         let future = self.join(&mut commits, batch, span.last(), durability, &writes);
         drop(commits);
         let store = Arc::clone(self);
@@ -395,25 +407,30 @@ impl TableStore {
                 Ok(reached)
             }
             Err(error) => {
-                self.fail(group.scopes, &error);
+                self.fail(group.scopes, group.last_seq, &error);
                 Err(error)
             }
         }
     }
 
     /// Drops from memory what storage did not take, the open group included: it was built on what failed.
-    fn fail(&self, mut scopes: HashSet<ScopeKey>, error: &KalamError) {
+    ///
+    /// Storage may have taken the group and lost the answer. Whatever it holds up to `last_seq` is read from it again,
+    /// so readers may see that far: then the group is visible to all of them from now on, or to none ever.
+    fn fail(&self, mut scopes: HashSet<ScopeKey>, last_seq: Seq, error: &KalamError) {
         let mut commits = self.commits.lock();
         if let Some(open) = commits.open.take() {
             *open.failure.lock() = Some(error.clone());
             scopes.extend(open.scopes);
         }
-        // The ceiling's record may have been in the failed batch: write it again with the next commit.
-        commits.ceiling = self.watermark.load(Ordering::Acquire);
         let mut slots = self.slots.lock();
         for scope in &scopes {
             slots.remove(scope);
         }
+        drop(slots);
+        let last = self.watermark.fetch_max(last_seq, Ordering::AcqRel).max(last_seq);
+        // The ceiling's record may have been in the failed batch: write it again with the next commit.
+        commits.ceiling = last;
     }
 
     /// Ends when every commit submitted so far is durable or has failed.

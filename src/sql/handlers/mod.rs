@@ -8,6 +8,7 @@ pub mod do_update;
 pub mod explain;
 pub mod index;
 pub mod insert;
+pub mod job;
 pub mod namespace;
 pub mod query;
 pub mod rewrite;
