@@ -11,6 +11,7 @@ mod ids;
 mod index;
 mod options;
 mod registry;
+mod role;
 mod stores;
 
 pub use definition::{
@@ -24,4 +25,5 @@ pub use ids::{
 pub use index::{IndexColumn, IndexDefinition, NewIndex};
 pub use options::{AccessLevel, FlushPolicy, TableOptions};
 pub use registry::{CachedTableData, ProviderFactory, RegistryStatistics, SchemaRegistry};
+pub use role::{Privilege, Role, check_user_name};
 pub use stores::{NamespaceStore, TableSchemaStore};

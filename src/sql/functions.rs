@@ -25,6 +25,7 @@ pub fn scalar_functions(store: &Arc<TableStore>) -> Vec<Arc<ScalarUDF>> {
     functions.extend(df::regex::functions());
     functions.extend(df::string::functions());
     functions.extend(df::unicode::functions());
+    functions.extend(super::who::functions());
     functions.push(Arc::new(df::math::signum().as_ref().clone().with_aliases(["sign"])));
     functions.push(Arc::new(df::string::uuid().as_ref().clone().with_aliases(["gen_random_uuid"])));
     functions.extend(generated::functions(store));

@@ -142,6 +142,17 @@ impl Chunk {
         }
     }
 
+    /// Which rows are visible at a snapshot and not below `oldest`.
+    pub fn visibility_since(&self, oldest: Seq, snapshot: Seq) -> Visibility {
+        let visibility = self.visibility(snapshot);
+        let expired = self.seqs.values().partition_point(|&seq| seq < oldest);
+        if expired == 0 || visibility == Visibility::None {
+            return visibility;
+        }
+        let mask = BooleanBuffer::collect_bool(self.len(), |row| row >= expired && self.visible(row, snapshot));
+        if mask.count_set_bits() == 0 { Visibility::None } else { Visibility::Some(mask) }
+    }
+
     /// The first `len` rows.
     pub fn head(&self, len: usize) -> Chunk {
         let slice = |columns: &[ArrayRef]| columns.iter().map(|c| c.slice(0, len)).collect::<Vec<_>>();

@@ -16,12 +16,17 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use parking_lot::RwLock;
 
 use super::chunk::{Chunk, LIVE};
-use super::index::HotIndexes;
+use super::index::{HotIndexes, IndexedRow};
 use super::index_access::IndexAccess;
 use super::key_spec::KeySpec;
 use super::seq::Seq;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::TableDefinition;
+
+#[path = "hot_stream.rs"]
+mod stream;
+
+use stream::StreamLife;
 
 /// Chunks below this many rows are merged with their neighbours.
 const MERGE_BELOW_ROWS: usize = 4096;
@@ -55,6 +60,8 @@ pub enum OnLiveKey {
 pub struct HotTable {
     key: KeySpec,
     state: RwLock<State>,
+    /// How long rows live, for a STREAM table.
+    life: Option<StreamLife>,
 }
 
 #[derive(Debug)]
@@ -83,18 +90,24 @@ pub struct HotStatistics {
 impl HotTable {
     /// An empty table.
     pub fn new(key: KeySpec) -> Self {
+        Self::starting_at(key, 0)
+    }
+
+    /// An empty table whose first row gets a position of the caller's choice.
+    pub fn starting_at(key: KeySpec, next: u64) -> Self {
         let index = (!key.is_row_id()).then(HashTable::new);
         Self {
             key,
             state: RwLock::new(State {
                 chunks: Arc::default(),
-                next: 0,
+                next,
                 index,
                 hasher: DefaultHashBuilder::default(),
                 live: 0,
                 bytes: 0,
                 indexes: HotIndexes::default(),
             }),
+            life: None,
         }
     }
 
@@ -188,22 +201,22 @@ impl HotTable {
         if state.indexes.knows(definition) { Ok(()) } else { state.indexes.set(definition) }
     }
 
-    /// The rows in a part of an index that are visible at a snapshot, in the index's order or against it: at most
-    /// `limit` of them.
-    pub fn index_rows(&self, access: &IndexAccess, snapshot: Seq, limit: usize) -> Result<Vec<(Arc<Chunk>, usize)>> {
+    /// The rows in a part of an index that are visible at a snapshot and have a `_seq` from `oldest` on, in the order
+    /// that is asked for: at most `limit` of them.
+    pub fn index_rows(
+        &self,
+        access: &IndexAccess,
+        snapshot: Seq,
+        oldest: Seq,
+        limit: usize,
+    ) -> Result<Vec<IndexedRow>> {
         if !self.state.read().indexes.is_built(access.index.index_id) {
             let mut state = self.state.write();
             let chunks = Arc::clone(&state.chunks);
             state.indexes.build(access.index.index_id, &chunks)?;
         }
         let state = self.state.read();
-        let backward = access.order == Some(true);
-        let Some(positions) = state.indexes.positions(access.index.index_id, &access.ranges, snapshot, backward) else {
-            return state.indexes.search(&state.chunks, access, snapshot, limit);
-        };
-        let rows = positions.filter_map(|p| locate(&state.chunks, p));
-        let visible = rows.filter(|(chunk, row)| chunk.visible(*row, snapshot));
-        Ok(visible.map(|(chunk, row)| (Arc::clone(chunk), row)).take(limit).collect())
+        state.indexes.rows(&state.chunks, access, snapshot, oldest, limit)
     }
 
     /// The chunk and row of a position.
@@ -282,7 +295,7 @@ impl HotTable {
             return Ok(());
         }
         let mut state = self.state.write();
-        let mut index = HashTable::with_capacity(usize::try_from(state.next).unwrap_or(0));
+        let mut index = HashTable::with_capacity(state.chunks.iter().map(|c| c.len()).sum());
         let mut key = Vec::new();
         let chunks = Arc::clone(&state.chunks);
         // Without deletions or updates every row id is there once; else later versions replace earlier ones.
@@ -523,7 +536,7 @@ impl State {
     }
 }
 
-fn locate(chunks: &[Arc<Chunk>], position: u64) -> Option<(&Arc<Chunk>, usize)> {
+pub(super) fn locate(chunks: &[Arc<Chunk>], position: u64) -> Option<(&Arc<Chunk>, usize)> {
     let after = chunks.partition_point(|c| c.base <= position);
     let chunk = chunks.get(after.checked_sub(1)?)?;
     let row = usize::try_from(position - chunk.base).ok()?;

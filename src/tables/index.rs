@@ -9,12 +9,14 @@
 //! the last entry of a value is its newest version: in a unique index only that one can be live.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
 use arrow::compute;
 
 use super::chunk::{Chunk, LIVE};
+use super::hot::locate;
 use super::index_access::IndexAccess;
 use super::seq::Seq;
 use crate::error::{ErrorCode, KalamError, Result};
@@ -220,63 +222,108 @@ impl HotIndexes {
         Ok(())
     }
 
-    /// Positions of the entries of some ranges, in the index's order or against it: `None` if the index is not there,
-    /// not built, or does not cover the snapshot. Whether they are visible is still to be asked.
-    pub fn positions<'a>(
-        &'a self,
-        index_id: u32,
-        ranges: &'a [IndexRange],
-        snapshot: Seq,
-        reverse: bool,
-    ) -> Option<Box<dyn Iterator<Item = u64> + 'a>> {
-        let index = self.list.iter().find(|i| i.definition.index_id == index_id)?;
-        let tree = index.tree.as_ref().filter(|tree| tree.covers <= snapshot)?;
-        let entries = move |range: &'a IndexRange| {
-            // Bounds that cross are an empty range, which a tree does not take.
-            let empty = range.to.as_ref().is_some_and(|to| *to <= range.from);
-            let to = range.to.as_ref().map_or(std::ops::Bound::Unbounded, |to| std::ops::Bound::Excluded(&to[..]));
-            let found =
-                (!empty).then(|| tree.entries.range::<[u8], _>((std::ops::Bound::Included(&range.from[..]), to)));
-            found.into_iter().flatten().map(|entry| position_of(entry))
-        };
-        Some(if reverse {
-            Box::new(ranges.iter().rev().flat_map(move |range| entries(range).rev()))
-        } else {
-            Box::new(ranges.iter().flat_map(entries))
-        })
-    }
-}
-
-impl HotIndexes {
-    /// As [`HotIndexes::positions`] for a snapshot that no tree covers: every row that is visible is looked at.
-    pub fn search(
+    /// The rows in a part of an index that are visible at a snapshot and have a `_seq` from `oldest` on.
+    pub fn rows(
         &self,
         chunks: &[Arc<Chunk>],
         access: &IndexAccess,
         snapshot: Seq,
+        oldest: Seq,
         limit: usize,
-    ) -> Result<Vec<(Arc<Chunk>, usize)>> {
-        let found = self.list.iter().find(|i| i.definition.index_id == access.index.index_id);
-        let (Some(table), Some(index)) = (&self.table, found) else {
-            return Err(super::replay::outdated());
+    ) -> Result<Vec<IndexedRow>> {
+        let index = self.list.iter().find(|i| i.definition.index_id == access.index.index_id);
+        // Another definition has come meanwhile.
+        let (Some(table), Some(index)) = (&self.table, index) else { return Err(super::replay::outdated()) };
+        let visible = |chunk: &Chunk, row: usize| chunk.visible(row, snapshot) && chunk.seqs.value(row) >= oldest;
+        let Some(tree) = index.tree.as_ref().filter(|tree| tree.covers <= snapshot) else {
+            return index.search(table, chunks, access, visible, limit);
         };
-        let mut rows: Vec<(Vec<u8>, &Arc<Chunk>, usize)> = Vec::new();
+        let entries = |range: &'_ IndexRange| {
+            // Bounds that cross are an empty range, which a tree does not take.
+            let empty = range.to.as_ref().is_some_and(|to| *to <= range.from);
+            let to = range.to.as_ref().map_or(Bound::Unbounded, |to| Bound::Excluded(to.clone()));
+            (!empty).then(|| tree.entries.range::<[u8], _>((Bound::Included(&range.from[..]), as_slice(&to))))
+        };
+        let row = |entry: &Box<[u8]>| {
+            let (chunk, row) = locate(chunks, position_of(entry)).filter(|(chunk, row)| visible(chunk, *row))?;
+            let key = if access.order.is_some() { entry[..entry.len() - POSITION].to_vec() } else { Vec::new() };
+            Some(IndexedRow { key, chunk: Arc::clone(chunk), row })
+        };
+        Ok(if access.order == Some(true) {
+            let backward = access.ranges.iter().rev().flat_map(|range| entries(range).into_iter().flatten().rev());
+            backward.filter_map(row).take(limit).collect()
+        } else {
+            let forward = access.ranges.iter().flat_map(|range| entries(range).into_iter().flatten());
+            forward.filter_map(row).take(limit).collect()
+        })
+    }
+}
+
+/// Bytes of a position in an entry.
+const POSITION: usize = 8;
+
+fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
+    match bound {
+        Bound::Included(bytes) => Bound::Included(bytes),
+        Bound::Excluded(bytes) => Bound::Excluded(bytes),
+        Bound::Unbounded => Bound::Unbounded,
+    }
+}
+
+/// A row that an index has found.
+#[derive(Debug)]
+pub struct IndexedRow {
+    /// Its encoded values, where rows are asked for in order.
+    pub key: Vec<u8>,
+    /// Its chunk.
+    pub chunk: Arc<Chunk>,
+    /// Its place there.
+    pub row: usize,
+}
+
+impl IndexedRow {
+    /// Its position.
+    pub fn position(&self) -> u64 {
+        self.chunk.base + self.row as u64
+    }
+}
+
+/// One list out of two, in the order that is asked for.
+pub fn merge(access: &IndexAccess, mut a: Vec<IndexedRow>, b: Vec<IndexedRow>, limit: usize) -> Vec<IndexedRow> {
+    a.extend(b);
+    match access.order {
+        // Stable, and fast on two runs that are sorted.
+        Some(false) => a.sort_by(|x, y| x.key.cmp(&y.key)),
+        Some(true) => a.sort_by(|x, y| y.key.cmp(&x.key)),
+        None => {}
+    }
+    a.truncate(limit);
+    a
+}
+
+impl HotIndex {
+    /// The rows of a part when no tree covers the snapshot: every row that is visible is looked at.
+    fn search(
+        &self,
+        table: &TableDefinition,
+        chunks: &[Arc<Chunk>],
+        access: &IndexAccess,
+        visible: impl Fn(&Chunk, usize) -> bool,
+        limit: usize,
+    ) -> Result<Vec<IndexedRow>> {
+        let mut rows = Vec::new();
         for chunk in chunks {
-            let mask: BooleanArray = (0..chunk.len()).map(|row| Some(chunk.visible(row, snapshot))).collect();
-            let columns = columns_of(table, &index.definition, chunk, Some(&mask))?;
+            let mask: BooleanArray = (0..chunk.len()).map(|row| Some(visible(chunk, row))).collect();
+            let columns = columns_of(table, &self.definition, chunk, Some(&mask))?;
             for (i, row) in (0..chunk.len()).filter(|&row| mask.value(row)).enumerate() {
                 let mut key = Vec::new();
-                index.codec.encode(&columns, i, &mut key)?;
+                self.codec.encode(&columns, i, &mut key)?;
                 if access.ranges.iter().any(|r| key >= r.from && r.to.as_ref().is_none_or(|to| key < *to)) {
-                    rows.push((key, chunk, row));
+                    rows.push(IndexedRow { key, chunk: Arc::clone(chunk), row });
                 }
             }
         }
-        rows.sort_by(|a, b| a.0.cmp(&b.0));
-        if access.order == Some(true) {
-            rows.reverse();
-        }
-        Ok(rows.into_iter().take(limit).map(|(_, chunk, row)| (Arc::clone(chunk), row)).collect())
+        Ok(merge(access, rows, Vec::new(), limit))
     }
 }
 
@@ -327,8 +374,7 @@ pub fn violation(table: &TableDefinition, index: &IndexDefinition, columns: &[Ar
 /// The position of the newest entry of a value.
 fn newest(entries: &BTreeSet<Box<[u8]>>, key: &[u8]) -> Option<u64> {
     let bound = |position: u64| [key, &position.to_be_bytes()].concat();
-    let mut found = entries
-        .range::<[u8], _>((std::ops::Bound::Included(&bound(0)[..]), std::ops::Bound::Included(&bound(u64::MAX)[..])));
+    let mut found = entries.range::<[u8], _>((Bound::Included(&bound(0)[..]), Bound::Included(&bound(u64::MAX)[..])));
     found.next_back().map(|entry| position_of(entry))
 }
 

@@ -139,6 +139,11 @@ impl IndexAccess {
         Ok(Some((rank, access)))
     }
 
+    /// The part, with its rows in the index's order.
+    pub fn forward(self) -> Self {
+        Self { order: Some(false), ..self }
+    }
+
     /// Every row of an index.
     pub fn whole(index: &IndexDefinition) -> Self {
         let ranges = vec![IndexRange { from: Vec::new(), to: None }];

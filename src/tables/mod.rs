@@ -7,6 +7,7 @@ mod index;
 mod index_access;
 mod key_spec;
 mod log;
+mod overlay;
 mod provider;
 mod replay;
 mod scan;
@@ -19,7 +20,12 @@ pub use index::IndexCodec;
 pub use index_access::IndexAccess;
 pub use key_spec::KeySpec;
 pub use log::{RequestId, ScopeKey};
-pub use provider::{BaseTableProvider, SharedTableProvider, TableProviderCore, TableProviders, with_system_columns};
+pub use overlay::{OWN_ROWS, OverlayView, StatementWrite, Transaction, TransactionView, altered};
+pub use provider::{
+    BaseTableProvider, SharedKind, SharedTableProvider, StoredTableProvider, StreamKind, StreamTableProvider,
+    TableKind, TableProviderCore, TableProviders, UserKind, UserTableProvider, stored_core, stored_provider,
+    with_system_columns,
+};
 pub use scan::{POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLUMN, TableScanExec};
 pub use seq::{Seq, SeqGenerator, SeqSpan};
 pub use store::{Freeze, NewScope, PreparedRows, Receipt, ScopeWrite, StoreStatistics, TableStore, prepare_rows};

@@ -28,11 +28,12 @@ use super::chunk::{Chunk, Visibility};
 use super::hot::HotTable;
 use super::index_access::{IndexAccess, Sorted};
 use super::log::ScopeKey;
+use super::overlay::{OverlayView, TransactionView};
 use super::seq::Seq;
 use super::store::TableStore;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Instant};
-use crate::schema::{CachedTableData, SchemaChange, SchemaVersion, TableType};
+use crate::schema::{CachedTableData, Role, SchemaChange, SchemaVersion, TableType};
 use crate::types::{ColumnBuilder, KalamDataType, coerce_array};
 
 /// Name of the hidden column with a row's position; only the engine's own statements name it.
@@ -53,12 +54,18 @@ const YIELD_AFTER_MS: u128 = 40;
 pub struct Request {
     /// Whose USER tables it sees.
     pub user: Arc<str>,
+    /// What it may use.
+    pub role: Role,
+    /// When it began, in milliseconds since the epoch: the age of events is told from here.
+    pub now_ms: u64,
     /// What it reads.
     pub snapshot: Seq,
     /// Set when its caller has given up.
     pub cancelled: Arc<AtomicBool>,
     /// When the request gives up by itself.
     pub deadline: Option<Instant>,
+    /// The open transaction that it belongs to; `snapshot` is then that of the transaction.
+    pub transaction: Option<TransactionView>,
 }
 
 impl Request {
@@ -74,11 +81,13 @@ impl Request {
         Ok(())
     }
 
-    /// The scope of a table that this request may see.
-    pub fn scope(&self, table: &CachedTableData) -> ScopeKey {
+    /// The scope of a table that this request sees: every read and every change of rows gets its scope here. Fails if
+    /// its role may not use the table.
+    pub fn scope(&self, table: &CachedTableData) -> Result<ScopeKey> {
         let definition = table.definition();
+        self.role.check_access(definition)?;
         let user = (definition.table_type == TableType::User).then(|| Arc::clone(&self.user));
-        ScopeKey { table_no: definition.table_no, user }
+        Ok(ScopeKey { table_no: definition.table_no, user })
     }
 }
 
@@ -362,25 +371,44 @@ fn external(error: KalamError) -> DataFusionError {
 
 impl TableScanExec {
     async fn open(self, request: Arc<Request>, metrics: BaselineMetrics) -> Result<ChunkReader> {
-        let hot = self.store.hot(&request.scope(&self.table), self.table.definition()).await?;
-        let source = match (&self.keys, &self.index) {
+        let scope = request.scope(&self.table)?;
+        let overlay = match &request.transaction {
+            Some(transaction) => transaction.overlay(&scope, self.table.schema_version())?,
+            None => None,
+        };
+        let hot = match &overlay {
+            Some(overlay) => Arc::clone(overlay.base()),
+            None => self.store.hot(&scope, self.table.definition()).await?,
+        };
+        let oldest = hot.expired_below(request.now_ms);
+        let source = match (&self.keys, &overlay) {
+            (None, overlay) if let Some(access) = &self.index => {
+                let definition = self.table.definition();
+                let limit = self.fetch.unwrap_or(usize::MAX);
+                hot.use_indexes_of(definition)?;
+                let mut found = match overlay {
+                    Some(overlay) => overlay.index_rows(definition, access, oldest, limit)?,
+                    None => hot.index_rows(access, request.snapshot, oldest, limit)?,
+                };
+                if access.order.is_none() {
+                    found.sort_unstable_by_key(|found| found.position());
+                }
+                Source::Rows(found.into_iter().map(|found| (found.chunk, found.row)).collect())
+            }
+            (None, Some(overlay)) => Source::Chunks(overlay.chunks()),
             (None, None) => Source::Chunks(hot.chunks()),
-            (None, Some(access)) => Source::Rows(self.index_rows(&hot, access, request.snapshot)?),
-            (Some(keys), _) => Source::Rows(lookup_all(&hot, keys, request.snapshot)?),
+            (Some(keys), overlay) => {
+                let mut rows = match overlay {
+                    Some(overlay) => keys.iter().filter_map(|k| overlay.lookup(k).transpose()).collect::<Result<_>>()?,
+                    None => lookup_all(&hot, keys, request.snapshot)?,
+                };
+                rows.retain(|(chunk, row)| chunk.seqs.value(*row) >= oldest);
+                Source::Rows(rows)
+            }
         };
         let remaining = self.fetch.unwrap_or(usize::MAX);
-        Ok(ChunkReader { scan: self, request, source, next: 0, remaining, metrics, worked: Instant::now() })
-    }
-
-    /// The rows of an index's part: in the order that the plan asks for, or by position.
-    fn index_rows(&self, hot: &HotTable, access: &IndexAccess, snapshot: Seq) -> Result<Rows> {
-        let limit = self.fetch.unwrap_or(usize::MAX);
-        hot.use_indexes_of(self.table.definition())?;
-        let mut rows = hot.index_rows(access, snapshot, limit)?;
-        if access.order.is_none() {
-            rows.sort_unstable_by_key(|(chunk, row)| chunk.base + *row as u64);
-        }
-        Ok(rows)
+        let worked = Instant::now();
+        Ok(ChunkReader { scan: self, request, overlay, source, oldest, next: 0, remaining, metrics, worked })
     }
 
     /// A column of some rows of a chunk, which may have been written under an earlier version of the table. Values
@@ -477,7 +505,11 @@ enum Source {
 struct ChunkReader {
     scan: TableScanExec,
     request: Arc<Request>,
+    /// What the request's transaction changed.
+    overlay: Option<OverlayView>,
     source: Source,
+    /// Rows with a lower `_seq` are events that are too old.
+    oldest: Seq,
     next: usize,
     remaining: usize,
     metrics: BaselineMetrics,
@@ -527,7 +559,11 @@ impl ChunkReader {
             }
             Source::Chunks(chunks) => {
                 let Some(chunk) = chunks.get(at) else { return Ok(None) };
-                Ok(Some(match chunk.visibility(self.request.snapshot) {
+                let visibility = match &self.overlay {
+                    Some(overlay) => overlay.visibility(chunk, self.oldest),
+                    None => chunk.visibility_since(self.oldest, self.request.snapshot),
+                };
+                Ok(Some(match visibility {
                     Visibility::None => None,
                     Visibility::All => Some(self.scan.batch(chunk, &Pick::All)?),
                     Visibility::First(rows) => Some(self.scan.batch(chunk, &Pick::Range(0, rows))?),

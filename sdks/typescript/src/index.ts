@@ -35,8 +35,11 @@ export type {
   JsonValue,
   Param,
   Params,
+  Role,
   Row,
   Rows,
+  Transaction,
+  TransactionOptions,
   Value,
   WasmSource,
 } from './types.js'

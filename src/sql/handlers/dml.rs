@@ -12,7 +12,7 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::datasource::MemTable;
 use datafusion::sql::sqlparser::ast::{self, Expr, Ident, ObjectName, Select, SelectItem, SetExpr, TableFactor};
 
-use super::super::catalog::{Extras, Names, fold};
+use super::super::catalog::{Extras, Names, fold, position_of_name};
 use super::super::errors::from_datafusion;
 use super::super::executor::{Execution, Rows, StatementResult, finish_rows};
 use super::super::parser::{self, Statement};
@@ -20,8 +20,8 @@ use super::query::item_names;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{CachedTableData, TableDefinition};
 use crate::tables::{
-    HotTable, POSITION_COLUMN, PreparedRows, ROW_ID_COLUMN, Request, ScopeKey, ScopeWrite, SharedTableProvider,
-    TableProviderCore,
+    HotTable, POSITION_COLUMN, PreparedRows, ROW_ID_COLUMN, Request, ScopeKey, ScopeWrite, StatementWrite,
+    TableProviderCore, stored_provider,
 };
 
 /// The relation that an UPDATE or DELETE changes, in the SELECT that finds its rows.
@@ -49,8 +49,11 @@ impl Target {
         let names = Names { registry: execution.executor.registry(), namespace: &namespace };
         let table = names.writable(name).await?;
         let request = execution.request();
-        let scope = request.scope(&table);
-        let hot = execution.executor.store().hot(&scope, table.definition()).await?;
+        let scope = request.scope(&table).map_err(|e| e.at(position_of_name(name)))?;
+        let hot = match &execution.transaction {
+            Some(transaction) => transaction.target(&table, &scope).await?,
+            None => execution.executor.store().hot(&scope, table.definition()).await?,
+        };
         // The snapshot comes after the rows are there: it must not be older than what a position points at.
         let request = execution.request();
         Ok(Self { table, scope, hot, request })
@@ -81,8 +84,7 @@ impl Target {
 
     /// The provider of [`TARGET`].
     pub fn extras(&self, execution: &Execution<'_>) -> Result<Extras> {
-        let core = self.core(execution)?;
-        Ok(Extras::from([(TARGET.to_owned(), Arc::new(SharedTableProvider::new(core)) as _)]))
+        Ok(Extras::from([(TARGET.to_owned(), stored_provider(self.core(execution)?)?)]))
     }
 
     /// A batch of the table's columns, checked against NOT NULL. `first_row` is the number of its first row, from 1.
@@ -90,7 +92,7 @@ impl Target {
         checked_batch(&self.table, columns, rows, first_row)
     }
 
-    /// Commits a change of the table.
+    /// Commits a change of the table, or makes it part of the open transaction.
     pub async fn commit(
         self,
         execution: &Execution<'_>,
@@ -111,6 +113,11 @@ impl Target {
                 ErrorCode::Conflict,
                 format!("the definition of '{}' was changed meanwhile", self.table.table_id()),
             ));
+        }
+        if let Some(transaction) = &execution.transaction {
+            let write = StatementWrite { table: &self.table, scope: &self.scope, rows, replaced, deleted };
+            transaction.write(write).await?;
+            return Ok(StatementResult { rows_affected, ..StatementResult::default() });
         }
         self.hot.use_indexes_of(self.table.definition())?;
         let write = ScopeWrite {

@@ -22,8 +22,8 @@ use super::alter::Steps;
 use super::dml::{TARGET, checked_batch, column_item, item, select_from};
 use crate::error::{KalamError, Result};
 use crate::platform;
-use crate::schema::{CachedTableData, ColumnDefinition, TableDefinition};
-use crate::tables::{NewScope, ROW_ID_COLUMN, Request, ScopeKey, SharedTableProvider, TableProviderCore, prepare_rows};
+use crate::schema::{CachedTableData, ColumnDefinition, Role, TableDefinition};
+use crate::tables::{NewScope, ROW_ID_COLUMN, Request, ScopeKey, TableProviderCore, prepare_rows, stored_provider};
 use crate::types::{ColumnBuilder, KalamDataType, coerce_array};
 
 /// The rows of a table, written anew.
@@ -101,7 +101,7 @@ impl Steps<'_, '_> {
                 Some(rewritten) => rewritten.provider(&self.now, &scope)?,
                 None => {
                     let core = TableProviderCore::with_system_columns(Arc::clone(store), Arc::clone(&table))?;
-                    Arc::new(SharedTableProvider::new(core))
+                    stored_provider(core)?
                 }
             };
             let extras = Extras::from([(TARGET.to_owned(), provider)]);
@@ -109,9 +109,12 @@ impl Steps<'_, '_> {
             let ours = self.execution.request();
             let request = Request {
                 user: scope.user.clone().unwrap_or_else(|| Arc::clone(&ours.user)),
+                role: Role::System,
+                now_ms: ours.now_ms,
                 snapshot: ours.snapshot,
                 cancelled: Arc::clone(&ours.cancelled),
                 deadline: ours.deadline,
+                transaction: None,
             };
             let (_, batches) = self.execution.select(query, &extras, Arc::new(request)).await?;
             found.push((scope, batches));
@@ -128,7 +131,7 @@ impl Steps<'_, '_> {
 
     /// ALTER COLUMN … TYPE … USING.
     pub(super) async fn convert_using(&mut self, name: &str, to: KalamDataType, using: &Expr) -> Result<()> {
-        let by = Arc::clone(self.execution.session.user());
+        let by = Arc::clone(&self.execution.user);
         let next = self.now.alter_type_using(name, to, platform::now_ms(), &by)?;
         self.rewrite(next, Some((name, using)), |computed, rows| match computed {
             Some(values) => coerce_array(values, &to, name),
