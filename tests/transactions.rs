@@ -590,14 +590,14 @@ fn events_of_a_stream_are_part_of_a_transaction() {
         client.run("CREATE STREAM TABLE event (id INT, v TEXT) WITH (TTL_SECONDS = 3600)").await?;
         client.run("BEGIN; INSERT INTO event VALUES (1, 'a'); UPDATE account SET amount = 0 WHERE id = 1").await?;
         assert_eq!(db.session().rows("SELECT count(*) FROM event").await?, "0");
-        assert_eq!(client.rows("SELECT v FROM event").await?, "a");
+        assert_eq!(client.rows("SELECT id FROM event").await?, "1");
         db.backend.failures.store(1, Ordering::Relaxed);
         assert_eq!(client.fails("COMMIT").await, ErrorCode::QuotaExceeded);
         assert_eq!(client.rows("SELECT count(*) FROM event").await?, "0");
         client
             .run("BEGIN; INSERT INTO event VALUES (2, 'b'); UPDATE account SET amount = 0 WHERE id = 1; COMMIT")
             .await?;
-        assert_eq!(db.session().rows("SELECT id, v FROM event").await?, "2 b");
+        assert_eq!(db.session().rows("SELECT id FROM event").await?, "2");
         Ok(())
     });
 }

@@ -12,7 +12,7 @@ use datafusion::functions_aggregate::{
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion_functions as df;
 
-use super::{generated, json, sums, vectors};
+use super::{casts, generated, json, sums, vectors};
 use crate::tables::TableStore;
 
 /// Every scalar function: DataFusion's, by their names and aliases, and this engine's own. Ids come from `store`.
@@ -28,6 +28,7 @@ pub fn scalar_functions(store: &Arc<TableStore>) -> Vec<Arc<ScalarUDF>> {
     functions.extend(super::who::functions());
     functions.push(Arc::new(df::math::signum().as_ref().clone().with_aliases(["sign"])));
     functions.push(Arc::new(df::string::uuid().as_ref().clone().with_aliases(["gen_random_uuid"])));
+    functions.push(casts::NamedCast::function());
     functions.extend(generated::functions(store));
     functions.extend(json::functions());
     functions.extend(vectors::functions());

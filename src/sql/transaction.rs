@@ -453,7 +453,10 @@ fn check_allowed(statement: &Statement, read_only: bool) -> Result<()> {
             ast::Statement::Query(_) => false,
             ast::Statement::Insert(_) | ast::Statement::Update(_) | ast::Statement::Delete(_) => true,
             ast::Statement::Truncate(_) => {
-                return unsupported("TRUNCATE within a transaction", "Write DELETE FROM, or end the transaction first.");
+                return unsupported(
+                    "TRUNCATE within a transaction",
+                    "Write DELETE FROM, or end the transaction first.",
+                );
             }
             _ => return refused(),
         },

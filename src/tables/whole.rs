@@ -53,8 +53,12 @@ impl TableStore {
                 }
             }
             rows += live.len() as u64;
-            batch.delete_range(Partition::Log, scope.range());
+            if !hot.is_stream() {
+                batch.delete_range(Partition::Log, scope.range());
+            }
         }
+        let stored = !batch.is_empty();
+        let durability = if stored { durability } else { Durability::Memory };
         let future = self.join(&mut commits, batch, span.last(), durability, &[]);
         if let Some(open) = &mut commits.open {
             open.scopes.extend(scopes.into_iter().map(|(scope, _)| scope));
@@ -63,7 +67,8 @@ impl TableStore {
         let seq = span.last();
         let store = Arc::clone(self);
         Ok(async move {
-            let durability = future.await?;
+            let reached = future.await?;
+            let durability = if stored { reached } else { Durability::Memory };
             store.commit_count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             Ok((rows, Receipt { seq, durability }))
         })

@@ -10,7 +10,7 @@ use js_sys::Promise;
 use uuid::Uuid;
 use wasm_bindgen::prelude::*;
 
-use super::values::{optional_bool, optional_string};
+use super::values::optional_bool;
 use super::{Engine, Inner, exec_result, promise};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::sql::{Params, Session};

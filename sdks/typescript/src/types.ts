@@ -209,10 +209,7 @@ export interface TransactionOptions extends CallOptions {
 }
 
 /** What the function of a transaction works with. */
-export type Transaction = Pick<
-  Database,
-  'name' | 'exec' | 'query' | 'queryOne' | 'sql' | 'arrow' | 'insert' | 'import'
->
+export type Transaction = Pick<Database, 'name' | 'exec' | 'query' | 'queryOne' | 'sql' | 'arrow' | 'insert' | 'import'>
 
 /** A connection to a database; {@link connect} makes one. Calls may overlap; each is answered on its own. */
 export interface Database {

@@ -33,10 +33,7 @@ describe('transactions of the real engine', () => {
       ])
       await tx.import('entry', new TextEncoder().encode('account,amount\n3,0\n'), { format: 'csv' })
       assert.deepEqual(await tx.queryOne('SELECT sum(amount) AS sum, count(*) AS n FROM entry'), { sum: 0n, n: 3n })
-      assert.deepEqual(
-        [...(await tx.sql`SELECT amount FROM account WHERE id = ${1}`)],
-        [{ amount: 70n }],
-      )
+      assert.deepEqual([...(await tx.sql`SELECT amount FROM account WHERE id = ${1}`)], [{ amount: 70n }])
       assert.deepEqual(await amounts(), [100n, 100n])
     })
     assert.deepEqual(await amounts(), [70n, 130n])

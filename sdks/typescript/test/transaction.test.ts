@@ -16,7 +16,8 @@ const code = (expected: string) => (error: unknown) => {
   return true
 }
 
-const error = (name: string) => new KalamError({ code: name, message: name, retryable: name === 'SERIALIZATION_FAILURE' })
+const error = (name: string) =>
+  new KalamError({ code: name, message: name, retryable: name === 'SERIALIZATION_FAILURE' })
 
 /** Writes down the calls; fails where it was told to. */
 class Client {
@@ -208,7 +209,10 @@ describe('transaction', () => {
     stop.abort()
     await assert.rejects(stopped, code('CANCELLED'))
     await assert.rejects(db.transaction(run, { timeoutMs: 5 }), code('TIMEOUT'))
-    await assert.rejects(db.transaction(() => new Promise(() => {}), { timeoutMs: 5 }), code('TIMEOUT'))
+    await assert.rejects(
+      db.transaction(() => new Promise(() => {}), { timeoutMs: 5 }),
+      code('TIMEOUT'),
+    )
     await assert.rejects(db.transaction(run, { signal: stop.signal }), code('CANCELLED'))
     assert.equal(client.log.filter(line => line.startsWith('rollback')).length, 3)
     assert.ok(!client.log.some(line => line.startsWith('commit')))

@@ -19,10 +19,10 @@ use super::super::catalog::Extras;
 use super::super::defaults::default_column;
 use super::super::errors::from_datafusion;
 use super::alter::Steps;
-use super::dml::{TARGET, checked_batch, column_item, item, select_from};
+use super::dml::{TARGET, checked_batch, column_item, item, select_from, unsupported};
 use crate::error::{KalamError, Result};
 use crate::platform;
-use crate::schema::{CachedTableData, ColumnDefinition, Role, TableDefinition};
+use crate::schema::{CachedTableData, ColumnDefinition, Role, TableDefinition, TableType};
 use crate::tables::{NewScope, ROW_ID_COLUMN, Request, ScopeKey, TableProviderCore, prepare_rows, stored_provider};
 use crate::types::{ColumnBuilder, KalamDataType, coerce_array};
 
@@ -149,6 +149,10 @@ impl Steps<'_, '_> {
         computed: Option<(&str, &Expr)>,
         value: impl Fn(Option<&ArrayRef>, usize) -> Result<ArrayRef>,
     ) -> Result<()> {
+        if self.now.table_type == TableType::Stream {
+            // What takes the place of rows is stored, and events are not.
+            return unsupported("a new value for each row of a STREAM table");
+        }
         let alias = Ident::with_quote('"', self.now.table_id.table.to_string());
         let has_row_ids = self.now.primary_key.is_empty();
         // The column as it was is asked for too, so that an aggregate in USING is no query over the whole table.

@@ -225,8 +225,15 @@ fn a_kept_plan_reads_the_rows_of_its_execution() -> Result<()> {
         let opened = open(MemoryBackend::new(), STEPS).await?;
         let request = |cancelled: bool| {
             let cancelled = Arc::new(AtomicBool::new(cancelled));
-            let request =
-                Request { user: "ann".into(), role: Role::Dba, now_ms: 0, snapshot: 0, cancelled, deadline: None, transaction: None };
+            let request = Request {
+                user: "ann".into(),
+                role: Role::Dba,
+                now_ms: 0,
+                snapshot: 0,
+                cancelled,
+                deadline: None,
+                transaction: None,
+            };
             SessionContext::new_with_config(SessionConfig::new().with_extension(Arc::new(request)))
         };
         let provider = opened.registry.provider(&SystemTable::Users.table_id()).await?.expect("it exists");
