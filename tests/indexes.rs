@@ -114,6 +114,10 @@ enum Step {
     Together(Vec<(i64, Cells)>),
     Truncate,
     Alter(usize),
+    /// Rows become a segment, or segments one.
+    Cold(bool),
+    /// Some of these in a transaction that is committed, or rolled back.
+    Transaction(Vec<Step>, bool),
     Reopen,
 }
 
@@ -126,6 +130,13 @@ fn cells() -> impl Strategy<Value = Cells> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        9 => simple(),
+        1 => (prop::collection::vec(simple(), 1..5), any::<bool>()).prop_map(|(s, c)| Step::Transaction(s, c)),
+    ]
+}
+
+fn simple() -> impl Strategy<Value = Step> {
     let row = || (0..80i64, cells());
     prop_oneof![
         6 => prop::collection::vec(row(), 1..10).prop_map(Step::Insert),
@@ -136,6 +147,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => prop::collection::vec(row(), 1..5).prop_map(Step::Together),
         1 => Just(Step::Truncate),
         1 => (0..4usize).prop_map(Step::Alter),
+        3 => any::<bool>().prop_map(Step::Cold),
         1 => Just(Step::Reopen),
     ]
 }
@@ -212,8 +224,51 @@ impl Run {
         }
     }
 
+    /// Runs a statement for its effect on how rows are stored.
+    async fn on_x(&self, text: &str) -> Result<()> {
+        sql(&self.context, text).await.map(drop).map_err(|e| e.in_context(text))
+    }
+
+    /// The statements of a step, if it is one of rows alone.
+    fn changes(step: &Step) -> Vec<String> {
+        match step {
+            Step::Insert(rows) => rows.iter().map(|(k, c)| format!("INSERT INTO $t VALUES {}", row(*k, c))).collect(),
+            Step::Upsert(k, c) => {
+                vec![format!("INSERT INTO $t VALUES {} ON CONFLICT (u) DO UPDATE SET a = excluded.a", row(*k, c))]
+            }
+            Step::Replace(k, c) => vec![format!("REPLACE INTO $t VALUES {}", row(*k, c))],
+            Step::Update(shape, c, _) => {
+                vec![format!("UPDATE $t SET a = {}, u = u + 1 WHERE {}", int(c.1), filter(*shape, c))]
+            }
+            Step::Delete(shape, c) => vec![format!("DELETE FROM $t WHERE {}", filter(*shape, c))],
+            _ => Vec::new(),
+        }
+    }
+
+    /// A transaction over both tables: a statement that fails undoes itself, on both.
+    async fn transaction(&self, steps: &[Step], commit: bool) -> Result<()> {
+        self.on_x("BEGIN").await?;
+        for text in steps.iter().flat_map(Self::changes) {
+            self.on_x("SAVEPOINT s").await?;
+            let mut outcomes = Vec::new();
+            for table in ["x", "y"] {
+                let outcome = sql(&self.context, &text.replace("$t", table)).await;
+                outcomes.push(outcome.map(|r| r.last().map_or(0, |r| r.rows_affected)).map_err(|e| e.code()));
+                if outcomes.last().is_some_and(Result::is_err) {
+                    self.on_x("ROLLBACK TO SAVEPOINT s").await?;
+                }
+            }
+            assert_eq!(outcomes[0], outcomes[1], "{text}");
+        }
+        self.check(&[(0, (None, Some(1), None, None)), (4, (None, None, None, Some(3)))]).await?;
+        self.on_x(if commit { "COMMIT" } else { "ROLLBACK" }).await
+    }
+
     async fn step(&mut self, step: &Step) -> Result<()> {
         match step {
+            Step::Cold(false) => self.on_x("STORAGE FLUSH TABLE x").await,
+            Step::Cold(true) => self.on_x("STORAGE COMPACT TABLE x; STORAGE FLUSH TABLE y").await,
+            Step::Transaction(steps, commit) => self.transaction(steps, *commit).await,
             Step::Insert(rows) => {
                 let values: Vec<String> = rows.iter().map(|(k, c)| row(*k, c)).collect();
                 self.both(&format!("INSERT INTO $t VALUES {}", values.join(", "))).await

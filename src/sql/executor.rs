@@ -417,6 +417,8 @@ impl Execution<'_> {
             Statement::UseNamespace(name) => handlers::namespace::use_namespace(self, &name).await,
             Statement::ShowNamespaces => handlers::show::namespaces(self).await,
             Statement::ShowStats => handlers::show::stats(self).await,
+            Statement::ShowManifest(name) => handlers::storage::manifest(self, name.as_ref()).await,
+            Statement::Storage { compact, table } => handlers::storage::run(self, compact, table.as_ref()).await,
             Statement::KillJob(id) => handlers::job::kill(self, &id).await,
             Statement::ShowTables(namespace) => handlers::show::tables(self, namespace.as_ref()).await,
             Statement::ShowIndexes(name) => handlers::index::show(self, name.as_ref()).await,
@@ -468,6 +470,7 @@ impl Execution<'_> {
         F: Future<Output = Result<StatementResult>>,
     {
         let mut attempt = 1;
+        let mut hold = None;
         loop {
             match run().await {
                 // In a transaction the snapshot stays, and with it what the statement lost against.
@@ -475,8 +478,13 @@ impl Execution<'_> {
                     if error.code() == ErrorCode::Conflict && attempt < ATTEMPTS && self.transaction.is_none() =>
                 {
                     attempt += 1;
-                    // The commit that was first becomes visible, or fails, before the next attempt reads.
-                    self.executor.store.barrier().await;
+                    // Who loses again and again loses to other writers only, not to rows being moved.
+                    if attempt > 2 && hold.is_none() {
+                        hold = Some(self.executor.store.hold_all());
+                    }
+                    // The commit that was first becomes visible, or fails, before the next attempt reads; and an ALTER
+                    // is waited for.
+                    self.executor.store.settled().await;
                 }
                 outcome => return outcome,
             }
@@ -485,12 +493,16 @@ impl Execution<'_> {
 
     /// What this statement's plans read, as its user: the newest snapshot, or what its transaction sees.
     pub fn request(&self) -> Arc<Request> {
-        let newest = || self.executor.store.snapshot();
+        let pin = match &self.transaction {
+            Some(transaction) => Arc::clone(transaction.pin()),
+            None => Arc::new(self.executor.store.pin()),
+        };
         Arc::new(Request {
             user: Arc::clone(&self.user),
             role: self.role,
             now_ms: u64::try_from(self.started_us / 1000).unwrap_or(0),
-            snapshot: self.transaction.as_ref().map_or_else(newest, |t| t.snapshot()),
+            snapshot: pin.seq(),
+            pin: Some(pin),
             transaction: self.transaction.as_ref().map(Transaction::view),
             cancelled: Arc::clone(&self.options.cancelled),
             deadline: self.options.deadline,

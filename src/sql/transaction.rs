@@ -333,9 +333,13 @@ impl Execution<'_> {
     }
 
     async fn commit_changes(&self, data: &Transaction) -> Result<StatementResult> {
-        let (tables, writes): (Vec<Arc<CachedTableData>>, Vec<ScopeWrite>) = data.writes()?.into_iter().unzip();
+        let (tables, mut writes): (Vec<Arc<CachedTableData>>, Vec<ScopeWrite>) = data.writes()?.into_iter().unzip();
         if writes.is_empty() {
             return Ok(StatementResult::default());
+        }
+        // The transaction holds its scopes: no segment comes or goes until it is over.
+        for (table, write) in tables.iter().zip(&mut writes) {
+            write.checked = self.executor.store().check_keys(write, table.definition()).await?;
         }
         let registry = self.executor.registry();
         // All definitions are compared in one go: nothing may change between the first and the commit.

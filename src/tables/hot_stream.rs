@@ -14,6 +14,7 @@ use arrow::compute;
 
 use super::{Chunk, HotTable, KeySpec, LIVE, NewRows, OnLiveKey, Seq, State};
 use crate::error::{KalamError, Result};
+use crate::tables::cold::Ended;
 use crate::tables::seq::first_seq_of_ms;
 
 /// How long the rows of a stream live.
@@ -71,7 +72,7 @@ impl HotTable {
         let copy = HotTable::stream(self.key.clone(), ttl / 1000);
         for chunk in self.chunks().iter() {
             let rows = visible_rows(chunk, snapshot)?;
-            copy.apply(&[rows], &[], snapshot, OnLiveKey::Replace)?;
+            copy.apply(&[rows], &Ended::default(), OnLiveKey::Replace)?;
         }
         Ok(copy)
     }
@@ -91,7 +92,7 @@ impl State {
             let expired = seqs.partition_point(|&seq| seq < below);
             for row in seqs.partition_point(|&seq| seq < from)..expired {
                 if chunk.superseded(row) == LIVE {
-                    chunk.supersede(row, end);
+                    chunk.supersede(row, end, false);
                     self.live -= 1;
                 }
             }

@@ -159,6 +159,11 @@ impl HotIndexes {
         self.list.is_empty()
     }
 
+    /// Forgets what was built: rows have gone.
+    pub fn forget(&mut self) {
+        self.list.iter_mut().for_each(|index| index.tree = None);
+    }
+
     /// Whether an index is there and built.
     pub fn is_built(&self, index_id: u32) -> bool {
         self.list.iter().any(|i| i.definition.index_id == index_id && i.tree.is_some())

@@ -17,15 +17,19 @@ use arrow::buffer::BooleanBuffer;
 use arrow::compute::FilterBuilder;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use parking_lot::RwLock;
+use roaring::RoaringBitmap;
 
 use super::chunk::{Chunk, LIVE, Visibility};
+use super::cold::Ended;
 use super::hot::{Applied, HotTable, NewRows, OnLiveKey};
 use super::index::{self, IndexCodec, IndexedRow};
 use super::index_access::IndexAccess;
 use super::key_spec::KeySpec;
 use super::log::ScopeKey;
+use super::pins::{ScopeHold, SnapshotPin};
+use super::segment::{cold_position, cold_row};
 use super::seq::Seq;
-use super::store::{PreparedRows, ScopeWrite, TableStore, prepare_rows};
+use super::store::{ColdCheck, PreparedRows, ScopeWrite, TableStore, prepare_rows};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{CachedTableData, TableDefinition};
 
@@ -40,7 +44,8 @@ fn is_own(position: u64) -> bool {
 #[derive(Debug)]
 pub struct Transaction {
     store: Arc<TableStore>,
-    snapshot: Seq,
+    /// Keeps its snapshot readable.
+    pin: Arc<SnapshotPin>,
     state: RwLock<State>,
 }
 
@@ -71,6 +76,8 @@ struct Overlay {
     base: Arc<HotTable>,
     own: HotTable,
     hidden: RwLock<BTreeMap<u64, Hidden>>,
+    /// Keeps the committed rows at their positions.
+    _hold: ScopeHold,
 }
 
 /// A committed row that the transaction has ended.
@@ -101,14 +108,14 @@ pub struct StatementWrite<'a> {
 impl Transaction {
     /// A transaction that reads the newest snapshot.
     pub fn begin(store: Arc<TableStore>) -> Self {
-        let snapshot = store.snapshot();
-        let state = State { at: snapshot, overlays: BTreeMap::new(), changes: None, upserts: false };
-        Self { store, snapshot, state: RwLock::new(state) }
+        let pin = Arc::new(store.pin());
+        let state = State { at: pin.seq(), overlays: BTreeMap::new(), changes: None, upserts: false };
+        Self { store, pin, state: RwLock::new(state) }
     }
 
     /// What it reads.
-    pub fn snapshot(&self) -> Seq {
-        self.snapshot
+    pub fn pin(&self) -> &Arc<SnapshotPin> {
+        &self.pin
     }
 
     /// What a statement that starts now sees.
@@ -123,9 +130,10 @@ impl Transaction {
             overlay.check(table.schema_version())?;
             return Ok(Arc::clone(&overlay.base));
         }
+        let hold = self.store.hold(scope);
         let base = self.store.hot(scope, table.definition()).await?;
         let own = HotTable::starting_at(KeySpec::new(table.definition())?, OWN_ROWS);
-        let overlay = Overlay { table: Arc::clone(table), base, own, hidden: RwLock::default() };
+        let overlay = Overlay { table: Arc::clone(table), base, own, hidden: RwLock::default(), _hold: hold };
         let mut state = self.state.write();
         let overlay = state.overlays.entry(scope.clone()).or_insert_with(|| Arc::new(overlay));
         Ok(Arc::clone(&overlay.base))
@@ -145,7 +153,7 @@ impl Transaction {
         // Whoever committed first wins: no need to wait for the commit to learn that.
         overlay.base.check_live(&base)?;
         let keys = self.check_keys(&overlay, &write, &ended).await?;
-        self.check_unique(&overlay, &write, &ended)?;
+        self.check_unique(&overlay, &write, &ended).await?;
 
         let rows: usize = write.rows.iter().map(PreparedRows::len).sum();
         let span = self.store.seqs().take(rows.max(1) as u64);
@@ -159,7 +167,8 @@ impl Transaction {
                 part.new_rows(write.table.schema_version(), seqs)
             })
             .collect();
-        let applied = overlay.own.apply(&new, &own, span.last(), OnLiveKey::Fail)?;
+        let ended = Ended { replaced: own, replaced_at: span.last(), ..Ended::default() };
+        let applied = overlay.own.apply(&new, &ended, OnLiveKey::Fail)?;
         let mut hidden = overlay.hidden.write();
         for &position in &base {
             let replaced = keys.get(&position).cloned();
@@ -185,6 +194,7 @@ impl Transaction {
         let mut found = BTreeMap::new();
         let spec = overlay.base.key();
         let mut replaced = write.replaced.iter();
+        let mut missing = Vec::new();
         for part in &write.rows {
             if spec.is_row_id() {
                 // Row ids are never used again. Only new versions of rows bring theirs.
@@ -203,15 +213,17 @@ impl Transaction {
             for row in 0..part.len() {
                 let mut key = Vec::new();
                 spec.codec().encode(&columns, row, &mut key)?;
-                let Some((chunk, at)) = overlay.base.lookup(&key, self.snapshot)? else { continue };
-                let position = chunk.base + at as u64;
-                if ended.contains(&position) {
-                    found.insert(position, key);
-                } else if !overlay.hidden.read().contains_key(&position) {
-                    return Err(KalamError::new(
-                        ErrorCode::UniqueViolation,
-                        format!("duplicate key: a row with {} exists already", spec.describe(&key)),
-                    ));
+                match overlay.base.lookup(&key, self.pin.seq())? {
+                    Some((chunk, at)) => overlay.takes_over(chunk.base + at as u64, key, ended, &mut found)?,
+                    None => missing.push(key),
+                }
+            }
+        }
+        for segment in overlay.base.segments().iter() {
+            for (place, row) in segment.find_keys(overlay.table.definition(), spec, &missing).await? {
+                if !segment.visible(&[row], self.pin.seq()).await?.is_empty() {
+                    let position = cold_position(segment.meta().number, row);
+                    overlay.takes_over(position, missing[place].clone(), ended, &mut found)?;
                 }
             }
         }
@@ -224,37 +236,37 @@ impl Transaction {
 
     /// Refuses new rows with values of a unique index that a committed row has which the transaction sees and has not
     /// ended. Own rows are asked when they enter the overlay.
-    fn check_unique(&self, overlay: &Overlay, write: &StatementWrite<'_>, ended: &HashSet<u64>) -> Result<()> {
-        let definition = write.table.definition();
+    async fn check_unique(
+        &self,
+        overlay: &Overlay,
+        write: &StatementWrite<'_>,
+        ended: &HashSet<u64>,
+    ) -> Result<()> {
+        let (definition, snapshot) = (write.table.definition(), self.pin.seq());
+        overlay.base.use_indexes_of(definition)?;
+        overlay.own.use_indexes_of(definition)?;
+        let gone = |position| ended.contains(&position) || overlay.hidden.read().contains_key(&position);
         for index in definition.indexes.iter().filter(|index| index.unique) {
             let codec = IndexCodec::new(definition, index)?;
-            let mut rows = 0;
             for part in &write.rows {
                 let columns = part.columns_of(index.columns.iter().map(|c| c.column_id))?;
-                let mut wanted = Vec::with_capacity(part.len());
                 for row in 0..part.len() {
-                    let mut key = Vec::new();
-                    if !codec.encode(&columns, row, &mut key)? {
-                        wanted.push((key, row));
-                    }
-                }
-                rows += wanted.len();
-                wanted.sort_unstable();
-                let keys = wanted.iter().map(|(key, _)| key.clone()).collect();
-                let access = IndexAccess::of_values(index, keys).forward();
-                overlay.base.use_indexes_of(definition)?;
-                for found in overlay.base.index_rows(&access, self.snapshot, 0, usize::MAX)? {
-                    let position = found.position();
-                    if ended.contains(&position) || overlay.hidden.read().contains_key(&position) {
+                    let mut value = Vec::new();
+                    if codec.encode(&columns, row, &mut value)? {
                         continue;
                     }
-                    let at = wanted.partition_point(|(key, _)| *key < found.key);
-                    let row = wanted.get(at).map_or(0, |(_, row)| *row);
-                    return Err(index::violation(definition, index, &columns, row));
+                    let access = IndexAccess::of_values(index, vec![value]);
+                    let (hot, segments) = overlay.base.index_rows(&access, snapshot, 0, usize::MAX)?;
+                    let mut taken = hot.iter().any(|found| !gone(found.position()));
+                    for segment in segments.iter() {
+                        let number = segment.meta().number;
+                        let hidden = |row| gone(cold_position(number, row));
+                        taken |= !segment.index_rows(definition, &access, snapshot, hidden, 1).await?.is_empty();
+                    }
+                    if taken {
+                        return Err(index::violation(definition, index, &columns, row));
+                    }
                 }
-            }
-            if rows > 0 {
-                overlay.own.use_indexes_of(definition)?;
             }
         }
         Ok(())
@@ -311,7 +323,8 @@ impl Transaction {
                 continue;
             }
             let (hot, schema_version) = (Arc::clone(&overlay.base), overlay.table.schema_version());
-            let write = ScopeWrite { scope, hot, schema_version, rows, replaced, deleted };
+            let checked = ColdCheck::Unchecked;
+            let write = ScopeWrite { scope, hot, schema_version, rows, replaced, deleted, checked };
             writes.push((Arc::clone(&overlay.table), write));
         }
         Ok(writes)
@@ -324,6 +337,26 @@ impl Overlay {
             return Ok(());
         }
         Err(altered(&self.table))
+    }
+
+    /// A new row has the key of a committed one that the transaction sees: notes it if the statement ends that row, and
+    /// fails unless that or an earlier one did.
+    fn takes_over(
+        &self,
+        position: u64,
+        key: Vec<u8>,
+        ended: &HashSet<u64>,
+        found: &mut BTreeMap<u64, Vec<u8>>,
+    ) -> Result<()> {
+        if ended.contains(&position) {
+            found.insert(position, key);
+        } else if !self.hidden.read().contains_key(&position) {
+            return Err(KalamError::new(
+                ErrorCode::UniqueViolation,
+                format!("duplicate key: a row with {} exists already", self.base.key().describe(&key)),
+            ));
+        }
+        Ok(())
     }
 
     /// The own rows that are left, encoded for the log.
@@ -375,7 +408,7 @@ impl TransactionView {
     pub fn overlay(&self, scope: &ScopeKey, schema_version: u32) -> Result<Option<OverlayView>> {
         let Some(overlay) = self.transaction.overlay(scope) else { return Ok(None) };
         overlay.check(schema_version)?;
-        Ok(Some(OverlayView { overlay, snapshot: self.transaction.snapshot, at: self.at }))
+        Ok(Some(OverlayView { overlay, snapshot: self.transaction.pin.seq(), at: self.at }))
     }
 }
 
@@ -393,11 +426,22 @@ impl OverlayView {
         &self.overlay.base
     }
 
-    /// The chunks of committed rows and after them those of own rows, for [`OverlayView::visibility`].
-    pub fn chunks(&self) -> Arc<Vec<Arc<Chunk>>> {
-        let own = self.overlay.own.chunks();
-        let base = self.overlay.base.chunks();
-        if own.is_empty() { base } else { Arc::new(base.iter().chain(own.iter()).cloned().collect()) }
+    /// The chunks of own rows, for [`OverlayView::visibility`].
+    pub fn own_chunks(&self) -> Arc<Vec<Arc<Chunk>>> {
+        self.overlay.own.chunks()
+    }
+
+    /// The rows of segments that the transaction has ended, by segment.
+    pub fn hidden_cold(&self) -> Vec<(u32, RoaringBitmap)> {
+        let mut segments: Vec<(u32, RoaringBitmap)> = Vec::new();
+        // Positions ascend, so the rows of a segment follow each other.
+        for (segment, row) in self.hidden(cold_position(0, 0)..u64::MAX).into_iter().filter_map(cold_row) {
+            match segments.last_mut() {
+                Some((last, rows)) if *last == segment => drop(rows.insert(row)),
+                _ => segments.push((segment, RoaringBitmap::from_iter([row]))),
+            }
+        }
+        segments
     }
 
     /// Which rows of a chunk are visible, without those of a `_seq` below `oldest`.
@@ -436,32 +480,22 @@ impl OverlayView {
         self.overlay.hidden.read().get(&position).is_some_and(|h| h.at <= self.at)
     }
 
-    /// The rows in a part of an index, committed and own ones, in the order that is asked for.
+    /// The rows in memory in a part of an index, committed and own ones, in the order that is asked for.
     pub fn index_rows(
         &self,
         definition: &TableDefinition,
         access: &IndexAccess,
         oldest: Seq,
-        limit: usize,
     ) -> Result<Vec<IndexedRow>> {
         let (base, own) = (&self.overlay.base, &self.overlay.own);
         own.use_indexes_of(definition)?;
-        let mut rows = base.index_rows(access, self.snapshot, oldest, usize::MAX)?;
+        let (mut rows, _) = base.index_rows(access, self.snapshot, oldest, usize::MAX)?;
         rows.retain(|row| !self.is_hidden(row.position()));
-        Ok(index::merge(access, rows, own.index_rows(access, self.at, oldest, usize::MAX)?, limit))
+        Ok(index::merge(access, rows, own.index_rows(access, self.at, oldest, usize::MAX)?.0, usize::MAX))
     }
 
     /// The own row of an encoded key.
     pub fn lookup_own(&self, key: &[u8]) -> Result<Option<(Arc<Chunk>, usize)>> {
         self.overlay.own.lookup(key, self.at)
-    }
-
-    /// The row of an encoded key in memory.
-    pub fn lookup(&self, key: &[u8]) -> Result<Option<(Arc<Chunk>, usize)>> {
-        if let Some(own) = self.lookup_own(key)? {
-            return Ok(Some(own));
-        }
-        let found = self.overlay.base.lookup(key, self.snapshot)?;
-        Ok(found.filter(|(chunk, row)| !self.is_hidden(chunk.base + *row as u64)))
     }
 }

@@ -1,34 +1,45 @@
 //! The scan of a table: a DataFusion leaf with one partition.
 //!
 //! Invariant: what a scan reads is decided when it is executed, by the [`Request`] in its task context, never when
-//! it is planned. So a plan can be kept and run again after writes, and by another user. Whole chunks are handed out
-//! without copying; a selection is applied only where rows of a chunk are not visible.
+//! it is planned. So a plan can be kept and run again after writes, and by another user. Segments come first
+//! (`cold_scan.rs`), then chunks, both of one moment: no row moves from one to the other in between. Whole chunks are
+//! handed out without copying; a selection is applied only where rows of a chunk are not visible.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, UInt32Array};
+use arrow::buffer::BooleanBuffer;
 use arrow::compute::{self, FilterBuilder, FilterPredicate};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DataFusionError, Statistics, stats::Precision};
+use datafusion::common::{ColumnStatistics, DataFusionError, ScalarValue, Statistics, stats::Precision};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr_common::physical_expr::fmt_sql;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
-use futures::StreamExt;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, SortOrderPushdownResult,
+};
+use futures::{StreamExt, TryStreamExt};
 
 use super::chunk::{Chunk, Visibility};
+use super::cold_scan::{ColdReader, ColdRows, Step, Wanted};
 use super::hot::HotTable;
 use super::index_access::{IndexAccess, Sorted};
 use super::log::ScopeKey;
+use super::ordered_scan;
 use super::overlay::{OverlayView, TransactionView};
+use super::pins::SnapshotPin;
+use super::rewrite::retained_since;
+use super::segment::{ROW_ID_FIELD_ID, SEQ_FIELD_ID, ScanFilter, Segment};
 use super::seq::Seq;
 use super::store::TableStore;
 use crate::error::{ErrorCode, KalamError, Result};
@@ -42,6 +53,8 @@ pub const POSITION_COLUMN: &str = "_kalam_position";
 pub const SEQ_COLUMN: &str = "_seq";
 /// Name of the system column that identifies the rows of a table without a primary key.
 pub const ROW_ID_COLUMN: &str = "_rowid";
+/// Name of the system column that tells deleted rows, which only scans that name it give, from live ones.
+pub const DELETED_COLUMN: &str = "_deleted";
 
 /// At most so many rows that were looked up make a batch.
 const MAX_RUN: usize = 8192;
@@ -60,6 +73,8 @@ pub struct Request {
     pub now_ms: u64,
     /// What it reads.
     pub snapshot: Seq,
+    /// Keeps the snapshot readable.
+    pub pin: Option<Arc<SnapshotPin>>,
     /// Set when its caller has given up.
     pub cancelled: Arc<AtomicBool>,
     /// When the request gives up by itself.
@@ -111,7 +126,9 @@ pub enum ScanColumn {
     Seq,
     /// `_rowid`.
     RowId,
-    /// The position in the hot tier.
+    /// `_deleted`.
+    Deleted,
+    /// The row's position in its scope.
     Position,
 }
 
@@ -151,6 +168,9 @@ pub fn system_columns(table: &CachedTableData) -> Vec<(Field, ScanColumn)> {
     columns
 }
 
+/// Which deleted rows a scan gives: those of deletions from one `_seq` to another, both included.
+pub(super) type Deletions = RangeInclusive<Seq>;
+
 /// The scan; see the module's comment.
 #[derive(Debug, Clone)]
 pub struct TableScanExec {
@@ -161,7 +181,15 @@ pub struct TableScanExec {
     keys: Option<Arc<[Vec<u8>]>>,
     /// The part of an index that it reads through.
     index: Option<Arc<IndexAccess>>,
+    /// The order that it promises, where it is that of the index.
+    index_order: Option<LexOrdering>,
+    /// What rules out segments, row groups and pages.
+    filter: Option<Arc<ScanFilter>>,
     fetch: Option<usize>,
+    /// The order that it promises: one of the key.
+    order: Option<LexOrdering>,
+    /// Set when it is executed, if it names `_deleted`: then a deleted row has the `_seq` of its deletion.
+    deletions: Option<Deletions>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -188,7 +216,11 @@ impl TableScanExec {
             columns,
             keys,
             index: None,
+            index_order: None,
+            filter: None,
             fetch,
+            order: None,
+            deletions: None,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
@@ -207,6 +239,9 @@ impl TableScanExec {
         };
         let Some(sorted) = by.iter().map(sorted).collect::<Option<Vec<_>>>() else { return Ok(None) };
         let definition = self.table.definition();
+        if self.order.is_some() || self.columns.contains(&ScanColumn::Deleted) {
+            return Ok(None);
+        }
         let access = match (&self.keys, &self.index) {
             (Some(_), _) => None,
             (None, Some(access)) => access.sorted(definition, &sorted),
@@ -219,13 +254,15 @@ impl TableScanExec {
             expr: Arc::new(Column::new(schema.field(*index).name(), *index)),
             options: *options,
         });
+        let Some(order) = LexOrdering::new(order.collect::<Vec<_>>()) else { return Ok(None) };
         let properties = PlanProperties::new(
-            EquivalenceProperties::new_with_orderings(schema.clone(), [order.collect::<Vec<_>>()]),
+            EquivalenceProperties::new_with_orderings(schema.clone(), [order.iter().cloned().collect::<Vec<_>>()]),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
-        Ok(Some(Self { index: Some(Arc::new(access)), properties: Arc::new(properties), ..self.clone() }))
+        let (index, index_order) = (Some(Arc::new(access)), Some(order));
+        Ok(Some(Self { index, index_order, properties: Arc::new(properties), ..self.clone() }))
     }
 
     /// The scan of so many rows.
@@ -236,6 +273,11 @@ impl TableScanExec {
     /// The scan through an index.
     pub fn with_index(self, index: Option<Arc<IndexAccess>>) -> Self {
         Self { index, ..self }
+    }
+
+    /// The scan with filters that may rule out what it reads. They must be applied above it all the same.
+    pub fn with_filter(self, filter: Option<Arc<ScanFilter>>) -> Self {
+        Self { filter, ..self }
     }
 }
 
@@ -248,6 +290,7 @@ impl DisplayAs for TableScanExec {
                 ScanColumn::Table { name, .. } => name,
                 ScanColumn::Seq => SEQ_COLUMN,
                 ScanColumn::RowId => ROW_ID_COLUMN,
+                ScanColumn::Deleted => DELETED_COLUMN,
                 ScanColumn::Position => POSITION_COLUMN,
             })
             .collect();
@@ -263,6 +306,12 @@ impl DisplayAs for TableScanExec {
         write!(f, ", columns=[{}]", names.join(", "))?;
         if let Some(keys) = &self.keys {
             write!(f, ", keys={}", keys.len())?;
+        }
+        if let Some(filter) = &self.filter {
+            write!(f, ", filter={}", fmt_sql(filter.expr().as_ref()))?;
+        }
+        if let Some(order) = &self.order {
+            write!(f, ", order=[{order}]")?;
         }
         if let Some(fetch) = self.fetch {
             write!(f, ", fetch={fetch}")?;
@@ -318,14 +367,55 @@ impl ExecutionPlan for TableScanExec {
         let schema = self.schema();
         let metrics = BaselineMetrics::new(&self.metrics, 0);
         let scan = self.clone();
-        let open = async move { scan.open(request, metrics).await.map_err(external) };
+        let open = async move {
+            match scan.order.clone() {
+                Some(order) => scan.open_in_order(request, metrics, &order, &context).await,
+                None => {
+                    let (order, fetch, schema) = (scan.index_order.clone(), scan.fetch, scan.schema());
+                    let reader = scan.open(request, metrics).await.map_err(external)?;
+                    match order.filter(|_| reader.unsorted) {
+                        None => Ok(reader.into_stream()),
+                        // Rows of segments come by segment: of each there are no more than are asked for.
+                        Some(order) => {
+                            let rows = RecordBatchStreamAdapter::new(schema, reader.into_stream());
+                            Ok(ordered_scan::sorted(Box::pin(rows), order, fetch).boxed())
+                        }
+                    }
+                }
+            }
+        };
         let stream = futures::stream::once(open)
             .map(|opened| match opened {
-                Ok(reader) => reader.into_stream().boxed(),
+                Ok(stream) => stream,
                 Err(error) => futures::stream::iter([Err(error)]).boxed(),
             })
             .flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))
+    }
+
+    fn try_pushdown_sort(
+        &self,
+        order: &[PhysicalSortExpr],
+    ) -> datafusion::common::Result<SortOrderPushdownResult<Arc<dyn ExecutionPlan>>> {
+        let definition = self.table.definition();
+        let Some(wanted) = LexOrdering::new(order.to_vec()) else { return Ok(SortOrderPushdownResult::Unsupported) };
+        let pays = || {
+            let scope = ScopeKey { table_no: definition.table_no, user: None };
+            let hot = self.store.loaded(&scope).filter(|_| definition.table_type != TableType::User);
+            hot.is_some_and(|hot| ordered_scan::pays(&hot.view().segments, hot.statistics().live_rows))
+        };
+        if self.keys.is_some() || self.index.is_some() || !ordered_scan::is_key_order(definition, &self.columns, order) || !pays() {
+            return Ok(SortOrderPushdownResult::Unsupported);
+        }
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new_with_orderings(self.schema(), [order.to_vec()]),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        let metrics = ExecutionPlanMetricsSet::new();
+        let inner = Self { order: Some(wanted), properties: Arc::new(properties), metrics, ..self.clone() };
+        Ok(SortOrderPushdownResult::Exact { inner: Arc::new(inner) })
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -345,8 +435,14 @@ impl ExecutionPlan for TableScanExec {
             let scope = ScopeKey { table_no: self.table.definition().table_no, user: None };
             if let Some(hot) = self.store.loaded(&scope) {
                 let s = hot.statistics();
-                statistics.num_rows = Precision::Inexact(s.live_rows as usize);
-                statistics.total_byte_size = Precision::Inexact(s.bytes as usize);
+                let segments = hot.view().segments;
+                let cold: u64 = segments.iter().map(|s| s.live_rows()).sum();
+                statistics.num_rows = Precision::Inexact((s.live_rows + cold) as usize);
+                if segments.is_empty() {
+                    statistics.total_byte_size = Precision::Inexact(s.bytes as usize);
+                } else {
+                    statistics.column_statistics = self.columns.iter().map(|c| column_statistics(&segments, c)).collect();
+                }
             }
         }
         Ok(Arc::new(statistics))
@@ -365,12 +461,78 @@ impl ExecutionPlan for TableScanExec {
     }
 }
 
-fn external(error: KalamError) -> DataFusionError {
+pub(super) fn external(error: KalamError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 
 impl TableScanExec {
-    async fn open(self, request: Arc<Request>, metrics: BaselineMetrics) -> Result<ChunkReader> {
+    async fn open(mut self, request: Arc<Request>, metrics: BaselineMetrics) -> Result<ChunkReader> {
+        let ScopeRows { hot, overlay, oldest } = self.rows_of(&request).await?;
+        self.deletions = self.deletions_of(&request);
+        let wanted = self.wanted(request.snapshot);
+        let (source, mut cold) = match &self.keys {
+            None if let Some(access) = &self.index => {
+                let definition = self.table.definition();
+                let limit = self.fetch.unwrap_or(usize::MAX);
+                hot.use_indexes_of(definition)?;
+                let (mut found, segments) = hot.index_rows(access, request.snapshot, oldest, limit.max(1))?;
+                let mut hidden = Vec::new();
+                if let Some(overlay) = &overlay {
+                    (found, hidden) = (overlay.index_rows(definition, access, oldest)?, overlay.hidden_cold());
+                }
+                if access.order.is_none() {
+                    found.sort_unstable_by_key(|found| found.position());
+                }
+                let (filter, metrics) = (self.filter.clone(), &self.metrics);
+                let cold =
+                    ColdReader::index(&segments, wanted, definition, access, filter, hidden, limit, metrics).await?;
+                let rows = found.into_iter().map(|found| (found.chunk, found.row)).collect();
+                (Source::Rows(rows), cold)
+            }
+            None => {
+                let view = hot.view();
+                let cold = ColdReader::scan(&view.segments, wanted, self.filter.clone(), &self.metrics);
+                (Source::Chunks(with_own_rows(view.chunks, overlay.as_ref())), cold)
+            }
+            Some(keys) => {
+                let mut rows = Rows::new();
+                let mut missing = Vec::new();
+                for key in keys.iter() {
+                    if let Some(overlay) = &overlay
+                        && let Some(own) = overlay.lookup_own(key)?
+                    {
+                        rows.push(own);
+                        continue;
+                    }
+                    match hot.lookup(key, request.snapshot)? {
+                        Some((chunk, row)) => {
+                            let position = chunk.base + row as u64;
+                            if !overlay.as_ref().is_some_and(|overlay| overlay.is_hidden(position)) {
+                                rows.push((chunk, row));
+                            }
+                        }
+                        None => missing.push(key.clone()),
+                    }
+                }
+                rows.retain(|(chunk, row)| chunk.seqs.value(*row) >= oldest);
+                // The segments after the index: rows move from the hot tier to segments, never back.
+                let (segments, definition) = (hot.view().segments, self.table.definition());
+                let cold =
+                    ColdReader::lookup(&segments, wanted, definition, hot.key(), &missing, &self.metrics).await?;
+                (Source::Rows(rows), cold)
+            }
+        };
+        if let Some(overlay) = &overlay {
+            cold.hide(overlay.hidden_cold());
+        }
+        let unsorted = self.index_order.is_some() && !cold.is_done();
+        let remaining = self.fetch.filter(|_| !unsorted).unwrap_or(usize::MAX);
+        let worked = Instant::now();
+        Ok(ChunkReader { scan: self, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked, unsorted })
+    }
+
+    /// Where the rows are that a request sees.
+    async fn rows_of(&self, request: &Request) -> Result<ScopeRows> {
         let scope = request.scope(&self.table)?;
         let overlay = match &request.transaction {
             Some(transaction) => transaction.overlay(&scope, self.table.schema_version())?,
@@ -381,40 +543,119 @@ impl TableScanExec {
             None => self.store.hot(&scope, self.table.definition()).await?,
         };
         let oldest = hot.expired_below(request.now_ms);
-        let source = match (&self.keys, &overlay) {
-            (None, overlay) if let Some(access) = &self.index => {
-                let definition = self.table.definition();
-                let limit = self.fetch.unwrap_or(usize::MAX);
-                hot.use_indexes_of(definition)?;
-                let mut found = match overlay {
-                    Some(overlay) => overlay.index_rows(definition, access, oldest, limit)?,
-                    None => hot.index_rows(access, request.snapshot, oldest, limit)?,
-                };
-                if access.order.is_none() {
-                    found.sort_unstable_by_key(|found| found.position());
-                }
-                Source::Rows(found.into_iter().map(|found| (found.chunk, found.row)).collect())
+        Ok(ScopeRows { hot, overlay, oldest })
+    }
+
+    /// Like [`TableScanExec::open`], in the order of the key.
+    async fn open_in_order(
+        mut self,
+        request: Arc<Request>,
+        metrics: BaselineMetrics,
+        order: &LexOrdering,
+        context: &TaskContext,
+    ) -> datafusion::common::Result<Batches> {
+        let ScopeRows { hot, overlay, oldest } = self.rows_of(&request).await.map_err(external)?;
+        self.deletions = self.deletions_of(&request);
+        let (view, schema) = (hot.view(), self.schema());
+        let chunks = with_own_rows(view.chunks, overlay.as_ref());
+        let (lanes, others) = ordered_scan::lanes(&view.segments, hot.key());
+        // Rows count once, when they leave.
+        let reader = |segments: &[Arc<Segment>], chunks, remaining| {
+            let wanted = self.wanted(request.snapshot);
+            let mut cold = ColdReader::scan(segments, wanted, self.filter.clone(), &self.metrics);
+            if let Some(overlay) = &overlay {
+                cold.hide(overlay.hidden_cold());
             }
-            (None, Some(overlay)) => Source::Chunks(overlay.chunks()),
-            (None, None) => Source::Chunks(hot.chunks()),
-            (Some(keys), overlay) => {
-                let mut rows = match overlay {
-                    Some(overlay) => keys.iter().filter_map(|k| overlay.lookup(k).transpose()).collect::<Result<_>>()?,
-                    None => lookup_all(&hot, keys, request.snapshot)?,
-                };
-                rows.retain(|(chunk, row)| chunk.seqs.value(*row) >= oldest);
-                Source::Rows(rows)
-            }
+            let (scan, request, metrics) = (self.clone(), Arc::clone(&request), metrics.intermediate());
+            let (source, overlay, worked) = (Source::Chunks(chunks), overlay.clone(), Instant::now());
+            let reader =
+                ChunkReader { scan, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked, unsorted: false };
+            let stream = RecordBatchStreamAdapter::new(Arc::clone(&schema), reader.into_stream());
+            Box::pin(stream) as SendableRecordBatchStream
         };
         let remaining = self.fetch.unwrap_or(usize::MAX);
-        let worked = Instant::now();
-        Ok(ChunkReader { scan: self, request, overlay, source, oldest, next: 0, remaining, metrics, worked })
+        let mut streams: Vec<_> = lanes.iter().map(|lane| reader(lane, Arc::default(), remaining)).collect();
+        if !chunks.is_empty() || !others.is_empty() || streams.is_empty() {
+            let unsorted = reader(&others, Arc::clone(&chunks), usize::MAX);
+            streams.push(ordered_scan::sorted(unsorted, order.clone(), self.fetch));
+        }
+        let merged = ordered_scan::merged(streams, order, self.fetch, &metrics, context)?;
+        Ok(merged.inspect_ok(move |batch| metrics.record_output(batch.num_rows())).boxed())
+    }
+
+    /// The deleted rows that it gives.
+    fn deletions_of(&self, request: &Request) -> Option<Deletions> {
+        let named = self.columns.contains(&ScanColumn::Deleted);
+        named.then(|| retained_since(self.table.definition())..=request.snapshot)
+    }
+
+    /// What it needs of cold rows.
+    fn wanted(&self, snapshot: Seq) -> Wanted {
+        let id = |column: &ScanColumn| match column {
+            ScanColumn::Table { id, .. } => Some(*id),
+            ScanColumn::Seq => Some(SEQ_FIELD_ID),
+            ScanColumn::RowId => Some(ROW_ID_FIELD_ID),
+            ScanColumn::Deleted | ScanColumn::Position => None,
+        };
+        let positions = self.columns.contains(&ScanColumn::Position);
+        let deletions = self.deletions.clone();
+        Wanted { ids: self.columns.iter().filter_map(id).collect(), positions, snapshot, deletions }
+    }
+
+    /// The batch of cold rows.
+    fn cold_batch(&self, rows: &ColdRows) -> Result<RecordBatch> {
+        if rows.schema_version > self.table.schema_version() {
+            return Err(super::replay::outdated());
+        }
+        let missing = |name| KalamError::internal(format_args!("cold rows without {name}"));
+        let column = |column: &ScanColumn| match column {
+            ScanColumn::Seq => rows.column(SEQ_FIELD_ID).cloned().ok_or_else(|| missing(SEQ_COLUMN)),
+            ScanColumn::RowId => rows.column(ROW_ID_FIELD_ID).cloned().ok_or_else(|| missing(ROW_ID_COLUMN)),
+            ScanColumn::Deleted => {
+                let deleted = rows.deleted.clone().map(|d| Arc::new(d) as ArrayRef);
+                deleted.ok_or_else(|| missing(DELETED_COLUMN))
+            }
+            ScanColumn::Position => {
+                let positions = rows.positions.clone().map(|p| Arc::new(p) as ArrayRef);
+                positions.ok_or_else(|| missing(POSITION_COLUMN))
+            }
+            ScanColumn::Table { id, .. } => {
+                self.as_now(column, rows.column(*id).cloned(), rows.schema_version, rows.len)
+            }
+        };
+        let columns = self.columns.iter().map(column).collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len));
+        RecordBatch::try_new_with_options(self.schema(), columns, &options).map_err(KalamError::internal)
+    }
+
+    /// The values of a column of the table, which were written under an earlier version of it, or before it was there.
+    fn as_now(&self, column: &ScanColumn, array: Option<ArrayRef>, version: u32, rows: usize) -> Result<ArrayRef> {
+        let ScanColumn::Table { id, data_type, name, initial, since } = column else {
+            return Err(KalamError::internal("a system column has no versions"));
+        };
+        Ok(match (array, initial) {
+            (Some(array), _) if version >= *since => array,
+            (Some(array), _) => self.convert(array, *id, name, version)?,
+            (None, None) => arrow::array::new_null_array(&data_type.arrow_type(), rows),
+            (None, Some(one)) => {
+                compute::take(one, &UInt32Array::from(vec![0; rows]), None).map_err(KalamError::internal)?
+            }
+        })
     }
 
     /// A column of some rows of a chunk, which may have been written under an earlier version of the table. Values
     /// are converted after the rows are picked: what is not visible any more need not convert.
     fn column(&self, column: &ScanColumn, chunk: &Chunk, rows: &Pick) -> Result<ArrayRef> {
         Ok(match column {
+            ScanColumn::Seq if self.deletions.is_some() => {
+                let seq = |row| self.deletion(chunk, row).unwrap_or_else(|| chunk.seqs.value(row));
+                rows.of(&(Arc::new(Int64Array::from_iter_values((0..chunk.len()).map(seq))) as ArrayRef))?
+            }
+            ScanColumn::Deleted => {
+                let deleted: BooleanArray =
+                    (0..chunk.len()).map(|row| Some(self.deletion(chunk, row).is_some())).collect();
+                rows.of(&(Arc::new(deleted) as ArrayRef))?
+            }
             ScanColumn::Seq => rows.of(&(Arc::new(chunk.seqs.clone()) as ArrayRef))?,
             ScanColumn::RowId => match &chunk.row_ids {
                 Some(ids) => rows.of(&(Arc::new(ids.clone()) as ArrayRef))?,
@@ -428,14 +669,33 @@ impl TableScanExec {
                 _ => rows
                     .of(&(Arc::new(Int64Array::from_iter_values(chunk.base as i64..chunk.end() as i64)) as ArrayRef))?,
             },
-            ScanColumn::Table { id, data_type, name, initial, since } => match (chunk.column(*id), initial) {
-                (Some(array), _) if chunk.schema_version >= *since => rows.of(array)?,
-                (Some(array), _) => self.convert(rows.of(array)?, *id, name, chunk.schema_version)?,
-                (None, None) => arrow::array::new_null_array(&data_type.arrow_type(), rows.len(chunk)),
-                (None, Some(one)) => compute::take(one, &UInt32Array::from(vec![0; rows.len(chunk)]), None)
-                    .map_err(KalamError::internal)?,
-            },
+            ScanColumn::Table { id, .. } => {
+                let array = chunk.column(*id).map(|array| rows.of(array)).transpose()?;
+                self.as_now(column, array, chunk.schema_version, rows.len(chunk))?
+            }
         })
+    }
+
+    /// When a row was deleted, if the scan gives it as such.
+    fn deletion(&self, chunk: &Chunk, row: usize) -> Option<Seq> {
+        let deletions = self.deletions.as_ref()?;
+        chunk.deleted_at(row).filter(|seq| deletions.contains(seq))
+    }
+
+    /// The visible rows of a chunk, with those that the scan gives as deleted.
+    fn with_deleted(&self, chunk: &Chunk, visible: Visibility) -> Visibility {
+        if self.deletions.is_none() {
+            return visible;
+        }
+        let is_visible = |row| match &visible {
+            Visibility::None => false,
+            Visibility::All => true,
+            Visibility::First(rows) => row < *rows,
+            Visibility::Some(mask) => mask.value(row),
+        };
+        let shown = |row| is_visible(row) || self.deletion(chunk, row).is_some();
+        let mask = BooleanBuffer::collect_bool(chunk.len(), shown);
+        if mask.count_set_bits() == 0 { Visibility::None } else { Visibility::Some(mask) }
     }
 
     /// Leads values through every type that their column had since they were written.
@@ -492,13 +752,41 @@ impl Pick {
 
 type Rows = Vec<(Arc<Chunk>, usize)>;
 
-fn lookup_all(hot: &HotTable, keys: &[Vec<u8>], snapshot: Seq) -> Result<Rows> {
-    keys.iter().filter_map(|key| hot.lookup(key, snapshot).transpose()).collect()
+fn column_statistics(segments: &[Arc<Segment>], column: &ScanColumn) -> ColumnStatistics {
+    let bound = |min: bool| {
+        let bounds = segments.iter().map(|s| super::segment::bound(s, column, min)).collect::<Option<Vec<_>>>();
+        let better = |a: ScalarValue, b: ScalarValue| if (b < a) == min { b } else { a };
+        bounds.and_then(|b| b.into_iter().reduce(better)).map_or(Precision::Absent, Precision::Inexact)
+    };
+    let nulls: Option<u64> = segments.iter().map(|s| super::segment::null_count(s, column)).sum();
+    ColumnStatistics {
+        null_count: nulls.map_or(Precision::Absent, |n| Precision::Inexact(n as usize)),
+        min_value: bound(true),
+        max_value: bound(false),
+        ..ColumnStatistics::new_unknown()
+    }
 }
 
 enum Source {
     Chunks(Arc<Vec<Arc<Chunk>>>),
     Rows(Rows),
+}
+
+type Batches = futures::stream::BoxStream<'static, datafusion::common::Result<RecordBatch>>;
+
+/// The rows of a table scope, as a request sees them.
+struct ScopeRows {
+    hot: Arc<HotTable>,
+    /// What the request's transaction changed.
+    overlay: Option<OverlayView>,
+    /// Rows with a lower `_seq` are events that are too old.
+    oldest: Seq,
+}
+
+/// Chunks of committed rows, and after them those of the transaction's own rows.
+fn with_own_rows(chunks: Arc<Vec<Arc<Chunk>>>, overlay: Option<&OverlayView>) -> Arc<Vec<Arc<Chunk>>> {
+    let own = overlay.map(OverlayView::own_chunks).unwrap_or_default();
+    if own.is_empty() { chunks } else { Arc::new(chunks.iter().chain(own.iter()).cloned().collect()) }
 }
 
 /// Gives the batches of a scan one by one.
@@ -507,6 +795,7 @@ struct ChunkReader {
     request: Arc<Request>,
     /// What the request's transaction changed.
     overlay: Option<OverlayView>,
+    cold: ColdReader,
     source: Source,
     /// Rows with a lower `_seq` are events that are too old.
     oldest: Seq,
@@ -514,25 +803,35 @@ struct ChunkReader {
     remaining: usize,
     metrics: BaselineMetrics,
     worked: Instant,
+    /// Whether its rows still have to be brought into the order that the scan promises.
+    unsorted: bool,
 }
 
 impl ChunkReader {
-    fn into_stream(self) -> impl futures::Stream<Item = datafusion::common::Result<RecordBatch>> + Send {
+    fn into_stream(self) -> Batches {
         futures::stream::unfold(self, |mut reader| async move {
-            if reader.worked.elapsed().as_millis() > YIELD_AFTER_MS {
-                platform::yield_to_host().await;
-                reader.worked = Instant::now();
-            }
-            reader.next_batch().map_err(external).transpose().map(|batch| (batch, reader))
+            reader.next_batch().await.map_err(external).transpose().map(|batch| (batch, reader))
         })
+        .boxed()
     }
 
-    fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
-        self.request.check()?;
-        let timer = self.metrics.elapsed_compute().clone();
-        let _timer = timer.timer();
+    async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
         while self.remaining > 0 {
-            let Some(batch) = self.read()? else { return Ok(None) };
+            if self.worked.elapsed().as_millis() > YIELD_AFTER_MS {
+                platform::yield_to_host().await;
+                self.worked = Instant::now();
+            }
+            self.request.check()?;
+            let timer = self.metrics.elapsed_compute().clone();
+            let _timer = timer.timer();
+            let batch = match self.cold.next(self.remaining).await? {
+                Step::Rows(rows) => Some(self.scan.cold_batch(&rows)?),
+                Step::Nothing => None,
+                Step::End => match self.read()? {
+                    Some(batch) => batch,
+                    None => return Ok(None),
+                },
+            };
             let Some(batch) = batch else { continue };
             let batch = if batch.num_rows() > self.remaining { batch.slice(0, self.remaining) } else { batch };
             self.remaining -= batch.num_rows();
@@ -559,11 +858,11 @@ impl ChunkReader {
             }
             Source::Chunks(chunks) => {
                 let Some(chunk) = chunks.get(at) else { return Ok(None) };
-                let visibility = match &self.overlay {
+                let visible = match &self.overlay {
                     Some(overlay) => overlay.visibility(chunk, self.oldest),
                     None => chunk.visibility_since(self.oldest, self.request.snapshot),
                 };
-                Ok(Some(match visibility {
+                Ok(Some(match self.scan.with_deleted(chunk, visible) {
                     Visibility::None => None,
                     Visibility::All => Some(self.scan.batch(chunk, &Pick::All)?),
                     Visibility::First(rows) => Some(self.scan.batch(chunk, &Pick::Range(0, rows))?),

@@ -6,7 +6,7 @@ use super::{HotTable, ScopeKey, TableStore};
 use crate::error::Result;
 use crate::platform;
 use crate::schema::TableDefinition;
-use crate::storage::{Durability, Partition, WriteBatch};
+use crate::storage::{Durability, WriteBatch};
 
 impl TableStore {
     /// Ends the events of a scope that are too old, so that nobody who fetches its hot tier meets them as live rows.
@@ -69,10 +69,5 @@ impl TableStore {
         let gone = |scope: &ScopeKey| scope.user.as_ref() == Some(&user) && tables.contains(&scope.table_no);
         self.slots.lock().retain(|scope, _| !gone(scope));
         Ok(())
-    }
-
-    /// Adds to a batch: remove everything that storage holds of a scope.
-    fn drop_scope_into(&self, batch: &mut WriteBatch, scope: &ScopeKey) {
-        batch.delete_range(Partition::Log, scope.range());
     }
 }

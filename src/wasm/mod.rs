@@ -92,6 +92,8 @@ impl Engine {
                 memory_limit: memory_limit.unwrap_or(defaults.memory_limit),
                 transaction_timeout: optional_number(&config, "transactionTimeoutMs")?
                     .map_or(defaults.transaction_timeout, |ms| Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9))),
+                hot_limit: optional_number(&config, "hotLimit")?.map_or(defaults.hot_limit, |n| n as usize),
+                segment_cache: optional_number(&config, "segmentCache")?.map_or(defaults.segment_cache, |n| n as usize),
             };
             let backend: Arc<dyn StorageBackend> = match storage.as_str() {
                 "host" => Arc::new(HostBackend::new(supplied.unwrap_or_default().unchecked_into())?),

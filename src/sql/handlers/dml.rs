@@ -20,7 +20,7 @@ use super::query::item_names;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{CachedTableData, TableDefinition};
 use crate::tables::{
-    HotTable, POSITION_COLUMN, PreparedRows, ROW_ID_COLUMN, Request, ScopeKey, ScopeWrite, StatementWrite,
+    ColdCheck, HotTable, POSITION_COLUMN, PreparedRows, ROW_ID_COLUMN, Request, ScopeKey, ScopeWrite, StatementWrite,
     TableProviderCore, stored_provider,
 };
 
@@ -48,6 +48,7 @@ impl Target {
         let namespace = execution.session.namespace();
         let names = Names { registry: execution.executor.registry(), namespace: &namespace };
         let table = names.writable(name).await?;
+        super::storage::make_room(execution).await?;
         let request = execution.request();
         let scope = request.scope(&table).map_err(|e| e.at(position_of_name(name)))?;
         let hot = match &execution.transaction {
@@ -106,29 +107,39 @@ impl Target {
         if rows_affected == 0 {
             return Ok(StatementResult::default());
         }
-        let registry = execution.executor.registry();
-        let current = registry.table(self.table.table_id()).await?;
-        if !current.is_some_and(|current| Arc::ptr_eq(&current, &self.table)) {
-            return Err(KalamError::new(
-                ErrorCode::Conflict,
-                format!("the definition of '{}' was changed meanwhile", self.table.table_id()),
-            ));
-        }
+        let (registry, store) = (execution.executor.registry(), execution.executor.store());
         if let Some(transaction) = &execution.transaction {
+            let current = registry.table(self.table.table_id()).await?;
+            if !current.is_some_and(|current| Arc::ptr_eq(&current, &self.table)) {
+                return Err(changed_meanwhile(&self.table));
+            }
             let write = StatementWrite { table: &self.table, scope: &self.scope, rows, replaced, deleted };
             transaction.write(write).await?;
             return Ok(StatementResult { rows_affected, ..StatementResult::default() });
         }
         self.hot.use_indexes_of(self.table.definition())?;
-        let write = ScopeWrite {
+        let mut write = ScopeWrite {
             scope: self.scope,
             hot: self.hot,
             schema_version: self.table.schema_version(),
             rows,
             replaced,
             deleted,
+            checked: ColdCheck::Unchecked,
         };
-        let receipt = execution.executor.store().submit(vec![write], execution.options.durability, None)?.await?;
+        loop {
+            write.checked = store.check_keys(&write, self.table.definition()).await?;
+            let current = registry.table(self.table.table_id()).await?;
+            if !current.is_some_and(|current| Arc::ptr_eq(&current, &self.table)) {
+                return Err(changed_meanwhile(&self.table));
+            }
+            // Nothing is awaited from here to `submit`. If rows moved while their keys were asked for, only that is
+            // done again.
+            if store.still_checked(&write) {
+                break;
+            }
+        }
+        let receipt = store.submit(vec![write], execution.options.durability, None)?.await?;
         Ok(StatementResult { rows_affected, seq: Some(receipt.seq), durability: Some(receipt.durability), rows: None })
     }
 
@@ -147,6 +158,10 @@ impl Target {
         let (schema, batches) = execution.select(query, &extras, Arc::clone(&self.request)).await?;
         Ok(Some(finish_rows(&schema, batches, item_names(items))?))
     }
+}
+
+fn changed_meanwhile(table: &CachedTableData) -> KalamError {
+    KalamError::new(ErrorCode::Conflict, format!("the definition of '{}' was changed meanwhile", table.table_id()))
 }
 
 /// A batch of a table's columns, checked against NOT NULL. `first_row` is the number of its first row, from 1.

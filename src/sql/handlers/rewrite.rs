@@ -112,6 +112,7 @@ impl Steps<'_, '_> {
                 role: Role::System,
                 now_ms: ours.now_ms,
                 snapshot: ours.snapshot,
+                pin: ours.pin.clone(),
                 cancelled: Arc::clone(&ours.cancelled),
                 deadline: ours.deadline,
                 transaction: None,

@@ -142,6 +142,7 @@ async fn table_with_rows(execution: &Execution<'_>, name: &str) -> Result<Option
             role: Role::System,
             now_ms: ours.now_ms,
             snapshot: ours.snapshot,
+            pin: ours.pin.clone(),
             cancelled: Arc::clone(&ours.cancelled),
             deadline: ours.deadline,
             transaction: None,

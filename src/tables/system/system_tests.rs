@@ -230,6 +230,7 @@ fn a_kept_plan_reads_the_rows_of_its_execution() -> Result<()> {
                 role: Role::Dba,
                 now_ms: 0,
                 snapshot: 0,
+                pin: None,
                 cancelled,
                 deadline: None,
                 transaction: None,
