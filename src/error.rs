@@ -64,6 +64,8 @@ error_codes! {
     ViewDependencyMissing = "VIEW_DEPENDENCY_MISSING", "42P01";
     /// A view that would refer to itself.
     CyclicView = "CYCLIC_VIEW", "42P17";
+    /// An index, constraint or table of that name exists already.
+    IndexExists = "INDEX_EXISTS", "42P07";
     /// No index of that name.
     IndexNotFound = "INDEX_NOT_FOUND", "42704";
     /// No constraint of that name.

@@ -36,6 +36,7 @@ use super::casts::{KalamCasts, KalamComparisons};
 use super::correlated::CorrelatedScalars;
 use super::counting_windows::CountingWindows;
 use super::guarded_rules;
+use super::index_order::IndexOrder;
 use super::interrupt::EnsureChecks;
 use super::json::JsonOperators;
 use super::not_in::NotIn;
@@ -66,6 +67,7 @@ pub fn session_state(memory: Arc<dyn MemoryPool>, store: &Arc<TableStore>) -> Re
         vec![Arc::new(NotIn), Arc::new(CorrelatedScalars), Arc::new(KalamCasts)];
     analyzer_rules.extend(Analyzer::new().rules);
     let mut physical_rules = PhysicalOptimizer::new().rules;
+    physical_rules.push(Arc::new(IndexOrder));
     physical_rules.push(Arc::new(InPlaceCoalesce));
     physical_rules.push(Arc::new(EnsureChecks));
     let table_functions =

@@ -421,6 +421,7 @@ impl Execution<'_> {
             Statement::Storage { compact, table } => handlers::storage::run(self, compact, table.as_ref()).await,
             Statement::KillJob(id) => handlers::job::kill(self, &id).await,
             Statement::ShowTables(namespace) => handlers::show::tables(self, namespace.as_ref()).await,
+            Statement::ShowIndexes(name) => handlers::index::show(self, name.as_ref()).await,
             Statement::Describe(name) => handlers::show::describe(self, &name).await,
             Statement::DescribeHistory(name) => handlers::show::history(self, &name).await,
             Statement::CreateTable(kind, create) => handlers::table::create(self, kind, *create).await,
@@ -448,6 +449,10 @@ impl Execution<'_> {
                     self.retrying(|| handlers::truncate::truncate(self, &truncate)).await
                 }
                 ast::Statement::AlterTable(alter) => self.retrying(|| handlers::alter::alter(self, &alter)).await,
+                ast::Statement::CreateIndex(create) => self.retrying(|| handlers::index::create(self, &create)).await,
+                ast::Statement::Drop { object_type: ObjectType::Index, if_exists, names, .. } => {
+                    self.retrying(|| handlers::index::drop(self, &names, if_exists)).await
+                }
                 ast::Statement::CreateView(create) => self.retrying(|| handlers::view::create(self, &create)).await,
                 ast::Statement::Drop { object_type: ObjectType::View, if_exists, names, cascade, .. } => {
                     handlers::view::drop(self, &names, if_exists, cascade).await

@@ -16,6 +16,7 @@ mod generated;
 mod guarded_rules;
 mod handlers;
 mod import;
+mod index_order;
 mod interrupt;
 mod json;
 mod memory;

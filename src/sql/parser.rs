@@ -57,6 +57,8 @@ pub enum Statement {
     KillJob(String),
     /// `SHOW TABLES [IN n]`.
     ShowTables(Option<ObjectName>),
+    /// `SHOW INDEXES [FROM t]`, also spelled INDEX and KEYS.
+    ShowIndexes(Option<ObjectName>),
     /// `DESCRIBE [TABLE] t`, `SHOW COLUMNS FROM t`.
     Describe(ObjectName),
     /// `DESCRIBE [TABLE] t HISTORY`.
@@ -317,6 +319,12 @@ impl StatementParser<'_> {
                 let filtered = self.parser.parse_one_of_keywords(&[Keyword::IN, Keyword::FROM]).is_some();
                 let namespace = if filtered { Some(self.parser.parse_object_name(false)?) } else { None };
                 return Ok(Statement::ShowTables(namespace));
+            }
+            if ["indexes", "index", "keys"].iter().any(|word| is(&second, word)) {
+                self.skip(2);
+                let of = self.parser.parse_one_of_keywords(&[Keyword::IN, Keyword::FROM]).is_some();
+                let table = if of { Some(self.parser.parse_object_name(false)?) } else { None };
+                return Ok(Statement::ShowIndexes(table));
             }
             if is(&second, "columns") && (is(&third, "from") || is(&third, "in")) {
                 self.skip(3);

@@ -31,6 +31,7 @@ pub fn check(role: Role, statement: &Statement) -> Result<()> {
         | Statement::UseNamespace(_)
         | Statement::ShowNamespaces
         | Statement::ShowTables(_)
+        | Statement::ShowIndexes(_)
         | Statement::Describe(_)
         | Statement::DescribeHistory(_)
         | Statement::With(..) => return Ok(()),

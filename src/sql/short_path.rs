@@ -1,7 +1,8 @@
-//! The short path: single-table statements that pin the whole primary key to constants.
+//! The short path: single-table statements that pin the whole primary key, or the first columns of an index, to
+//! constants, and say nothing else.
 //!
 //! Planning costs a hundred times what looking a key up costs. Invariant: the path is taken or declined as a whole,
-//! before anything is read, and what it reads is what the planner's key lookup reads (the same [`TableScanExec`]), so
+//! before anything is read, and what it reads is what the planner's lookup reads (the same [`TableScanExec`]), so
 //! both give the same rows (`tests/short_path.rs` runs both). A statement has the shape only if it equals a bare
 //! template in every clause but its list, table and WHERE; a constant counts only if it is of the key column's own
 //! kind, so that comparing needs no conversion.
@@ -20,8 +21,8 @@ use super::handlers::insert::literal;
 use super::handlers::query::item_names;
 use super::parser::{self, Statement};
 use crate::error::Result;
-use crate::schema::TableDefinition;
-use crate::tables::{TableProviderCore, stored_core};
+use crate::schema::{IndexDefinition, TableDefinition};
+use crate::tables::{IndexAccess, IndexCodec, TableProviderCore, TableScanExec, stored_core};
 use crate::types::{ColumnBuilder, KalamDataType, Value};
 
 /// At most so many keys of an IN list are looked up one by one.
@@ -35,8 +36,8 @@ pub async fn query(execution: &Execution<'_>, query: &Query) -> Result<Option<St
     let Some(provider) = execution.executor.registry().provider(&id).await? else { return Ok(None) };
     let Some(core) = stored_core(provider.as_ref()) else { return Ok(None) };
     let Some(projection) = shape.projection(core.definition()) else { return Ok(None) };
-    let Some(keys) = keys_of(execution, core, shape.selection, &shape.alias)? else { return Ok(None) };
-    let scan = core.key_scan(Some(&projection), keys)?;
+    let lookup = lookup_of(execution, core, shape.selection, &shape.alias)?;
+    let Some(scan) = lookup.map(|lookup| lookup.scan(core, Some(&projection))).transpose()? else { return Ok(None) };
     let schema = datafusion::physical_plan::ExecutionPlan::schema(&scan);
     let batches = execution.collect(Arc::new(scan), execution.request()).await?;
     Ok(Some(StatementResult::rows(finish_rows(&schema, batches, item_names(shape.items))?)))
@@ -52,8 +53,8 @@ pub async fn target_rows(
     request: Arc<crate::tables::Request>,
 ) -> Result<Option<Vec<RecordBatch>>> {
     let Some(selection) = selection else { return Ok(None) };
-    let Some(keys) = keys_of(execution, core, selection, &fold(alias))? else { return Ok(None) };
-    let scan = core.key_scan(None, keys)?;
+    let Some(lookup) = lookup_of(execution, core, selection, &fold(alias))? else { return Ok(None) };
+    let scan = lookup.scan(core, None)?;
     execution.collect(Arc::new(scan), request).await.map(Some)
 }
 
@@ -178,24 +179,38 @@ fn column_name(expr: &Expr, alias: &str) -> Option<String> {
     }
 }
 
-/// The encoded keys that WHERE pins, in key order, each once; `None` if it says anything else.
-fn keys_of(
+/// What WHERE pins.
+enum Lookup {
+    /// The whole primary key.
+    Keys(Vec<Vec<u8>>),
+    /// The first columns of an index.
+    Index(IndexAccess),
+}
+
+impl Lookup {
+    fn scan(self, core: &TableProviderCore, projection: Option<&[usize]>) -> Result<TableScanExec> {
+        match self {
+            Lookup::Keys(keys) => core.key_scan(projection, keys),
+            Lookup::Index(access) => core.index_scan(projection, access),
+        }
+    }
+}
+
+/// What WHERE pins; `None` if it says anything else.
+fn lookup_of(
     execution: &Execution<'_>,
     core: &TableProviderCore,
     selection: &Expr,
     alias: &str,
-) -> Result<Option<Vec<Vec<u8>>>> {
-    let columns = core.definition().key_columns();
-    if columns.is_empty() {
+) -> Result<Option<Lookup>> {
+    let definition = core.definition();
+    let mut terms = Vec::new();
+    if !conjuncts(selection, &mut terms) {
         return Ok(None);
     }
-    let mut pins = Vec::new();
-    if !conjuncts(selection, &mut pins) || pins.len() != columns.len() {
-        return Ok(None);
-    }
-    let mut values: Vec<Option<Vec<Value>>> = vec![None; columns.len()];
-    for pin in pins {
-        let (name, constants) = match pin {
+    let mut pins: Vec<(u32, Vec<Value>)> = Vec::with_capacity(terms.len());
+    for term in terms {
+        let (name, constants) = match term {
             Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => match column_name(left, alias) {
                 Some(name) => (Some(name), vec![right.as_ref()]),
                 None => (column_name(right, alias), vec![left.as_ref()]),
@@ -203,38 +218,65 @@ fn keys_of(
             Expr::InList { expr, list, negated: false } => (column_name(expr, alias), list.iter().collect()),
             _ => return Ok(None),
         };
-        let Some(place) = columns.iter().position(|c| Some(&c.name) == name.as_ref()) else { return Ok(None) };
-        let mut found = Vec::with_capacity(constants.len());
+        let Some(column) = name.and_then(|name| definition.column(&name)) else { return Ok(None) };
+        let mut values = Vec::with_capacity(constants.len());
         for constant in constants {
             match literal(constant, execution.params)? {
-                Some(value) if is_of_kind(&value, &columns[place].data_type) => found.push(value),
+                Some(value) if is_of_kind(&value, &column.data_type) => values.push(value),
                 _ => return Ok(None),
             }
         }
-        if values[place].replace(found).is_some() {
+        if pins.iter().any(|(id, _)| *id == column.column_id) {
             return Ok(None);
         }
+        pins.push((column.column_id, values));
     }
-    let Some(values) = values.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
-    let combinations: usize = values.iter().map(Vec::len).product();
+    let combinations: usize = pins.iter().map(|(_, values)| values.len()).fold(1, usize::saturating_mul);
     if combinations > MAX_KEYS {
         return Ok(None);
     }
-    let mut keys = Vec::with_capacity(combinations);
-    for i in 0..combinations {
-        let mut rest = i;
-        let mut row = Vec::with_capacity(values.len());
-        for column in &values {
-            row.push(column[rest % column.len()].clone());
-            rest /= column.len();
+    let is_pinned = |id: u32| pins.iter().any(|(pinned, _)| *pinned == id);
+    if pins.len() == definition.primary_key.len() && definition.primary_key.iter().all(|id| is_pinned(*id)) {
+        let mut keys = Vec::with_capacity(combinations);
+        for row in rows_of(&pins, &definition.primary_key) {
+            let mut key = Vec::new();
+            core.key().codec().encode_values(&row, &mut key)?;
+            keys.push(key);
         }
-        let mut key = Vec::new();
-        core.key().codec().encode_values(&row, &mut key)?;
-        keys.push(key);
+        keys.sort_unstable();
+        keys.dedup();
+        return Ok(Some(Lookup::Keys(keys)));
     }
-    keys.sort_unstable();
-    keys.dedup();
-    Ok(Some(keys))
+    let fits = |index: &&IndexDefinition| {
+        index.columns.len() >= pins.len() && index.columns[..pins.len()].iter().all(|c| is_pinned(c.column_id))
+    };
+    let Some(index) = definition.indexes.iter().find(fits) else { return Ok(None) };
+    let codec = IndexCodec::new(definition, index)?;
+    let ids: Vec<u32> = index.columns[..pins.len()].iter().map(|c| c.column_id).collect();
+    let mut prefixes = Vec::with_capacity(combinations);
+    for row in rows_of(&pins, &ids) {
+        let mut prefix = Vec::new();
+        for ((place, value), id) in row.iter().enumerate().zip(&ids) {
+            let Some(column) = definition.column_by_id(*id) else { return Ok(None) };
+            let mut one = ColumnBuilder::new(&column.data_type, &column.name, 1);
+            one.append(value)?;
+            codec.encode_column(place, &one.finish(), 0, &mut prefix)?;
+        }
+        prefixes.push(prefix);
+    }
+    Ok(Some(Lookup::Index(IndexAccess::of_values(index, prefixes))))
+}
+
+/// Every combination of the values that columns are pinned to, in the order of `columns`.
+fn rows_of(pins: &[(u32, Vec<Value>)], columns: &[u32]) -> Vec<Vec<Value>> {
+    let mut rows = vec![Vec::with_capacity(columns.len())];
+    for values in columns.iter().filter_map(|id| pins.iter().find(|(pinned, _)| pinned == id)).map(|(_, v)| v) {
+        rows = rows
+            .into_iter()
+            .flat_map(|row: Vec<Value>| values.iter().map(move |value| [&row[..], &[value.clone()]].concat()))
+            .collect();
+    }
+    rows
 }
 
 /// Collects the terms of a conjunction; false if there is anything but AND between them.

@@ -370,6 +370,9 @@ impl Execution<'_> {
                 break;
             }
         }
+        for (table, write) in tables.iter().zip(&writes) {
+            write.hot.use_indexes_of(table.definition())?;
+        }
         let receipt = store.submit(writes, self.options.durability, None).map_err(repeatable)?.await?;
         Ok(StatementResult { seq: Some(receipt.seq), durability: Some(receipt.durability), ..Default::default() })
     }
@@ -448,6 +451,7 @@ fn check_allowed(statement: &Statement, read_only: bool) -> Result<()> {
         | Statement::ShowStats
         | Statement::ShowManifest(_)
         | Statement::ShowTables(_)
+        | Statement::ShowIndexes(_)
         | Statement::Describe(_)
         | Statement::DescribeHistory(_)
         | Statement::Explain { .. } => false,

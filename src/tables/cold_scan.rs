@@ -17,6 +17,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
 use roaring::RoaringBitmap;
 
+use super::index_access::IndexAccess;
 use super::key_spec::KeySpec;
 use super::scan::{DELETED_COLUMN, Deletions, POSITION_COLUMN, ROW_ID_COLUMN, SEQ_COLUMN, ScanColumn, TableScanExec};
 use super::segment::{ROW_ID_FIELD_ID, SEQ_FIELD_ID, ScanFilter, Segment, cold_position};
@@ -159,6 +160,40 @@ impl ColdReader {
             }
         }
         Ok(reader)
+    }
+
+    /// Reads the rows in a part of an index, of each segment the first `limit` in the order that is asked for, without
+    /// those that `hidden` names by segment.
+    pub async fn index(
+        segments: &[Arc<Segment>],
+        wanted: Wanted,
+        definition: &TableDefinition,
+        access: &IndexAccess,
+        filter: Option<Arc<ScanFilter>>,
+        hidden: Vec<(u32, RoaringBitmap)>,
+        limit: usize,
+        metrics: &ExecutionPlanMetricsSet,
+    ) -> Result<Self> {
+        let mut reader = Self::scan(segments, wanted, filter, metrics);
+        reader.hidden = hidden;
+        for work in std::mem::take(&mut reader.work) {
+            let Work::Segment(segment) = work else { continue };
+            let before = Before::of(&segment);
+            let hidden = reader.hidden_in(&segment).cloned().unwrap_or_default();
+            let is_hidden = |row| hidden.contains(row);
+            let snapshot = reader.wanted.snapshot;
+            let rows = segment.index_rows(definition, access, snapshot, is_hidden, limit).await?;
+            reader.count(&before, &segment, 0);
+            if !rows.is_empty() {
+                reader.work.push_back(Work::Rows(segment, rows));
+            }
+        }
+        Ok(reader)
+    }
+
+    /// Whether there is nothing to read.
+    pub fn is_done(&self) -> bool {
+        self.work.is_empty()
     }
 
     /// Leaves out rows, by segment, that the request's own transaction has ended.

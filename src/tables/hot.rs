@@ -18,10 +18,13 @@ use parking_lot::RwLock;
 
 use super::chunk::{Chunk, LIVE};
 use super::cold::{ColdMark, ColdTier, Ended};
+use super::index::{HotIndexes, IndexedRow};
+use super::index_access::IndexAccess;
 use super::key_spec::KeySpec;
 use super::segment::{Segment, cold_row};
 use super::seq::Seq;
 use crate::error::{ErrorCode, KalamError, Result};
+use crate::schema::TableDefinition;
 
 #[path = "hot_stream.rs"]
 mod stream;
@@ -73,6 +76,7 @@ pub(super) struct State {
     hasher: DefaultHashBuilder,
     pub live: u64,
     pub bytes: usize,
+    pub indexes: HotIndexes,
     pub cold: ColdTier,
     /// Segments whose delete vectors the manifest does not have as they are.
     pub dirty: HashSet<u32>,
@@ -124,6 +128,7 @@ impl HotTable {
                 hasher: DefaultHashBuilder::default(),
                 live: 0,
                 bytes: 0,
+                indexes: HotIndexes::default(),
                 cold: ColdTier::default(),
                 dirty: HashSet::new(),
                 next_segment: 1,
@@ -237,6 +242,35 @@ impl HotTable {
             }
         }
         Ok(None)
+    }
+
+    /// Makes the secondary indexes those of a stored definition, unless they are those of a later one. Before rows are
+    /// added this is called with the definition as it is: its UNIQUE constraints are then kept.
+    pub fn use_indexes_of(&self, definition: &TableDefinition) -> Result<()> {
+        if self.state.read().indexes.knows(definition) {
+            return Ok(());
+        }
+        let mut state = self.state.write();
+        if state.indexes.knows(definition) { Ok(()) } else { state.indexes.set(definition) }
+    }
+
+    /// The rows in a part of an index that are visible at a snapshot and have a `_seq` from `oldest` on, in the order
+    /// that is asked for: at most `limit` of them. With them the segments of that moment.
+    pub fn index_rows(
+        &self,
+        access: &IndexAccess,
+        snapshot: Seq,
+        oldest: Seq,
+        limit: usize,
+    ) -> Result<(Vec<IndexedRow>, Arc<Vec<Arc<Segment>>>)> {
+        if !self.state.read().indexes.is_built(access.index.index_id) {
+            let mut state = self.state.write();
+            let chunks = Arc::clone(&state.chunks);
+            state.indexes.build(access.index.index_id, &chunks)?;
+        }
+        let state = self.state.read();
+        let rows = state.indexes.rows(&state.chunks, access, snapshot, oldest, limit)?;
+        Ok((rows, Arc::clone(state.cold.segments())))
     }
 
     /// The chunk and row of a position.
@@ -468,19 +502,26 @@ impl State {
         if let Some(index) = &mut index {
             self.reserve(index, spec, change.rows);
         }
+        let mut indexes = std::mem::take(&mut self.indexes);
         let mut base = self.next;
-        let mut outcome = Ok(());
+        let mut outcome = match change.on_live_key {
+            OnLiveKey::Fail if change.rows > 0 => indexes.build_unique(&self.chunks),
+            _ => Ok(()),
+        };
         for part in rows.iter().filter(|r| !r.seqs.is_empty()) {
-            outcome = build_chunk(spec, part, base).and_then(|chunk| {
-                base = chunk.end();
-                chunks.push(Arc::new(chunk));
-                index.as_mut().map_or(Ok(()), |index| self.index_chunk(index, spec, chunks, change, applied))
-            });
             if outcome.is_err() {
                 break;
             }
+            outcome = build_chunk(spec, part, base).and_then(|chunk| {
+                base = chunk.end();
+                chunks.push(Arc::new(chunk));
+                index.as_mut().map_or(Ok(()), |index| self.index_chunk(index, spec, chunks, change, applied))?;
+                let Some(chunk) = chunks.last().filter(|_| !indexes.is_empty()) else { return Ok(()) };
+                let find = |p: u64| locate(&self.chunks, p).or_else(|| locate(chunks, p));
+                indexes.enter(chunk, |p| find(p).is_some_and(|(chunk, row)| chunk.superseded(row) == LIVE))
+            });
         }
-        self.index = index;
+        (self.index, self.indexes) = (index, indexes);
         outcome
     }
 
@@ -534,6 +575,7 @@ impl State {
 
     /// Takes the index and the superseded rows back to what they were; the new rows lie in `chunks`.
     fn restore(&mut self, spec: &KeySpec, applied: &Applied, chunks: &[Arc<Chunk>]) -> Result<()> {
+        self.indexes.remove(chunks, applied.first)?;
         if let Some(mut index) = self.index.take() {
             let mut key = Vec::new();
             for position in (applied.first..applied.first + applied.indexed).rev() {

@@ -5,6 +5,8 @@ mod chunk;
 mod cold;
 mod cold_scan;
 mod hot;
+mod index;
+mod index_access;
 mod key_spec;
 mod log;
 mod manifest;
@@ -23,6 +25,8 @@ mod switch;
 mod system;
 
 pub use hot::{HotStatistics, HotTable, View};
+pub use index::IndexCodec;
+pub use index_access::IndexAccess;
 pub use key_spec::KeySpec;
 pub use log::{RequestId, ScopeKey};
 pub use overlay::{OWN_ROWS, OverlayView, StatementWrite, Transaction, TransactionView, altered};

@@ -23,6 +23,8 @@ use roaring::RoaringBitmap;
 use super::chunk::{Chunk, LIVE, Visibility};
 use super::cold::Ended;
 use super::hot::{Applied, HotTable, NewRows, OnLiveKey};
+use super::index::{self, IndexCodec, IndexedRow};
+use super::index_access::IndexAccess;
 use super::key_spec::KeySpec;
 use super::log::ScopeKey;
 use super::pins::{ScopeHold, SnapshotPin};
@@ -30,7 +32,7 @@ use super::segment::{cold_position, cold_row};
 use super::seq::Seq;
 use super::store::{ColdCheck, PreparedRows, ScopeWrite, TableStore, prepare_rows};
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::schema::CachedTableData;
+use crate::schema::{CachedTableData, TableDefinition};
 
 /// The first position of a transaction's own rows; committed rows lie below, or from twice this on.
 pub const OWN_ROWS: u64 = 1 << 61;
@@ -151,6 +153,7 @@ impl Transaction {
         // Whoever committed first wins: no need to wait for the commit to learn that.
         overlay.base.check_live(&base)?;
         let keys = self.check_keys(&overlay, &write, &ended).await?;
+        self.check_unique(&overlay, &write, &ended).await?;
 
         let rows: usize = write.rows.iter().map(PreparedRows::len).sum();
         let span = self.store.seqs().take(rows.max(1) as u64);
@@ -230,6 +233,44 @@ impl Transaction {
             found.remove(position);
         }
         Ok(found)
+    }
+
+    /// Refuses new rows with values of a unique index that a committed row has which the transaction sees and has not
+    /// ended. Own rows are asked when they enter the overlay.
+    async fn check_unique(
+        &self,
+        overlay: &Overlay,
+        write: &StatementWrite<'_>,
+        ended: &HashSet<u64>,
+    ) -> Result<()> {
+        let (definition, snapshot) = (write.table.definition(), self.pin.seq());
+        overlay.base.use_indexes_of(definition)?;
+        overlay.own.use_indexes_of(definition)?;
+        let gone = |position| ended.contains(&position) || overlay.hidden.read().contains_key(&position);
+        for index in definition.indexes.iter().filter(|index| index.unique) {
+            let codec = IndexCodec::new(definition, index)?;
+            for part in &write.rows {
+                let columns = part.columns_of(index.columns.iter().map(|c| c.column_id))?;
+                for row in 0..part.len() {
+                    let mut value = Vec::new();
+                    if codec.encode(&columns, row, &mut value)? {
+                        continue;
+                    }
+                    let access = IndexAccess::of_values(index, vec![value]);
+                    let (hot, segments) = overlay.base.index_rows(&access, snapshot, 0, usize::MAX)?;
+                    let mut taken = hot.iter().any(|found| !gone(found.position()));
+                    for segment in segments.iter() {
+                        let number = segment.meta().number;
+                        let hidden = |row| gone(cold_position(number, row));
+                        taken |= !segment.index_rows(definition, &access, snapshot, hidden, 1).await?.is_empty();
+                    }
+                    if taken {
+                        return Err(index::violation(definition, index, &columns, row));
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Notes that a statement said what to do about keys that are there already.
@@ -446,6 +487,20 @@ impl OverlayView {
     /// Whether the transaction has ended the row at a position.
     pub fn is_hidden(&self, position: u64) -> bool {
         self.overlay.hidden.read().get(&position).is_some_and(|h| h.at <= self.at)
+    }
+
+    /// The rows in memory in a part of an index, committed and own ones, in the order that is asked for.
+    pub fn index_rows(
+        &self,
+        definition: &TableDefinition,
+        access: &IndexAccess,
+        oldest: Seq,
+    ) -> Result<Vec<IndexedRow>> {
+        let (base, own) = (&self.overlay.base, &self.overlay.own);
+        own.use_indexes_of(definition)?;
+        let (mut rows, _) = base.index_rows(access, self.snapshot, oldest, usize::MAX)?;
+        rows.retain(|row| !self.is_hidden(row.position()));
+        Ok(index::merge(access, rows, own.index_rows(access, self.at, oldest, usize::MAX)?.0, usize::MAX))
     }
 
     /// The own row of an encoded key.

@@ -18,6 +18,7 @@ use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPu
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::physical_plan::ExecutionPlan;
 
+use super::index_access::{self, IndexAccess};
 use super::key_spec::KeySpec;
 use super::scan::{DELETED_COLUMN, ScanColumn, TableScanExec, schema_with_system_columns, system_columns, table_columns};
 use super::segment::ScanFilter;
@@ -94,6 +95,11 @@ impl TableProviderCore {
     /// The table's definition.
     pub fn definition(&self) -> &TableDefinition {
         self.table.definition()
+    }
+
+    /// The columns that it gives.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
     }
 
     /// What identifies its rows.
@@ -174,12 +180,28 @@ impl TableProviderCore {
         // Deleted rows are in no index, and their `_seq` is outside of what bounds say.
         let deleted = columns.contains(&ScanColumn::Deleted);
         let keys = if deleted { None } else { self.keys(filters).map(Arc::from) };
+        let index = match &keys {
+            None if !deleted => IndexAccess::choose(self.table.definition(), filters).map_err(external)?.map(Arc::new),
+            _ => None,
+        };
         // A filter above the scan would see too few rows if the scan stopped at the limit.
         let fetch = limit.filter(|_| filters.is_empty());
         let filter = if keys.is_none() && !deleted { self.filter(session, filters) } else { None };
         let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
-        Ok(Arc::new(TableScanExec::new(store, table, schema, columns, keys, fetch).with_filter(filter)))
+        let scan = TableScanExec::new(store, table, schema, columns, keys, fetch);
+        Ok(Arc::new(scan.with_filter(filter).with_index(index)))
     }
+
+    /// A scan of the rows that an index has in some part of it.
+    pub fn index_scan(&self, projection: Option<&[usize]>, access: IndexAccess) -> Result<TableScanExec> {
+        let (schema, columns) = self.projected(projection).map_err(KalamError::internal)?;
+        let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
+        Ok(TableScanExec::new(store, table, schema, columns, None, None).with_index(Some(Arc::new(access))))
+    }
+}
+
+fn external(error: KalamError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
 }
 
 /// A schema without the metadata that plans have no use for; see [`KalamDataType::plan_field`].
@@ -333,8 +355,11 @@ impl<K: TableKind> TableProvider for StoredTableProvider<K> {
         filters: &[&Expr],
     ) -> Result<Vec<TableProviderFilterPushDown>, DataFusionError> {
         let key_columns = self.core.table.definition().key_columns();
-        let useful =
-            |f: &&Expr| compares_columns(f) || key_columns.iter().any(|c| pinned_values(f, &c.name).is_some());
+        let useful = |f: &&Expr| {
+            compares_columns(f)
+                || key_columns.iter().any(|c| pinned_values(f, &c.name).is_some())
+                || index_access::is_useful(self.core.table.definition(), f)
+        };
         // Inexact: the filter stays above the scan and has the last word.
         Ok(filters
             .iter()

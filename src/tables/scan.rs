@@ -18,6 +18,7 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Statistics, stats::Precision};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_expr_common::physical_expr::fmt_sql;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
@@ -32,6 +33,7 @@ use futures::StreamExt;
 use super::chunk::{Chunk, Visibility};
 use super::cold_scan::{ColdReader, Step};
 use super::hot::HotTable;
+use super::index_access::{IndexAccess, Sorted};
 use super::log::ScopeKey;
 use super::ordered_scan;
 use super::overlay::{OverlayView, TransactionView};
@@ -53,6 +55,9 @@ pub const SEQ_COLUMN: &str = "_seq";
 pub const ROW_ID_COLUMN: &str = "_rowid";
 /// Name of the system column that tells deleted rows, which only scans that name it give, from live ones.
 pub const DELETED_COLUMN: &str = "_deleted";
+
+/// At most so many rows that were looked up make a batch.
+const MAX_RUN: usize = 8192;
 
 /// A scan lets the host run after working for so long.
 const YIELD_AFTER_MS: u128 = 40;
@@ -174,6 +179,10 @@ pub struct TableScanExec {
     pub(super) columns: Vec<ScanColumn>,
     /// Encoded keys, where filters pin the whole key.
     keys: Option<Arc<[Vec<u8>]>>,
+    /// The part of an index that it reads through.
+    index: Option<Arc<IndexAccess>>,
+    /// The order that it promises, where it is that of the index.
+    index_order: Option<LexOrdering>,
     /// What rules out segments, row groups and pages.
     pub(super) filter: Option<Arc<ScanFilter>>,
     pub(super) fetch: Option<usize>,
@@ -206,6 +215,8 @@ impl TableScanExec {
             table,
             columns,
             keys,
+            index: None,
+            index_order: None,
             filter: None,
             fetch,
             order: None,
@@ -213,6 +224,55 @@ impl TableScanExec {
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
+    }
+
+    /// The scan with its rows sorted by some of its columns, through an index: the one that it reads through, or if it
+    /// is not `filtered`, any of its table.
+    pub fn in_order(
+        &self,
+        by: &[(usize, compute::SortOptions)],
+        filtered: bool,
+    ) -> datafusion::common::Result<Option<Self>> {
+        let sorted = |(index, options): &(usize, compute::SortOptions)| match self.columns.get(*index) {
+            Some(ScanColumn::Table { id, .. }) => Some(Sorted { column_id: *id, options: *options }),
+            _ => None,
+        };
+        let Some(sorted) = by.iter().map(sorted).collect::<Option<Vec<_>>>() else { return Ok(None) };
+        let definition = self.table.definition();
+        if self.order.is_some() || self.columns.contains(&ScanColumn::Deleted) {
+            return Ok(None);
+        }
+        let access = match (&self.keys, &self.index) {
+            (Some(_), _) => None,
+            (None, Some(access)) => access.sorted(definition, &sorted),
+            (None, None) if filtered || self.fetch.is_some() => None,
+            (None, None) => IndexAccess::for_order(definition, &sorted),
+        };
+        let Some(access) = access else { return Ok(None) };
+        let schema = self.schema();
+        let order = by.iter().map(|(index, options)| PhysicalSortExpr {
+            expr: Arc::new(Column::new(schema.field(*index).name(), *index)),
+            options: *options,
+        });
+        let Some(order) = LexOrdering::new(order.collect::<Vec<_>>()) else { return Ok(None) };
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new_with_orderings(schema.clone(), [order.iter().cloned().collect::<Vec<_>>()]),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        let (index, index_order) = (Some(Arc::new(access)), Some(order));
+        Ok(Some(Self { index, index_order, properties: Arc::new(properties), ..self.clone() }))
+    }
+
+    /// The scan of so many rows.
+    pub fn with_limit(self, fetch: usize) -> Self {
+        Self { fetch: Some(self.fetch.map_or(fetch, |f| f.min(fetch))), ..self }
+    }
+
+    /// The scan through an index.
+    pub fn with_index(self, index: Option<Arc<IndexAccess>>) -> Self {
+        Self { index, ..self }
     }
 
     /// The scan with filters that may rule out what it reads. They must be applied above it all the same.
@@ -234,8 +294,16 @@ impl DisplayAs for TableScanExec {
                 ScanColumn::Position => POSITION_COLUMN,
             })
             .collect();
-        let path = if self.keys.is_some() { "KeyLookup" } else { "TableScan" };
-        write!(f, "{path}: {}, columns=[{}]", self.table.table_id(), names.join(", "))?;
+        let path = match (&self.keys, &self.index) {
+            (Some(_), _) => "KeyLookup",
+            (None, Some(_)) => "IndexScan",
+            (None, None) => "TableScan",
+        };
+        write!(f, "{path}: {}", self.table.table_id())?;
+        if let Some(index) = &self.index {
+            write!(f, " {index}")?;
+        }
+        write!(f, ", columns=[{}]", names.join(", "))?;
         if let Some(keys) = &self.keys {
             write!(f, ", keys={}", keys.len())?;
         }
@@ -302,7 +370,18 @@ impl ExecutionPlan for TableScanExec {
         let open = async move {
             match scan.order.clone() {
                 Some(order) => scan.open_in_order(request, metrics, &order, &context).await,
-                None => Ok(scan.open(request, metrics).await.map_err(external)?.into_stream()),
+                None => {
+                    let (order, fetch, schema) = (scan.index_order.clone(), scan.fetch, scan.schema());
+                    let reader = scan.open(request, metrics).await.map_err(external)?;
+                    match order.filter(|_| reader.unsorted) {
+                        None => Ok(reader.into_stream()),
+                        // Rows of segments come by segment: of each there are no more than are asked for.
+                        Some(order) => {
+                            let rows = RecordBatchStreamAdapter::new(schema, reader.into_stream());
+                            Ok(ordered_scan::sorted(Box::pin(rows), order, fetch).boxed())
+                        }
+                    }
+                }
             }
         };
         let stream = futures::stream::once(open)
@@ -325,7 +404,7 @@ impl ExecutionPlan for TableScanExec {
             let hot = self.store.loaded(&scope).filter(|_| definition.table_type != TableType::User);
             hot.is_some_and(|hot| ordered_scan::pays(&hot.view().segments, hot.statistics().live_rows))
         };
-        if self.keys.is_some() || !ordered_scan::is_key_order(definition, &self.columns, order) || !pays() {
+        if self.keys.is_some() || self.index.is_some() || !ordered_scan::is_key_order(definition, &self.columns, order) || !pays() {
             return Ok(SortOrderPushdownResult::Unsupported);
         }
         let properties = PlanProperties::new(
@@ -408,6 +487,24 @@ impl TableScanExec {
         self.deletions = self.deletions_of(&request);
         let wanted = self.wanted(request.snapshot);
         let (source, mut cold) = match &self.keys {
+            None if let Some(access) = &self.index => {
+                let definition = self.table.definition();
+                let limit = self.fetch.unwrap_or(usize::MAX);
+                hot.use_indexes_of(definition)?;
+                let (mut found, segments) = hot.index_rows(access, request.snapshot, oldest, limit.max(1))?;
+                let mut hidden = Vec::new();
+                if let Some(overlay) = &overlay {
+                    (found, hidden) = (overlay.index_rows(definition, access, oldest)?, overlay.hidden_cold());
+                }
+                if access.order.is_none() {
+                    found.sort_unstable_by_key(|found| found.position());
+                }
+                let (filter, metrics) = (self.filter.clone(), &self.metrics);
+                let cold =
+                    ColdReader::index(&segments, wanted, definition, access, filter, hidden, limit, metrics).await?;
+                let rows = found.into_iter().map(|found| (found.chunk, found.row)).collect();
+                (Source::Rows(rows), cold)
+            }
             None => {
                 let view = hot.view();
                 let cold = ColdReader::scan(&view.segments, wanted, self.pruning(&view.segments), &self.metrics);
@@ -438,8 +535,10 @@ impl TableScanExec {
         if let Some(overlay) = &overlay {
             cold.hide(overlay.hidden_cold());
         }
-        let (remaining, worked) = (self.fetch.unwrap_or(usize::MAX), Instant::now());
-        Ok(ChunkReader { scan: self, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked })
+        let unsorted = self.index_order.is_some() && !cold.is_done();
+        let remaining = self.fetch.filter(|_| !unsorted).unwrap_or(usize::MAX);
+        let worked = Instant::now();
+        Ok(ChunkReader { scan: self, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked, unsorted })
     }
 
     /// The filter, as far as bounds say what it rules out: a deleted row is shown with the `_seq` of its deletion, which
@@ -563,6 +662,8 @@ enum Pick {
     All,
     /// So many from a row on.
     Range(usize, usize),
+    /// Those listed, in that order.
+    List(UInt32Array),
     /// Those of a mask.
     Mask(FilterPredicate),
 }
@@ -572,6 +673,7 @@ impl Pick {
         match self {
             Pick::All => Ok(Arc::clone(array)),
             Pick::Range(start, len) => Ok(array.slice(*start, *len)),
+            Pick::List(rows) => compute::take(array, rows, None).map_err(KalamError::internal),
             Pick::Mask(predicate) => predicate.filter(array).map_err(KalamError::internal),
         }
     }
@@ -580,6 +682,7 @@ impl Pick {
         match self {
             Pick::All => chunk.len(),
             Pick::Range(_, len) => *len,
+            Pick::List(rows) => rows.len(),
             Pick::Mask(predicate) => predicate.count(),
         }
     }
@@ -609,6 +712,8 @@ pub(super) struct ChunkReader {
     pub(super) remaining: usize,
     pub(super) metrics: BaselineMetrics,
     pub(super) worked: Instant,
+    /// Whether its rows still have to be brought into the order that the scan promises.
+    pub(super) unsorted: bool,
 }
 
 impl ChunkReader {
@@ -652,7 +757,13 @@ impl ChunkReader {
         match &self.source {
             Source::Rows(rows) => {
                 let Some((chunk, row)) = rows.get(at) else { return Ok(None) };
-                Ok(Some(Some(self.scan.batch(chunk, &Pick::Range(*row, 1))?)))
+                // The rows that follow in the same chunk come along.
+                let same = |(other, _): &&(Arc<Chunk>, usize)| Arc::ptr_eq(other, chunk);
+                let run = rows[at..].iter().take(MAX_RUN).take_while(same);
+                let list: UInt32Array = run.map(|(_, row)| *row as u32).collect();
+                self.next = at + list.len();
+                let pick = if list.len() == 1 { Pick::Range(*row, 1) } else { Pick::List(list) };
+                Ok(Some(Some(self.scan.batch(chunk, &pick)?)))
             }
             Source::Chunks(chunks) => {
                 let Some(chunk) = chunks.get(at) else { return Ok(None) };

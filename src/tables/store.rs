@@ -91,16 +91,17 @@ impl PreparedRows {
 
     /// The columns of the primary key, in key order.
     pub(super) fn key_columns(&self, spec: &KeySpec) -> Result<Vec<ArrayRef>> {
-        let column = |id: &u32| {
-            let place = self.column_ids.iter().position(|c| c == id);
-            place.map(|i| Arc::clone(&self.columns[i]))
+        self.columns_of(spec.columns().iter().copied())
+    }
+
+    /// The columns of some ids.
+    pub(super) fn columns_of(&self, ids: impl Iterator<Item = u32>) -> Result<Vec<ArrayRef>> {
+        let column = |id: u32| {
+            let place = self.column_ids.iter().position(|c| *c == id);
+            let place = place.ok_or_else(|| KalamError::internal(format_args!("rows without their column {id}")))?;
+            Ok(Arc::clone(&self.columns[place]))
         };
-        spec.columns()
-            .iter()
-            .map(|id| {
-                column(id).ok_or_else(|| KalamError::internal(format_args!("rows without their key column {id}")))
-            })
-            .collect()
+        ids.map(column).collect()
     }
 }
 

@@ -15,7 +15,8 @@ use futures::future::BoxFuture;
 
 use super::block;
 use super::cold::ColdTier;
-use super::hot::HotTable;
+use super::hot::{HotTable, View};
+use super::index::{self, IndexCodec};
 use super::log::ScopeKey;
 use super::manifest;
 use super::rewrite::{self, Built, Keep, retained_since};
@@ -61,12 +62,12 @@ pub struct Due {
 impl ScopeWrite {
     /// Fails if its new keys were asked of segments that are not those there are.
     pub(super) fn check_current(&self) -> Result<()> {
-        if self.rows.is_empty() || self.hot.key().is_row_id() || self.checked == ColdCheck::NoNewKeys {
+        if self.rows.is_empty() || self.checked == ColdCheck::NoNewKeys {
             return Ok(());
         }
         match self.checked {
             ColdCheck::At(version) if version == self.hot.cold_version() => Ok(()),
-            ColdCheck::Unchecked if !self.hot.segments().is_empty() => {
+            ColdCheck::Unchecked if !self.hot.key().is_row_id() && !self.hot.segments().is_empty() => {
                 Err(KalamError::internal("rows whose keys were not asked of the segments"))
             }
             ColdCheck::Unchecked | ColdCheck::NoNewKeys => Ok(()),
@@ -94,12 +95,20 @@ impl TableStore {
     async fn ask_segments(&self, write: &ScopeWrite, definition: &TableDefinition) -> Result<ColdCheck> {
         let key = write.hot.key();
         let rows: usize = write.rows.iter().map(|r| r.len()).sum();
-        if key.is_row_id() || (write.deleted.is_empty() && write.replaced.len() == rows) {
+        let no_new_keys = key.is_row_id() || (write.deleted.is_empty() && write.replaced.len() == rows);
+        let is_unique = definition.indexes.iter().any(|index| index.unique);
+        if no_new_keys && !is_unique {
             return Ok(ColdCheck::NoNewKeys);
         }
         let view = write.hot.view();
         let checked = ColdCheck::At(view.cold_version);
         if view.segments.is_empty() || rows == 0 {
+            return Ok(checked);
+        }
+        if is_unique {
+            self.ask_unique(write, definition, &view).await?;
+        }
+        if no_new_keys {
             return Ok(checked);
         }
         let mut keys: Vec<Vec<u8>> = Vec::with_capacity(rows);
@@ -148,6 +157,35 @@ impl TableStore {
             pace.rest().await;
         }
         Ok(checked)
+    }
+
+    /// Asks the segments whether they hold live rows with the values of new ones in a unique index.
+    async fn ask_unique(&self, write: &ScopeWrite, definition: &TableDefinition, view: &View) -> Result<()> {
+        let own: HashSet<u64> = write.replaced.iter().chain(&write.deleted).copied().collect();
+        let mut pace = rewrite::Pace::new();
+        for index in definition.indexes.iter().filter(|index| index.unique) {
+            let codec = IndexCodec::new(definition, index)?;
+            for part in &write.rows {
+                let columns = part.columns_of(index.columns.iter().map(|c| c.column_id))?;
+                let (mut values, mut places) = (Vec::new(), Vec::new());
+                for row in 0..part.len() {
+                    let mut value = Vec::new();
+                    if !codec.encode(&columns, row, &mut value)? {
+                        values.push(value);
+                        places.push(row);
+                    }
+                }
+                for segment in view.segments.iter().filter(|s| s.live_rows() > 0) {
+                    for (place, row) in segment.live_with(definition, index, &values).await? {
+                        if !own.contains(&cold_position(segment.meta().number, row)) {
+                            return Err(index::violation(definition, index, &columns, places[place]));
+                        }
+                    }
+                    pace.rest().await;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether a write may be submitted as far as [`TableStore::check_keys`] goes: nothing was moved since.

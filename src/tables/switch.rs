@@ -148,6 +148,8 @@ impl State {
         if !rebuild {
             self.forget_keys(&table.key, below);
         }
+        // Built again from what is left when it is next asked.
+        self.indexes.forget();
         let before = std::mem::replace(&mut self.chunks, Arc::new(rest));
         if rebuild {
             match self.index_of_all(&table.key) {

@@ -117,6 +117,7 @@ impl Target {
             transaction.write(write).await?;
             return Ok(StatementResult { rows_affected, ..StatementResult::default() });
         }
+        self.hot.use_indexes_of(self.table.definition())?;
         let mut write = ScopeWrite {
             scope: self.scope,
             hot: self.hot,

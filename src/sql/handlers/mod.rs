@@ -6,6 +6,7 @@ pub mod delete;
 pub mod dml;
 pub mod do_update;
 pub mod explain;
+pub mod index;
 pub mod insert;
 pub mod job;
 pub mod namespace;

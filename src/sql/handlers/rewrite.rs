@@ -138,7 +138,8 @@ impl Steps<'_, '_> {
             Some(values) => coerce_array(values, &to, name),
             None => Err(KalamError::internal(format_args!("{rows} rows without their new values"))),
         })
-        .await
+        .await?;
+        self.check_unique_of(name).await
     }
 
     /// Gives every row the columns of `next`, all as they are but one: that which `next` adds, or the one that is

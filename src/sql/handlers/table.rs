@@ -63,6 +63,7 @@ pub async fn create(execution: &Execution<'_>, kind: TableType, create: CreateTa
             TableConstraint::PrimaryKey(_) => {
                 return Err(KalamError::new(ErrorCode::InvalidDefinition, format!("'{id}' has two primary keys")));
             }
+            TableConstraint::Unique(_) => {}
             other => return unsupported(&format!("the constraint '{other}'")),
         }
     }
@@ -89,6 +90,11 @@ pub async fn create(execution: &Execution<'_>, kind: TableType, create: CreateTa
     let number = registry.next_table_no().await?;
     let definition = TableDefinition::new(id.clone(), number, kind, columns, &key, options, platform::now_ms(), by)
         .map_err(|e| e.at(position))?;
+    let unique = super::index::requests(&create.columns, &create.constraints)?;
+    let definition = super::index::add_all(execution, unique, definition, |mut table, index| {
+        table.push_index(index).map(|()| table)
+    })
+    .await?;
     let rows = match source {
         None => Vec::new(),
         Some(rows) => rows_of_query(&definition, rows)?,
@@ -142,6 +148,7 @@ pub async fn create_filled(
     let request = execution.request();
     let scope = request.scope(&CachedTableData::new(definition.clone()))?;
     let hot = store.hot(&scope, &definition).await?;
+    hot.use_indexes_of(&definition)?;
     let rows_affected = rows.iter().map(|r| r.len() as u64).sum();
     let write = ScopeWrite {
         scope,
@@ -203,7 +210,8 @@ pub fn new_column(column: &ColumnDef, key: &mut Vec<String>) -> Result<NewColumn
                 generate_ids(&mut new);
             }
             ColumnOption::DialectSpecific(tokens) if is_auto_increment(tokens) => generate_ids(&mut new),
-            ColumnOption::Comment(_) => {}
+            // UNIQUE is the table's business (`index.rs`).
+            ColumnOption::Comment(_) | ColumnOption::Unique(_) => {}
             other => return Err(at(unsupported_option(&other.to_string()))),
         }
     }

@@ -1,4 +1,4 @@
-//! One LRU per store: decoded columns, footers and Bloom filters of segments, within a budget of bytes.
+//! One LRU per store: decoded columns, footers, Bloom filters and indexes of segments, within a budget of bytes.
 //!
 //! Invariant: what is cached is what is in the file, for ever, because segments never change; entries are found by a
 //! number that a segment gets when it is opened, never by its name. The bytes that are counted never exceed the
@@ -12,6 +12,7 @@ use arrow::array::ArrayRef;
 use parking_lot::Mutex;
 use parquet::bloom_filter::Sbbf;
 
+use super::index::SegmentIndex;
 use super::reader::Footer;
 
 /// What an entry is of.
@@ -20,6 +21,8 @@ pub(super) enum Item {
     Footer,
     Bloom { group: u32 },
     Column { group: u32, id: u32 },
+    /// Of an index, as a schema version of the table has it.
+    Index { id: u32, version: u32 },
 }
 
 #[derive(Debug, Clone)]
@@ -27,6 +30,7 @@ pub(super) enum Cached {
     Footer(Arc<Footer>),
     Bloom(Arc<Sbbf>),
     Column(ArrayRef),
+    Index(Arc<SegmentIndex>),
 }
 
 type Key = (u64, Item);
@@ -180,6 +184,7 @@ fn size(cached: &Cached) -> usize {
         Cached::Footer(footer) => footer.bytes,
         Cached::Bloom(bloom) => bloom.num_blocks() * 32,
         Cached::Column(array) => array.get_array_memory_size(),
+        Cached::Index(index) => index.bytes(),
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `marks` | the [`DeleteVector`]: which rows have ended, and when |
 //! | `file` | verified range reads of the blob |
 //! | `reader` | decoded columns of row groups and of single rows; key lookups in `lookup` |
+//! | `index` | secondary indexes over the rows of a segment |
 //! | `prune` | what of a segment the filters of a scan leave |
 //! | `cache` | one LRU per store over decoded columns, footers and Bloom filters |
 //!
@@ -17,6 +18,7 @@
 mod bytes;
 mod cache;
 mod file;
+mod index;
 mod lookup;
 mod marks;
 mod meta;
