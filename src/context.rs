@@ -205,6 +205,8 @@ impl AppContext {
 
     /// Waits for what is under way and closes the backend.
     pub async fn close(&self) -> Result<()> {
+        // A job that cannot be written down is found running, and run again.
+        let _ = self.jobs.close().await;
         let finished = self.store.close().await;
         // Whatever the store's last words met, the backend is not held any longer.
         self.backend.close().await.and(finished)

@@ -230,6 +230,23 @@ fn a_job_whose_process_died_failed_and_is_run_again() -> Result<()> {
 }
 
 #[test]
+fn a_job_that_a_close_interrupts_goes_on_after_the_next_opening() -> Result<()> {
+    block_on(async {
+        let world = World::new().await?;
+        world.manager.enqueue("scripted", spec("a"));
+        world.script.will([Ok(Piece::More), Ok(Piece::More)]);
+        world.manager.step().await;
+        world.manager.close().await?;
+        assert_eq!(world.manager.step().await, Step::Idle(None));
+        let world = world.crash().await?;
+        assert_eq!(world.statuses().await?, ["queued 0"]);
+        world.manager.run_due().await;
+        assert_eq!(world.statuses().await?, ["completed 1"]);
+        Ok(())
+    })
+}
+
+#[test]
 fn kill_job_ends_jobs() -> Result<()> {
     block_on(async {
         let world = World::new().await?;

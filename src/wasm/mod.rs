@@ -4,6 +4,7 @@
 //! [`KalamError`]; buffers that leave are copies of their own, so that they can be transferred; and no call holds a
 //! borrow of the engine across an await, so calls may overlap in any order.
 
+mod idle;
 mod values;
 
 use std::cell::{Cell, RefCell};
@@ -30,6 +31,7 @@ use crate::sql::{
 use crate::storage::host::HostBackend;
 use crate::storage::indexeddb::{self, IndexedDbBackend};
 use crate::storage::{Durability, MemoryBackend, Restore, StorageBackend};
+use idle::{Idle, Request};
 use values::{optional_bool, optional_number, optional_string, set, to_js_error};
 
 /// The engine's version.
@@ -62,6 +64,7 @@ struct Inner {
     durability: Durability,
     running: RefCell<HashMap<u32, Arc<AtomicBool>>>,
     closed: Cell<bool>,
+    idle: Rc<Idle>,
 }
 
 #[wasm_bindgen]
@@ -107,7 +110,10 @@ impl Engine {
                     return Err(error);
                 }
             };
-            let inner = Inner { context, durability, running: RefCell::default(), closed: Cell::new(false) };
+            let idle = Idle::new(Arc::clone(context.jobs()));
+            // What a process that ended left, and what became due meanwhile.
+            drop(idle.request());
+            let inner = Inner { context, durability, running: RefCell::default(), closed: Cell::new(false), idle };
             Ok(Engine { inner: Rc::new(inner) }.into())
         })
     }
@@ -279,6 +285,7 @@ impl Engine {
         let inner = Rc::clone(&self.inner);
         promise(async move {
             if !inner.closed.replace(true) {
+                inner.idle.close();
                 inner.context.close().await?;
             }
             Ok(JsValue::UNDEFINED)
@@ -304,6 +311,7 @@ async fn restore_from(
 
 /// Takes a request off the list of running ones when it ends, however it ends.
 struct Running {
+    _request: Request,
     inner: Rc<Inner>,
     request: Option<u32>,
 }
@@ -340,7 +348,7 @@ impl Inner {
             .map(|ms| Instant::now() + Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9)));
         let durability = self.durability_of(options)?;
         let execute = ExecuteOptions { durability, cancelled, deadline, ..ExecuteOptions::default() };
-        Ok((execute, Running { inner: Rc::clone(self), request }))
+        Ok((execute, Running { _request: self.idle.request(), inner: Rc::clone(self), request }))
     }
 }
 
