@@ -68,12 +68,16 @@ error_codes! {
     IndexNotFound = "INDEX_NOT_FOUND", "42704";
     /// No job of that id.
     JobNotFound = "JOB_NOT_FOUND", "42704";
+    /// No constraint of that name.
+    ConstraintNotFound = "CONSTRAINT_NOT_FOUND", "42704";
     /// No column of that name.
     ColumnNotFound = "COLUMN_NOT_FOUND", "42703";
     /// A column name that fits more than one table.
     AmbiguousColumn = "AMBIGUOUS_COLUMN", "42702";
     /// A column named twice.
     DuplicateColumn = "DUPLICATE_COLUMN", "42701";
+    /// A list of columns that no key or UNIQUE constraint has.
+    InvalidColumnReference = "INVALID_COLUMN_REFERENCE", "42P10";
     /// No function of that name and argument types.
     FunctionNotFound = "FUNCTION_NOT_FOUND", "42883";
     /// No type of that name.

@@ -24,6 +24,7 @@ use parking_lot::RwLock;
 use super::catalog::{Extras, Names, plan_statement};
 use super::datafusion_session;
 use super::errors::from_datafusion;
+use super::generated;
 use super::handlers;
 use super::memory::QueryMemory;
 use super::params::Params;
@@ -154,7 +155,7 @@ impl SqlExecutor {
         memory_limit: usize,
     ) -> Result<Self> {
         let memory = Arc::new(QueryMemory::new(memory_limit));
-        let state = Arc::new(datafusion_session::session_state(Arc::clone(&memory) as _)?);
+        let state = Arc::new(datafusion_session::session_state(Arc::clone(&memory) as _, &store)?);
         system.add_gauges(Arc::clone(&memory) as _);
         Ok(Self { registry, store, system, memory, state })
     }
@@ -206,6 +207,32 @@ impl SqlExecutor {
         }
     }
 
+    /// What a query of this text runs in.
+    pub(super) fn execution_of<'a>(
+        &'a self,
+        session: &'a Session,
+        params: &'a Params,
+        options: &'a ExecuteOptions,
+        sql: &str,
+    ) -> Execution<'a> {
+        let started_us = platform::now_us();
+        let state = self.state_at(asks_for_time(sql), started_us);
+        Execution { executor: self, session, params, options, state, started_us }
+    }
+
+    /// The session state of a statement; one that asks for the time gets the moment that it began.
+    fn state_at(&self, clock: bool, started_us: i64) -> Arc<SessionState> {
+        if !clock {
+            return Arc::clone(&self.state);
+        }
+        let mut state = self.state.as_ref().clone();
+        state.mark_start_execution();
+        // The same moment for now() in the text and NOW() in a default, to the microsecond that is stored.
+        let now = chrono::DateTime::from_timestamp_micros(started_us);
+        state.execution_props_mut().query_execution_start_time = now;
+        Arc::new(state)
+    }
+
     /// Runs every statement of a text and returns what each did.
     pub async fn execute(
         &self,
@@ -215,34 +242,33 @@ impl SqlExecutor {
         options: &ExecuteOptions,
     ) -> Result<Vec<StatementResult>> {
         let statements = parser::parse(sql)?;
-        let mut used = BTreeSet::new();
-        for statement in &statements {
-            placeholders(statement, &mut used);
-        }
-        params.check_all_used(used.iter().map(String::as_str))?;
-        for placeholder in &used {
-            params.get(placeholder)?;
-        }
-        let lower = sql.to_lowercase();
-        let clock = CLOCK_WORDS.iter().any(|word| lower.contains(word));
+        check_params(&statements, params)?;
+        let clock = asks_for_time(sql);
         let mut results = Vec::with_capacity(statements.len());
         for statement in statements {
             let started_us = platform::now_us();
-            let state = if clock {
-                let mut state = self.state.as_ref().clone();
-                state.mark_start_execution();
-                // The same moment for now() in the text and NOW() in a default, to the microsecond that is stored.
-                let now = chrono::DateTime::from_timestamp_micros(started_us);
-                state.execution_props_mut().query_execution_start_time = now;
-                Arc::new(state)
-            } else {
-                Arc::clone(&self.state)
-            };
+            let state = self.state_at(clock, started_us);
             let execution = Execution { executor: self, session, params, options, state, started_us };
             results.push(execution.statement(statement).await?);
         }
         Ok(results)
     }
+}
+
+/// Checks that the parameters are those that the statements name.
+pub(super) fn check_params(statements: &[Statement], params: &Params) -> Result<()> {
+    let mut used = BTreeSet::new();
+    for statement in statements {
+        placeholders(statement, &mut used);
+    }
+    params.check_all_used(used.iter().map(String::as_str))?;
+    used.iter().try_for_each(|placeholder| params.get(placeholder).map(|_| ()))
+}
+
+/// Whether a text may call a function of the clock.
+fn asks_for_time(sql: &str) -> bool {
+    let lower = sql.to_lowercase();
+    CLOCK_WORDS.iter().any(|word| lower.contains(word))
 }
 
 /// Collects the placeholders of a statement.
@@ -320,6 +346,9 @@ impl Execution<'_> {
                 ast::Statement::Insert(insert) => self.retrying(|| handlers::insert::insert(self, &insert)).await,
                 ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, &update, None)).await,
                 ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, &delete, None)).await,
+                ast::Statement::Truncate(truncate) => {
+                    self.retrying(|| handlers::truncate::truncate(self, &truncate)).await
+                }
                 ast::Statement::AlterTable(alter) => self.retrying(|| handlers::alter::alter(self, &alter)).await,
                 ast::Statement::CreateView(create) => self.retrying(|| handlers::view::create(self, &create)).await,
                 ast::Statement::Drop { object_type: ObjectType::View, if_exists, names, cascade, .. } => {
@@ -365,7 +394,7 @@ impl Execution<'_> {
         let namespace = self.session.namespace();
         let names = Names { registry: &self.executor.registry, namespace: &namespace };
         let plan = plan_statement(&self.state, names, statement, extras).await?;
-        self.params.bind(plan)
+        self.params.bind(generated::with_user(plan, self.session.user())?)
     }
 
     /// The physical plan of a logical one.

@@ -29,6 +29,10 @@ use crate::storage::record::{self, RecordKind};
 use crate::storage::{Durability, KeyRange, Partition, ScanOptions, StorageBackend, WriteBatch};
 use crate::types::KalamDataType;
 
+#[path = "whole.rs"]
+mod whole;
+pub use whole::NewScope;
+
 /// Key of the record that bounds every `_seq` in the database.
 const CEILING_KEY: &[u8] = b"seq_ceiling";
 /// How far the ceiling is set ahead: a second of milliseconds, in `_seq` terms.
@@ -312,16 +316,7 @@ impl TableStore {
     ) -> Result<impl Future<Output = Result<Receipt>> + Send + use<>> {
         let mut commits = self.commits.lock();
         for write in &writes {
-            let current = self.loaded(&write.scope);
-            if commits.frozen.contains(&write.scope.table_no)
-                || !current.is_some_and(|hot| Arc::ptr_eq(&hot, &write.hot))
-            {
-                return Err(KalamError::new(
-                    ErrorCode::Conflict,
-                    "the table was changed by another statement meanwhile",
-                )
-                .with_hint("Run the statement or transaction again."));
-            }
+            self.check_current(&commits, &write.scope, &write.hot)?;
         }
         let total = writes.iter().map(|w| rows_of(w) + w.deleted.len() as u64).sum();
         let span = self.seqs.take(total);
@@ -336,6 +331,16 @@ impl TableStore {
             store.commit_count.fetch_add(1, Ordering::Relaxed);
             Ok(Receipt { seq, durability })
         })
+    }
+
+    /// Fails with a conflict if a scope takes no commits now, or is not the one that a change was computed against.
+    fn check_current(&self, commits: &Commits, scope: &ScopeKey, hot: &Arc<HotTable>) -> Result<()> {
+        let current = self.loaded(scope);
+        if !commits.frozen.contains(&scope.table_no) && current.is_some_and(|current| Arc::ptr_eq(&current, hot)) {
+            return Ok(());
+        }
+        Err(KalamError::new(ErrorCode::Conflict, "the table was changed by another statement meanwhile")
+            .with_hint("Run the statement or transaction again."))
     }
 
     fn join(

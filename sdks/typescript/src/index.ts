@@ -8,6 +8,7 @@
 
 export { connect, deleteDatabase } from './connect.js'
 export { KalamError, type KalamErrorInit, type Position } from './errors.js'
+export { Timestamp } from './timestamp.js'
 export type {
   HostStorage,
   StorageOperation,

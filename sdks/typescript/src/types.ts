@@ -1,6 +1,7 @@
 // The public types. They hold no code.
 
 import type { HostStorage } from './storage.js'
+import type { Timestamp } from './timestamp.js'
 
 /** What a commit promises: kept in memory only, handed to the operating system, or flushed to disk. */
 export type Durability = 'memory' | 'relaxed' | 'strict'
@@ -13,10 +14,10 @@ export type JsonValue = null | boolean | number | string | JsonValue[] | { [key:
 
 /**
  * A value as a query returns it: BIGINT `bigint` (see `int64`) · INT, SMALLINT, DOUBLE, FLOAT `number` · DECIMAL,
- * TEXT, TIME, UUID, FILE `string` · BOOLEAN `boolean` · BYTES `Uint8Array` · DATE, TIMESTAMP, DATETIME `Date` ·
- * JSON its parsed value · EMBEDDING `Float32Array` · NULL `null`.
+ * TEXT, TIME, UUID, FILE `string` · BOOLEAN `boolean` · BYTES `Uint8Array` · DATE, TIMESTAMP, DATETIME `Date` (with
+ * microseconds a {@link Timestamp}, which is a `Date` too) · JSON its parsed value · EMBEDDING `Float32Array` · NULL `null`.
  */
-export type Value = null | boolean | number | bigint | string | Date | Uint8Array | Float32Array | JsonValue
+export type Value = null | boolean | number | bigint | string | Date | Timestamp | Uint8Array | Float32Array | JsonValue
 
 /** A row as a plain object, keyed by column name. Of two columns with one name the last one stays. */
 export type Row = Record<string, Value>

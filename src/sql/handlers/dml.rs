@@ -30,6 +30,7 @@ pub const TARGET: &str = "$target";
 const RETURNING: &str = "$returning";
 
 /// The table that a statement changes, as its session sees it.
+#[derive(Clone)]
 pub struct Target {
     /// The table.
     pub table: Arc<CachedTableData>,
