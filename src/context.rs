@@ -21,7 +21,7 @@ use crate::storage::record::{self, RecordKind};
 use crate::storage::{
     Backup, CountingBackend, Durability, GatedBackend, Partition, Restore, StorageBackend, WriteBatch,
 };
-use crate::tables::{SystemProviders, SystemTablesRegistry, TableProviders, TableStore};
+use crate::tables::{Finding, Salvage, Scrub, SystemProviders, SystemTablesRegistry, TableProviders, TableStore};
 
 /// The version of this engine.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -161,6 +161,29 @@ impl AppContext {
             "createdAtMs": platform::now_ms(),
         });
         Backup::new(self.gated.close_gate().await, &about)
+    }
+
+    /// What can be read of a damaged database, which need not open: as a backup that restores to one that does, and the
+    /// report of what is missing in it. Nobody may write to the backend meanwhile.
+    pub async fn rescue(backend: Arc<dyn StorageBackend>) -> Result<(Backup, Vec<Finding>)> {
+        let scrub = Scrub::run(backend.as_ref(), None, || Ok(())).await?;
+        let findings = scrub.findings.clone();
+        let about = serde_json::json!({
+            "format": FORMAT,
+            "engine": VERSION,
+            "rescued": true,
+            "storage": backend.kind(),
+            "createdAtMs": platform::now_ms(),
+        });
+        let database = DatabaseRecord {
+            format: FORMAT,
+            node_id: NodeId::generate().as_str().to_owned(),
+            created_at_ms: platform::now_ms(),
+            created_by: VERSION.to_owned(),
+        };
+        let database = serde_json::to_vec(&database).map_err(KalamError::internal)?;
+        let salvage = Salvage::new(backend, scrub, &database).await?;
+        Ok((Backup::of_unchanged(Arc::new(salvage), &about), findings))
     }
 
     /// The node's id.

@@ -321,6 +321,7 @@ impl Execution<'_> {
             Statement::UseNamespace(name) => handlers::namespace::use_namespace(self, &name).await,
             Statement::ShowNamespaces => handlers::show::namespaces(self).await,
             Statement::ShowStats => handlers::show::stats(self).await,
+            Statement::StorageCheck(table) => handlers::check::check(self, table.as_ref()).await,
             Statement::KillJob(id) => handlers::job::kill(self, &id).await,
             Statement::ShowTables(namespace) => handlers::show::tables(self, namespace.as_ref()).await,
             Statement::Describe(name) => handlers::show::describe(self, &name).await,

@@ -169,6 +169,11 @@ impl SystemTablesRegistry {
         &self.node_id
     }
 
+    /// What the database is stored on.
+    pub fn backend(&self) -> &dyn StorageBackend {
+        self.backend.as_ref()
+    }
+
     /// The users.
     pub fn users(&self) -> &EntityStore<UserRecord> {
         &self.users
