@@ -27,7 +27,10 @@ use crate::tables::{Finding, Salvage, Scrub, SystemProviders, SystemTablesRegist
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The on-disk format that this engine writes, and the greatest that it opens; see ARCHITECTURE.md.
-pub const FORMAT: u32 = 1;
+///
+/// 1: rows in the log only. 2: segments; an engine that knows only the log would not see their rows, so opening a
+/// database of format 1 makes it one of format 2.
+pub const FORMAT: u32 = 2;
 
 /// The user of a session that names none.
 pub const DEFAULT_USER: &str = "default";
@@ -81,11 +84,21 @@ pub struct Config {
     pub user: String,
     /// Bytes that running queries may use together.
     pub memory_limit: usize,
+    /// Bytes that rows may take in memory before they are written to segments.
+    pub hot_limit: usize,
+    /// Bytes that what is read of segments may take in memory.
+    pub segment_cache: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { node_id: None, user: DEFAULT_USER.to_owned(), memory_limit: 512 << 20 }
+        Self {
+            node_id: None,
+            user: DEFAULT_USER.to_owned(),
+            memory_limit: 512 << 20,
+            hot_limit: if platform::SMALL_MEMORY { 64 << 20 } else { 128 << 20 },
+            segment_cache: 64 << 20,
+        }
     }
 }
 
@@ -126,10 +139,11 @@ impl AppContext {
         let stored = read_database(backend.as_ref()).await?;
         let kept = stored.as_ref().map(|record| NodeId::new(&record.node_id)).transpose()?;
         let node_id = given.or(kept).unwrap_or_else(NodeId::generate);
-        if stored.as_ref().is_none_or(|record| record.node_id != node_id.as_str()) {
+        if stored.as_ref().is_none_or(|record| record.node_id != node_id.as_str() || record.format != FORMAT) {
             write_database(backend.as_ref(), stored, &node_id).await?;
         }
         let store = TableStore::open(Arc::clone(&backend), node_id.worker()).await?;
+        store.set_memory(config.hot_limit, config.segment_cache);
         let registry = Arc::new(SchemaRegistry::new(Arc::clone(&backend)));
         registry.ensure_defaults().await?;
         let system =

@@ -66,10 +66,10 @@ error_codes! {
     CyclicView = "CYCLIC_VIEW", "42P17";
     /// No index of that name.
     IndexNotFound = "INDEX_NOT_FOUND", "42704";
-    /// No job of that id.
-    JobNotFound = "JOB_NOT_FOUND", "42704";
     /// No constraint of that name.
     ConstraintNotFound = "CONSTRAINT_NOT_FOUND", "42704";
+    /// No job of that id.
+    JobNotFound = "JOB_NOT_FOUND", "42704";
     /// No column of that name.
     ColumnNotFound = "COLUMN_NOT_FOUND", "42703";
     /// A column name that fits more than one table.

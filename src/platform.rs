@@ -7,6 +7,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+/// Whether memory is what a page may have rather than what a machine has.
+pub const SMALL_MEMORY: bool = cfg!(target_arch = "wasm32");
+
 /// Milliseconds since the Unix epoch, by the wall clock. It can run backwards.
 pub fn now_ms() -> u64 {
     web_time::SystemTime::now()

@@ -270,8 +270,8 @@ impl SchemaRegistry {
         self.put_through(def, batch, |batch| self.write(batch)).await
     }
 
-    /// As [`SchemaRegistry::put_with`], with the storage transaction carried out by `commit`, strictly durable: for
-    /// changes that rows are part of.
+    /// As [`SchemaRegistry::put_with`], with `commit` to write the storage transaction: for changes that rows
+    /// are part of.
     pub async fn put_through<F>(
         &self,
         def: TableDefinition,

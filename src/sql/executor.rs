@@ -322,6 +322,8 @@ impl Execution<'_> {
             Statement::ShowNamespaces => handlers::show::namespaces(self).await,
             Statement::ShowStats => handlers::show::stats(self).await,
             Statement::StorageCheck(table) => handlers::check::check(self, table.as_ref()).await,
+            Statement::ShowManifest(name) => handlers::storage::manifest(self, name.as_ref()).await,
+            Statement::Storage { compact, table } => handlers::storage::run(self, compact, table.as_ref()).await,
             Statement::KillJob(id) => handlers::job::kill(self, &id).await,
             Statement::ShowTables(namespace) => handlers::show::tables(self, namespace.as_ref()).await,
             Statement::Describe(name) => handlers::show::describe(self, &name).await,
@@ -368,12 +370,18 @@ impl Execution<'_> {
         F: Future<Output = Result<StatementResult>>,
     {
         let mut attempt = 1;
+        let mut hold = None;
         loop {
             match run().await {
                 Err(error) if error.code() == ErrorCode::Conflict && attempt < ATTEMPTS => {
                     attempt += 1;
-                    // The commit that was first becomes visible, or fails, before the next attempt reads.
-                    self.executor.store.barrier().await;
+                    // Who loses again and again loses to other writers only, not to rows being moved.
+                    if attempt > 2 && hold.is_none() {
+                        hold = Some(self.executor.store.hold_all());
+                    }
+                    // The commit that was first becomes visible, or fails, before the next attempt reads; and an ALTER
+                    // is waited for.
+                    self.executor.store.settled().await;
                 }
                 outcome => return outcome,
             }
@@ -382,9 +390,11 @@ impl Execution<'_> {
 
     /// What this statement's plans read: the newest snapshot, as its user.
     pub fn request(&self) -> Arc<Request> {
+        let pin = self.executor.store.pin();
         Arc::new(Request {
             user: Arc::clone(self.session.user()),
-            snapshot: self.executor.store.snapshot(),
+            snapshot: pin.seq(),
+            pin: Some(Arc::new(pin)),
             cancelled: Arc::clone(&self.options.cancelled),
             deadline: self.options.deadline,
         })

@@ -41,6 +41,15 @@ pub enum Statement {
     ShowStats,
     /// `STORAGE CHECK [TABLE t | ALL]`.
     StorageCheck(Option<ObjectName>),
+    /// `SHOW MANIFEST [t]`.
+    ShowManifest(Option<ObjectName>),
+    /// `STORAGE FLUSH | COMPACT TABLE t | ALL`.
+    Storage {
+        /// Whether segments are compacted, not rows flushed.
+        compact: bool,
+        /// The table; `None` is all.
+        table: Option<ObjectName>,
+    },
     /// `KILL JOB 'id'`.
     KillJob(String),
     /// `SHOW TABLES [IN n]`.
@@ -245,6 +254,13 @@ impl StatementParser<'_> {
                 self.skip(2);
                 return Ok(Statement::ShowStats);
             }
+            if is(&second, "manifest") {
+                self.skip(2);
+                return Ok(Statement::ShowManifest(match self.word(0) {
+                    Some(_) => Some(self.parser.parse_object_name(false)?),
+                    None => None,
+                }));
+            }
             if is(&second, "tables") {
                 self.skip(2);
                 let filtered = self.parser.parse_one_of_keywords(&[Keyword::IN, Keyword::FROM]).is_some();
@@ -263,6 +279,10 @@ impl StatementParser<'_> {
             }
             let _ = self.parser.parse_keyword(Keyword::ALL);
             return Ok(Statement::StorageCheck(None));
+        }
+        if is(&first, "storage") && (is(&second, "flush") || is(&second, "compact")) {
+            self.skip(2);
+            return self.storage(is(&second, "compact"));
         }
         if is(&first, "kill") && is(&second, "job") {
             self.skip(2);
@@ -304,6 +324,17 @@ impl StatementParser<'_> {
             ast::Statement::Query(query) => with_change(*query),
             other => Statement::Sql(Box::new(other)),
         })
+    }
+
+    fn storage(&mut self, compact: bool) -> Result<Statement, ParserError> {
+        if self.parser.parse_keyword(Keyword::ALL) {
+            return Ok(Statement::Storage { compact, table: None });
+        }
+        if !self.parser.parse_keyword(Keyword::TABLE) {
+            let next = self.parser.peek_token();
+            return self.parser.expected("TABLE or ALL", next);
+        }
+        Ok(Statement::Storage { compact, table: Some(self.parser.parse_object_name(false)?) })
     }
 
     fn word(&self, n: usize) -> Option<Word> {
@@ -383,7 +414,8 @@ mod tests {
     fn own_statements_and_sql_side_by_side() -> Result<()> {
         let parsed = parse(
             "create namespace if not exists shop; use shop; CREATE USER TABLE t (id INT); select 1;; \
-             explain analyze select 2; show tables in shop; describe shop.t; drop schema shop",
+             explain analyze select 2; show tables in shop; describe shop.t; drop schema shop; \
+             storage flush table shop.t; STORAGE COMPACT ALL; show manifest; SHOW MANIFEST shop.t",
         )?;
         assert!(matches!(parsed[0], Statement::CreateNamespace { if_not_exists: true, .. }));
         assert!(matches!(parsed[1], Statement::UseNamespace(_)));
@@ -393,7 +425,11 @@ mod tests {
         assert!(matches!(parsed[5], Statement::ShowTables(Some(_))));
         assert!(matches!(parsed[6], Statement::Describe(_)));
         assert!(matches!(parsed[7], Statement::DropNamespace { .. }));
-        assert_eq!(parsed.len(), 8);
+        assert!(matches!(parsed[8], Statement::Storage { compact: false, table: Some(_) }));
+        assert!(matches!(parsed[9], Statement::Storage { compact: true, table: None }));
+        assert!(matches!(parsed[10], Statement::ShowManifest(None)));
+        assert!(matches!(parsed[11], Statement::ShowManifest(Some(_))));
+        assert_eq!(parsed.len(), 12);
         Ok(())
     }
 

@@ -17,11 +17,11 @@ use super::catalog::fold;
 use super::handlers::dml::{select_from, unsupported};
 use super::using;
 use crate::error::Result;
-use crate::tables::{ROW_ID_COLUMN, SEQ_COLUMN};
+use crate::tables::{DELETED_COLUMN, ROW_ID_COLUMN, SEQ_COLUMN};
 
 /// Whether a name is that of a system column which statements may name.
 fn is_system_column(name: &str) -> bool {
-    name == SEQ_COLUMN || name == ROW_ID_COLUMN
+    [SEQ_COLUMN, ROW_ID_COLUMN, DELETED_COLUMN].contains(&name)
 }
 
 /// Whether a statement names a system column.

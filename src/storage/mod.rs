@@ -235,6 +235,13 @@ impl WriteBatch {
         self.delete_range(Partition::Blob, blob_range(id))
     }
 
+    /// Adds: remove every blob whose id has `id_length` bytes and starts with `prefix`.
+    pub fn delete_blobs(&mut self, prefix: &[u8], id_length: usize) -> &mut Self {
+        let mut start = (id_length as u16).to_be_bytes().to_vec();
+        start.extend_from_slice(prefix);
+        self.delete_range(Partition::Blob, KeyRange::prefix(&start))
+    }
+
     /// Adds everything of another batch, after what is there.
     pub fn append(&mut self, mut other: WriteBatch) -> &mut Self {
         self.ops.append(&mut other.ops);

@@ -5,15 +5,18 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Column, DataFusionError, ScalarValue};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, DataFusionError, ScalarValue};
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType as DfTableType};
+use datafusion::logical_expr::utils::conjunction;
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::key_spec::KeySpec;
-use super::scan::{ScanColumn, TableScanExec, schema_with_system_columns, system_columns, table_columns};
+use super::scan::{DELETED_COLUMN, ScanColumn, TableScanExec, schema_with_system_columns, system_columns, table_columns};
+use super::segment::ScanFilter;
 use super::store::TableStore;
 use crate::error::{KalamError, Result};
 use crate::schema::{CachedTableData, ProviderFactory, TableDefinition, TableId};
@@ -37,6 +40,8 @@ pub struct TableProviderCore {
     table: Arc<CachedTableData>,
     schema: SchemaRef,
     columns: Vec<ScanColumn>,
+    /// The schema and columns as filters see them.
+    filtered: (Arc<DFSchema>, Arc<[ScanColumn]>),
     key: KeySpec,
 }
 
@@ -58,7 +63,8 @@ impl TableProviderCore {
 
     /// The core for a table with the hidden columns that statements may name.
     pub fn with_nameable_columns(store: Arc<TableStore>, table: Arc<CachedTableData>) -> Result<Self> {
-        let nameable = system_columns(&table).into_iter().filter(|(_, c)| *c != ScanColumn::Position);
+        let deleted = (Field::new(DELETED_COLUMN, DataType::Boolean, false), ScanColumn::Deleted);
+        let nameable = system_columns(&table).into_iter().filter(|(_, c)| *c != ScanColumn::Position).chain([deleted]);
         let (fields, mut hidden): (Vec<Field>, Vec<ScanColumn>) = nameable.unzip();
         let own = table.arrow_schema()?;
         let fields = own.fields().iter().cloned().chain(fields.into_iter().map(Arc::new));
@@ -76,7 +82,9 @@ impl TableProviderCore {
     ) -> Result<Self> {
         let key = KeySpec::new(table.definition())?;
         let schema = plan_schema(&schema);
-        Ok(Self { store, table, schema, columns, key })
+        let names = DFSchema::try_from(Arc::clone(&schema)).map_err(KalamError::internal)?;
+        let filtered = (Arc::new(names), Arc::from(columns.as_slice()));
+        Ok(Self { store, table, schema, columns, filtered, key })
     }
 
     /// The table's definition.
@@ -143,18 +151,30 @@ impl TableProviderCore {
         Some(keys)
     }
 
+    /// The filters that bounds can be compared with. They are applied above the scan, so none of them must be here.
+    fn filter(&self, session: &dyn Session, filters: &[Expr]) -> Option<Arc<ScanFilter>> {
+        let expr = conjunction(filters.iter().filter(|f| compares_columns(f)).cloned())?;
+        let (names, columns) = &self.filtered;
+        let expr = session.create_physical_expr(expr, names).ok()?;
+        Some(Arc::new(ScanFilter::new(expr, Arc::clone(&self.schema), Arc::clone(columns))))
+    }
+
     fn scan(
         &self,
+        session: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
         limit: Option<usize>,
     ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
         let (schema, columns) = self.projected(projection.map(Vec::as_slice))?;
-        let keys = self.keys(filters).map(Arc::from);
+        // Deleted rows are in no index, and their `_seq` is outside of what bounds say.
+        let deleted = columns.contains(&ScanColumn::Deleted);
+        let keys = if deleted { None } else { self.keys(filters).map(Arc::from) };
         // A filter above the scan would see too few rows if the scan stopped at the limit.
         let fetch = limit.filter(|_| filters.is_empty());
+        let filter = if keys.is_none() && !deleted { self.filter(session, filters) } else { None };
         let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
-        Ok(Arc::new(TableScanExec::new(store, table, schema, columns, keys, fetch)))
+        Ok(Arc::new(TableScanExec::new(store, table, schema, columns, keys, fetch).with_filter(filter)))
     }
 }
 
@@ -192,6 +212,35 @@ fn pinned_values(filter: &Expr, name: &str) -> Option<Vec<ScalarValue>> {
         Expr::InList(list) if !list.negated && is_column(&list.expr) => list.list.iter().map(literal).collect(),
         _ => None,
     }
+}
+
+/// Whether a filter compares columns with constants, so that bounds of the columns may rule it out.
+fn compares_columns(filter: &Expr) -> bool {
+    let mut columns = false;
+    let plain = filter.apply(|expr| {
+        columns |= matches!(expr, Expr::Column(_));
+        let plain = matches!(
+            expr,
+            Expr::Column(_)
+                | Expr::Literal(..)
+                | Expr::BinaryExpr(_)
+                | Expr::Not(_)
+                | Expr::Negative(_)
+                | Expr::IsNull(_)
+                | Expr::IsNotNull(_)
+                | Expr::IsTrue(_)
+                | Expr::IsFalse(_)
+                | Expr::IsNotTrue(_)
+                | Expr::IsNotFalse(_)
+                | Expr::Between(_)
+                | Expr::InList(_)
+                | Expr::Like(_)
+                | Expr::Cast(_)
+        );
+        // The walk ends where something else is found.
+        Ok(if plain { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+    });
+    columns && plain.is_ok_and(|end| end != TreeNodeRecursion::Stop)
 }
 
 /// One data set for everyone in the database.
@@ -234,12 +283,12 @@ impl TableProvider for SharedTableProvider {
 
     async fn scan(
         &self,
-        _: &dyn Session,
+        session: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-        self.core.scan(projection, filters, limit)
+        self.core.scan(session, projection, filters, limit)
     }
 
     fn supports_filters_pushdown(
@@ -247,7 +296,8 @@ impl TableProvider for SharedTableProvider {
         filters: &[&Expr],
     ) -> Result<Vec<TableProviderFilterPushDown>, DataFusionError> {
         let key_columns = self.core.table.definition().key_columns();
-        let useful = |f: &&Expr| key_columns.iter().any(|c| pinned_values(f, &c.name).is_some());
+        let useful =
+            |f: &&Expr| compares_columns(f) || key_columns.iter().any(|c| pinned_values(f, &c.name).is_some());
         // Inexact: the filter stays above the scan and has the last word.
         Ok(filters
             .iter()

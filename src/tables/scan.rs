@@ -1,31 +1,41 @@
 //! The scan of a table: a DataFusion leaf with one partition.
 //!
 //! Invariant: what a scan reads is decided when it is executed, by the [`Request`] in its task context, never when
-//! it is planned. So a plan can be kept and run again after writes, and by another user. Whole chunks are handed out
-//! without copying; a selection is applied only where rows of a chunk are not visible.
+//! it is planned. So a plan can be kept and run again after writes, and by another user. Segments come first
+//! (`cold_scan.rs`), then chunks, both of one moment: no row moves from one to the other in between. Whole chunks are
+//! handed out without copying; a selection is applied only where rows of a chunk are not visible.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, UInt32Array};
+use arrow::buffer::BooleanBuffer;
 use arrow::compute::{self, FilterBuilder, FilterPredicate};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DataFusionError, Statistics, stats::Precision};
+use datafusion::common::{ColumnStatistics, DataFusionError, ScalarValue, Statistics, stats::Precision};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr_common::physical_expr::fmt_sql;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
-use futures::StreamExt;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, SortOrderPushdownResult,
+};
+use futures::{StreamExt, TryStreamExt};
 
 use super::chunk::{Chunk, Visibility};
-use super::hot::HotTable;
+use super::cold_scan::{ColdReader, ColdRows, Step, Wanted};
 use super::log::ScopeKey;
+use super::rewrite::retained_since;
+use super::pins::SnapshotPin;
+use super::ordered_scan;
+use super::segment::{ROW_ID_FIELD_ID, SEQ_FIELD_ID, ScanFilter, Segment};
 use super::seq::Seq;
 use super::store::TableStore;
 use crate::error::{ErrorCode, KalamError, Result};
@@ -39,6 +49,8 @@ pub const POSITION_COLUMN: &str = "_kalam_position";
 pub const SEQ_COLUMN: &str = "_seq";
 /// Name of the system column that identifies the rows of a table without a primary key.
 pub const ROW_ID_COLUMN: &str = "_rowid";
+/// Name of the system column that tells deleted rows, which only scans that name it give, from live ones.
+pub const DELETED_COLUMN: &str = "_deleted";
 
 /// A scan lets the host run after working for so long.
 const YIELD_AFTER_MS: u128 = 40;
@@ -50,6 +62,8 @@ pub struct Request {
     pub user: Arc<str>,
     /// What it reads.
     pub snapshot: Seq,
+    /// Keeps the snapshot readable.
+    pub pin: Option<Arc<SnapshotPin>>,
     /// Set when its caller has given up.
     pub cancelled: Arc<AtomicBool>,
     /// When the request gives up by itself.
@@ -97,7 +111,9 @@ pub enum ScanColumn {
     Seq,
     /// `_rowid`.
     RowId,
-    /// The position in the hot tier.
+    /// `_deleted`.
+    Deleted,
+    /// The row's position in its scope.
     Position,
 }
 
@@ -137,6 +153,9 @@ pub fn system_columns(table: &CachedTableData) -> Vec<(Field, ScanColumn)> {
     columns
 }
 
+/// Which deleted rows a scan gives: those of deletions from one `_seq` to another, both included.
+pub(super) type Deletions = RangeInclusive<Seq>;
+
 /// The scan; see the module's comment.
 #[derive(Debug, Clone)]
 pub struct TableScanExec {
@@ -145,7 +164,13 @@ pub struct TableScanExec {
     columns: Vec<ScanColumn>,
     /// Encoded keys, where filters pin the whole key.
     keys: Option<Arc<[Vec<u8>]>>,
+    /// What rules out segments, row groups and pages.
+    filter: Option<Arc<ScanFilter>>,
     fetch: Option<usize>,
+    /// The order that it promises: one of the key.
+    order: Option<LexOrdering>,
+    /// Set when it is executed, if it names `_deleted`: then a deleted row has the `_seq` of its deletion.
+    deletions: Option<Deletions>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -171,10 +196,18 @@ impl TableScanExec {
             table,
             columns,
             keys,
+            filter: None,
             fetch,
+            order: None,
+            deletions: None,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
+    }
+
+    /// The scan with filters that may rule out what it reads. They must be applied above it all the same.
+    pub fn with_filter(self, filter: Option<Arc<ScanFilter>>) -> Self {
+        Self { filter, ..self }
     }
 }
 
@@ -187,6 +220,7 @@ impl DisplayAs for TableScanExec {
                 ScanColumn::Table { name, .. } => name,
                 ScanColumn::Seq => SEQ_COLUMN,
                 ScanColumn::RowId => ROW_ID_COLUMN,
+                ScanColumn::Deleted => DELETED_COLUMN,
                 ScanColumn::Position => POSITION_COLUMN,
             })
             .collect();
@@ -194,6 +228,12 @@ impl DisplayAs for TableScanExec {
         write!(f, "{path}: {}, columns=[{}]", self.table.table_id(), names.join(", "))?;
         if let Some(keys) = &self.keys {
             write!(f, ", keys={}", keys.len())?;
+        }
+        if let Some(filter) = &self.filter {
+            write!(f, ", filter={}", fmt_sql(filter.expr().as_ref()))?;
+        }
+        if let Some(order) = &self.order {
+            write!(f, ", order=[{order}]")?;
         }
         if let Some(fetch) = self.fetch {
             write!(f, ", fetch={fetch}")?;
@@ -249,14 +289,44 @@ impl ExecutionPlan for TableScanExec {
         let schema = self.schema();
         let metrics = BaselineMetrics::new(&self.metrics, 0);
         let scan = self.clone();
-        let open = async move { scan.open(request, metrics).await.map_err(external) };
+        let open = async move {
+            match scan.order.clone() {
+                Some(order) => scan.open_in_order(request, metrics, &order, &context).await,
+                None => Ok(scan.open(request, metrics).await.map_err(external)?.into_stream()),
+            }
+        };
         let stream = futures::stream::once(open)
             .map(|opened| match opened {
-                Ok(reader) => reader.into_stream().boxed(),
+                Ok(stream) => stream,
                 Err(error) => futures::stream::iter([Err(error)]).boxed(),
             })
             .flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream)))
+    }
+
+    fn try_pushdown_sort(
+        &self,
+        order: &[PhysicalSortExpr],
+    ) -> datafusion::common::Result<SortOrderPushdownResult<Arc<dyn ExecutionPlan>>> {
+        let definition = self.table.definition();
+        let Some(wanted) = LexOrdering::new(order.to_vec()) else { return Ok(SortOrderPushdownResult::Unsupported) };
+        let pays = || {
+            let scope = ScopeKey { table_no: definition.table_no, user: None };
+            let hot = self.store.loaded(&scope).filter(|_| definition.table_type != TableType::User);
+            hot.is_some_and(|hot| ordered_scan::pays(&hot.view().segments, hot.statistics().live_rows))
+        };
+        if self.keys.is_some() || !ordered_scan::is_key_order(definition, &self.columns, order) || !pays() {
+            return Ok(SortOrderPushdownResult::Unsupported);
+        }
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new_with_orderings(self.schema(), [order.to_vec()]),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        let metrics = ExecutionPlanMetricsSet::new();
+        let inner = Self { order: Some(wanted), properties: Arc::new(properties), metrics, ..self.clone() };
+        Ok(SortOrderPushdownResult::Exact { inner: Arc::new(inner) })
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -276,8 +346,14 @@ impl ExecutionPlan for TableScanExec {
             let scope = ScopeKey { table_no: self.table.definition().table_no, user: None };
             if let Some(hot) = self.store.loaded(&scope) {
                 let s = hot.statistics();
-                statistics.num_rows = Precision::Inexact(s.live_rows as usize);
-                statistics.total_byte_size = Precision::Inexact(s.bytes as usize);
+                let segments = hot.view().segments;
+                let cold: u64 = segments.iter().map(|s| s.live_rows()).sum();
+                statistics.num_rows = Precision::Inexact((s.live_rows + cold) as usize);
+                if segments.is_empty() {
+                    statistics.total_byte_size = Precision::Inexact(s.bytes as usize);
+                } else {
+                    statistics.column_statistics = self.columns.iter().map(|c| column_statistics(&segments, c)).collect();
+                }
             }
         }
         Ok(Arc::new(statistics))
@@ -296,25 +372,146 @@ impl ExecutionPlan for TableScanExec {
     }
 }
 
-fn external(error: KalamError) -> DataFusionError {
+pub(super) fn external(error: KalamError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 
 impl TableScanExec {
-    async fn open(self, request: Arc<Request>, metrics: BaselineMetrics) -> Result<ChunkReader> {
+    async fn open(mut self, request: Arc<Request>, metrics: BaselineMetrics) -> Result<ChunkReader> {
         let hot = self.store.hot(&request.scope(&self.table), self.table.definition()).await?;
-        let source = match &self.keys {
-            None => Source::Chunks(hot.chunks()),
-            Some(keys) => Source::Rows(lookup_all(&hot, keys, request.snapshot)?),
+        self.deletions = self.deletions_of(&request);
+        let wanted = self.wanted(request.snapshot);
+        let (source, cold) = match &self.keys {
+            None => {
+                let view = hot.view();
+                let cold = ColdReader::scan(&view.segments, wanted, self.filter.clone(), &self.metrics);
+                (Source::Chunks(view.chunks), cold)
+            }
+            Some(keys) => {
+                let mut rows = Rows::new();
+                let mut missing = Vec::new();
+                for key in keys.iter() {
+                    match hot.lookup(key, request.snapshot)? {
+                        Some(row) => rows.push(row),
+                        None => missing.push(key.clone()),
+                    }
+                }
+                // The segments after the index: rows move from the hot tier to segments, never back.
+                let (segments, definition) = (hot.view().segments, self.table.definition());
+                let cold =
+                    ColdReader::lookup(&segments, wanted, definition, hot.key(), &missing, &self.metrics).await?;
+                (Source::Rows(rows), cold)
+            }
         };
         let remaining = self.fetch.unwrap_or(usize::MAX);
-        Ok(ChunkReader { scan: self, request, source, next: 0, remaining, metrics, worked: Instant::now() })
+        Ok(ChunkReader { scan: self, request, cold, source, next: 0, remaining, metrics, worked: Instant::now() })
+    }
+
+    /// Like [`TableScanExec::open`], in the order of the key.
+    async fn open_in_order(
+        mut self,
+        request: Arc<Request>,
+        metrics: BaselineMetrics,
+        order: &LexOrdering,
+        context: &TaskContext,
+    ) -> datafusion::common::Result<Batches> {
+        let hot = self.store.hot(&request.scope(&self.table), self.table.definition()).await.map_err(external)?;
+        self.deletions = self.deletions_of(&request);
+        let (view, schema) = (hot.view(), self.schema());
+        let (lanes, others) = ordered_scan::lanes(&view.segments, hot.key());
+        // Rows count once, when they leave.
+        let reader = |segments: &[Arc<Segment>], chunks, remaining| {
+            let wanted = self.wanted(request.snapshot);
+            let cold = ColdReader::scan(segments, wanted, self.filter.clone(), &self.metrics);
+            let (scan, request, metrics) = (self.clone(), Arc::clone(&request), metrics.intermediate());
+            let source = Source::Chunks(chunks);
+            let reader = ChunkReader { scan, request, cold, source, next: 0, remaining, metrics, worked: Instant::now() };
+            let stream = RecordBatchStreamAdapter::new(Arc::clone(&schema), reader.into_stream());
+            Box::pin(stream) as SendableRecordBatchStream
+        };
+        let remaining = self.fetch.unwrap_or(usize::MAX);
+        let mut streams: Vec<_> = lanes.iter().map(|lane| reader(lane, Arc::default(), remaining)).collect();
+        if !view.chunks.is_empty() || !others.is_empty() || streams.is_empty() {
+            let unsorted = reader(&others, Arc::clone(&view.chunks), usize::MAX);
+            streams.push(ordered_scan::sorted(unsorted, order.clone(), self.fetch));
+        }
+        let merged = ordered_scan::merged(streams, order, self.fetch, &metrics, context)?;
+        Ok(merged.inspect_ok(move |batch| metrics.record_output(batch.num_rows())).boxed())
+    }
+
+    /// The deleted rows that it gives.
+    fn deletions_of(&self, request: &Request) -> Option<Deletions> {
+        let named = self.columns.contains(&ScanColumn::Deleted);
+        named.then(|| retained_since(self.table.definition())..=request.snapshot)
+    }
+
+    /// What it needs of cold rows.
+    fn wanted(&self, snapshot: Seq) -> Wanted {
+        let id = |column: &ScanColumn| match column {
+            ScanColumn::Table { id, .. } => Some(*id),
+            ScanColumn::Seq => Some(SEQ_FIELD_ID),
+            ScanColumn::RowId => Some(ROW_ID_FIELD_ID),
+            ScanColumn::Deleted | ScanColumn::Position => None,
+        };
+        let positions = self.columns.contains(&ScanColumn::Position);
+        let deletions = self.deletions.clone();
+        Wanted { ids: self.columns.iter().filter_map(id).collect(), positions, snapshot, deletions }
+    }
+
+    /// The batch of cold rows.
+    fn cold_batch(&self, rows: &ColdRows) -> Result<RecordBatch> {
+        if rows.schema_version > self.table.schema_version() {
+            return Err(super::replay::outdated());
+        }
+        let missing = |name| KalamError::internal(format_args!("cold rows without {name}"));
+        let column = |column: &ScanColumn| match column {
+            ScanColumn::Seq => rows.column(SEQ_FIELD_ID).cloned().ok_or_else(|| missing(SEQ_COLUMN)),
+            ScanColumn::RowId => rows.column(ROW_ID_FIELD_ID).cloned().ok_or_else(|| missing(ROW_ID_COLUMN)),
+            ScanColumn::Deleted => {
+                let deleted = rows.deleted.clone().map(|d| Arc::new(d) as ArrayRef);
+                deleted.ok_or_else(|| missing(DELETED_COLUMN))
+            }
+            ScanColumn::Position => {
+                let positions = rows.positions.clone().map(|p| Arc::new(p) as ArrayRef);
+                positions.ok_or_else(|| missing(POSITION_COLUMN))
+            }
+            ScanColumn::Table { id, .. } => {
+                self.as_now(column, rows.column(*id).cloned(), rows.schema_version, rows.len)
+            }
+        };
+        let columns = self.columns.iter().map(column).collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len));
+        RecordBatch::try_new_with_options(self.schema(), columns, &options).map_err(KalamError::internal)
+    }
+
+    /// The values of a column of the table, which were written under an earlier version of it, or before it was there.
+    fn as_now(&self, column: &ScanColumn, array: Option<ArrayRef>, version: u32, rows: usize) -> Result<ArrayRef> {
+        let ScanColumn::Table { id, data_type, name, initial, since } = column else {
+            return Err(KalamError::internal("a system column has no versions"));
+        };
+        Ok(match (array, initial) {
+            (Some(array), _) if version >= *since => array,
+            (Some(array), _) => self.convert(array, *id, name, version)?,
+            (None, None) => arrow::array::new_null_array(&data_type.arrow_type(), rows),
+            (None, Some(one)) => {
+                compute::take(one, &UInt32Array::from(vec![0; rows]), None).map_err(KalamError::internal)?
+            }
+        })
     }
 
     /// A column of some rows of a chunk, which may have been written under an earlier version of the table. Values
     /// are converted after the rows are picked: what is not visible any more need not convert.
     fn column(&self, column: &ScanColumn, chunk: &Chunk, rows: &Pick) -> Result<ArrayRef> {
         Ok(match column {
+            ScanColumn::Seq if self.deletions.is_some() => {
+                let seq = |row| self.deletion(chunk, row).unwrap_or_else(|| chunk.seqs.value(row));
+                rows.of(&(Arc::new(Int64Array::from_iter_values((0..chunk.len()).map(seq))) as ArrayRef))?
+            }
+            ScanColumn::Deleted => {
+                let deleted: BooleanArray =
+                    (0..chunk.len()).map(|row| Some(self.deletion(chunk, row).is_some())).collect();
+                rows.of(&(Arc::new(deleted) as ArrayRef))?
+            }
             ScanColumn::Seq => rows.of(&(Arc::new(chunk.seqs.clone()) as ArrayRef))?,
             ScanColumn::RowId => match &chunk.row_ids {
                 Some(ids) => rows.of(&(Arc::new(ids.clone()) as ArrayRef))?,
@@ -328,14 +525,27 @@ impl TableScanExec {
                 _ => rows
                     .of(&(Arc::new(Int64Array::from_iter_values(chunk.base as i64..chunk.end() as i64)) as ArrayRef))?,
             },
-            ScanColumn::Table { id, data_type, name, initial, since } => match (chunk.column(*id), initial) {
-                (Some(array), _) if chunk.schema_version >= *since => rows.of(array)?,
-                (Some(array), _) => self.convert(rows.of(array)?, *id, name, chunk.schema_version)?,
-                (None, None) => arrow::array::new_null_array(&data_type.arrow_type(), rows.len(chunk)),
-                (None, Some(one)) => compute::take(one, &UInt32Array::from(vec![0; rows.len(chunk)]), None)
-                    .map_err(KalamError::internal)?,
-            },
+            ScanColumn::Table { id, .. } => {
+                let array = chunk.column(*id).map(|array| rows.of(array)).transpose()?;
+                self.as_now(column, array, chunk.schema_version, rows.len(chunk))?
+            }
         })
+    }
+
+    /// When a row was deleted, if the scan gives it as such.
+    fn deletion(&self, chunk: &Chunk, row: usize) -> Option<Seq> {
+        let deletions = self.deletions.as_ref()?;
+        chunk.deleted_at(row).filter(|seq| deletions.contains(seq))
+    }
+
+    /// Which rows of a chunk the scan gives.
+    fn visibility(&self, chunk: &Chunk, snapshot: Seq) -> Visibility {
+        if self.deletions.is_none() {
+            return chunk.visibility(snapshot);
+        }
+        let shown = |row| chunk.visible(row, snapshot) || self.deletion(chunk, row).is_some();
+        let mask = BooleanBuffer::collect_bool(chunk.len(), shown);
+        if mask.count_set_bits() == 0 { Visibility::None } else { Visibility::Some(mask) }
     }
 
     /// Leads values through every type that their column had since they were written.
@@ -388,8 +598,19 @@ impl Pick {
 
 type Rows = Vec<(Arc<Chunk>, usize)>;
 
-fn lookup_all(hot: &HotTable, keys: &[Vec<u8>], snapshot: Seq) -> Result<Rows> {
-    keys.iter().filter_map(|key| hot.lookup(key, snapshot).transpose()).collect()
+fn column_statistics(segments: &[Arc<Segment>], column: &ScanColumn) -> ColumnStatistics {
+    let bound = |min: bool| {
+        let bounds = segments.iter().map(|s| super::segment::bound(s, column, min)).collect::<Option<Vec<_>>>();
+        let better = |a: ScalarValue, b: ScalarValue| if (b < a) == min { b } else { a };
+        bounds.and_then(|b| b.into_iter().reduce(better)).map_or(Precision::Absent, Precision::Inexact)
+    };
+    let nulls: Option<u64> = segments.iter().map(|s| super::segment::null_count(s, column)).sum();
+    ColumnStatistics {
+        null_count: nulls.map_or(Precision::Absent, |n| Precision::Inexact(n as usize)),
+        min_value: bound(true),
+        max_value: bound(false),
+        ..ColumnStatistics::new_unknown()
+    }
 }
 
 enum Source {
@@ -397,10 +618,13 @@ enum Source {
     Rows(Rows),
 }
 
+type Batches = futures::stream::BoxStream<'static, datafusion::common::Result<RecordBatch>>;
+
 /// Gives the batches of a scan one by one.
 struct ChunkReader {
     scan: TableScanExec,
     request: Arc<Request>,
+    cold: ColdReader,
     source: Source,
     next: usize,
     remaining: usize,
@@ -409,22 +633,30 @@ struct ChunkReader {
 }
 
 impl ChunkReader {
-    fn into_stream(self) -> impl futures::Stream<Item = datafusion::common::Result<RecordBatch>> + Send {
+    fn into_stream(self) -> Batches {
         futures::stream::unfold(self, |mut reader| async move {
-            if reader.worked.elapsed().as_millis() > YIELD_AFTER_MS {
-                platform::yield_to_host().await;
-                reader.worked = Instant::now();
-            }
-            reader.next_batch().map_err(external).transpose().map(|batch| (batch, reader))
+            reader.next_batch().await.map_err(external).transpose().map(|batch| (batch, reader))
         })
+        .boxed()
     }
 
-    fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
-        self.request.check()?;
-        let timer = self.metrics.elapsed_compute().clone();
-        let _timer = timer.timer();
+    async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
         while self.remaining > 0 {
-            let Some(batch) = self.read()? else { return Ok(None) };
+            if self.worked.elapsed().as_millis() > YIELD_AFTER_MS {
+                platform::yield_to_host().await;
+                self.worked = Instant::now();
+            }
+            self.request.check()?;
+            let timer = self.metrics.elapsed_compute().clone();
+            let _timer = timer.timer();
+            let batch = match self.cold.next(self.remaining).await? {
+                Step::Rows(rows) => Some(self.scan.cold_batch(&rows)?),
+                Step::Nothing => None,
+                Step::End => match self.read()? {
+                    Some(batch) => batch,
+                    None => return Ok(None),
+                },
+            };
             let Some(batch) = batch else { continue };
             let batch = if batch.num_rows() > self.remaining { batch.slice(0, self.remaining) } else { batch };
             self.remaining -= batch.num_rows();
@@ -445,7 +677,7 @@ impl ChunkReader {
             }
             Source::Chunks(chunks) => {
                 let Some(chunk) = chunks.get(at) else { return Ok(None) };
-                Ok(Some(match chunk.visibility(self.request.snapshot) {
+                Ok(Some(match self.scan.visibility(chunk, self.request.snapshot) {
                     Visibility::None => None,
                     Visibility::All => Some(self.scan.batch(chunk, &Pick::All)?),
                     Visibility::First(rows) => Some(self.scan.batch(chunk, &Pick::Range(0, rows))?),

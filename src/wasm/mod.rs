@@ -86,6 +86,8 @@ impl Engine {
                 node_id: optional_string(&config, "nodeId")?,
                 user: optional_string(&config, "user")?.unwrap_or(defaults.user),
                 memory_limit: memory_limit.unwrap_or(defaults.memory_limit),
+                hot_limit: optional_number(&config, "hotLimit")?.map_or(defaults.hot_limit, |n| n as usize),
+                segment_cache: optional_number(&config, "segmentCache")?.map_or(defaults.segment_cache, |n| n as usize),
             };
             let backend: Arc<dyn StorageBackend> = match storage.as_str() {
                 "host" => Arc::new(HostBackend::new(supplied.unwrap_or_default().unchecked_into())?),

@@ -20,7 +20,7 @@ use super::query::item_names;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{CachedTableData, TableDefinition};
 use crate::tables::{
-    HotTable, POSITION_COLUMN, PreparedRows, ROW_ID_COLUMN, Request, ScopeKey, ScopeWrite, SharedTableProvider,
+    ColdCheck, HotTable, POSITION_COLUMN, PreparedRows, ROW_ID_COLUMN, Request, ScopeKey, ScopeWrite, SharedTableProvider,
     TableProviderCore,
 };
 
@@ -48,6 +48,7 @@ impl Target {
         let namespace = execution.session.namespace();
         let names = Names { registry: execution.executor.registry(), namespace: &namespace };
         let table = names.writable(name).await?;
+        super::storage::make_room(execution).await?;
         let request = execution.request();
         let scope = request.scope(&table);
         let hot = execution.executor.store().hot(&scope, table.definition()).await?;
@@ -104,23 +105,32 @@ impl Target {
         if rows_affected == 0 {
             return Ok(StatementResult::default());
         }
-        let registry = execution.executor.registry();
-        let current = registry.table(self.table.table_id()).await?;
-        if !current.is_some_and(|current| Arc::ptr_eq(&current, &self.table)) {
-            return Err(KalamError::new(
-                ErrorCode::Conflict,
-                format!("the definition of '{}' was changed meanwhile", self.table.table_id()),
-            ));
-        }
-        let write = ScopeWrite {
+        let (registry, store) = (execution.executor.registry(), execution.executor.store());
+        let mut write = ScopeWrite {
             scope: self.scope,
             hot: self.hot,
             schema_version: self.table.schema_version(),
             rows,
             replaced,
             deleted,
+            checked: ColdCheck::Unchecked,
         };
-        let receipt = execution.executor.store().submit(vec![write], execution.options.durability, None)?.await?;
+        loop {
+            write.checked = store.check_keys(&write, self.table.definition()).await?;
+            let current = registry.table(self.table.table_id()).await?;
+            if !current.is_some_and(|current| Arc::ptr_eq(&current, &self.table)) {
+                return Err(KalamError::new(
+                    ErrorCode::Conflict,
+                    format!("the definition of '{}' was changed meanwhile", self.table.table_id()),
+                ));
+            }
+            // Nothing is awaited from here to `submit`. If rows moved while their keys were asked for, only that is
+            // done again.
+            if store.still_checked(&write) {
+                break;
+            }
+        }
+        let receipt = store.submit(vec![write], execution.options.durability, None)?.await?;
         Ok(StatementResult { rows_affected, seq: Some(receipt.seq), durability: Some(receipt.durability), rows: None })
     }
 

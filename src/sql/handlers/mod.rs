@@ -13,6 +13,7 @@ pub mod namespace;
 pub mod query;
 pub mod rewrite;
 pub mod show;
+pub mod storage;
 pub mod table;
 pub mod truncate;
 pub mod update;

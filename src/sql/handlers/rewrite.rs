@@ -110,6 +110,7 @@ impl Steps<'_, '_> {
             let request = Request {
                 user: scope.user.clone().unwrap_or_else(|| Arc::clone(&ours.user)),
                 snapshot: ours.snapshot,
+                pin: ours.pin.clone(),
                 cancelled: Arc::clone(&ours.cancelled),
                 deadline: ours.deadline,
             };

@@ -25,7 +25,7 @@ use crate::schema::{
     CachedTableData, ColumnDefault, DefaultFunction, NewColumn, TableDefinition, TableId, TableOptions, TableType,
 };
 use crate::storage::{Durability, WriteBatch};
-use crate::tables::{PreparedRows, ScopeWrite, prepare_rows};
+use crate::tables::{ColdCheck, PreparedRows, ScopeWrite, prepare_rows};
 use crate::types::{KalamDataType, coerce_array};
 
 /// Runs a CREATE TABLE.
@@ -151,6 +151,7 @@ pub async fn create_filled(
         rows,
         replaced: Vec::new(),
         deleted: Vec::new(),
+        checked: ColdCheck::Unchecked,
     };
     let number = definition.table_no;
     let receipt = Mutex::new(None);
@@ -334,7 +335,7 @@ async fn drop_one(execution: &Execution<'_>, id: &TableId, mut batch: WriteBatch
     let Some(table) = registry.table(id).await? else { return Ok(()) };
     let number = table.definition().table_no;
     let _no_commits = store.freeze(number).await?;
-    store.drop_table_into(&mut batch, number);
+    store.drop_table_into(&mut batch, number).await?;
     registry.delete_with(id, batch).await?;
     store.evict_table(number);
     Ok(())

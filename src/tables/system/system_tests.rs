@@ -225,7 +225,7 @@ fn a_kept_plan_reads_the_rows_of_its_execution() -> Result<()> {
         let opened = open(MemoryBackend::new(), STEPS).await?;
         let request = |cancelled: bool| {
             let cancelled = Arc::new(AtomicBool::new(cancelled));
-            let request = Request { user: "ann".into(), snapshot: 0, cancelled, deadline: None };
+            let request = Request { user: "ann".into(), snapshot: 0, pin: None, cancelled, deadline: None };
             SessionContext::new_with_config(SessionConfig::new().with_extension(Arc::new(request)))
         };
         let provider = opened.registry.provider(&SystemTable::Users.table_id()).await?.expect("it exists");
