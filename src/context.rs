@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::jobs::{JobKind, JobManager, RetentionJob};
+use crate::jobs::{JobKind, JobManager, RetentionJob, RewriteJob};
 use crate::platform;
 use crate::schema::SchemaRegistry;
 use crate::sql::{Session, SqlExecutor};
@@ -21,7 +21,9 @@ use crate::storage::record::{self, RecordKind};
 use crate::storage::{
     Backup, CountingBackend, Durability, GatedBackend, Partition, Restore, StorageBackend, WriteBatch,
 };
-use crate::tables::{Finding, Salvage, Scrub, SystemProviders, SystemTablesRegistry, TableProviders, TableStore};
+use crate::tables::{
+    DueWork, Finding, Salvage, Scrub, SystemProviders, SystemTablesRegistry, TableProviders, TableStore,
+};
 
 /// The version of this engine.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -253,7 +255,9 @@ impl AppContext {
 async fn open_jobs(backend: &Arc<dyn StorageBackend>, executor: &SqlExecutor) -> Result<Arc<JobManager>> {
     let system = executor.system();
     let retention = RetentionJob::new(Arc::clone(backend), system.jobs().clone());
-    let kinds: Vec<Arc<dyn JobKind>> = vec![Arc::new(retention)];
+    let rewrite = |work| RewriteJob::new(work, Arc::clone(executor.registry()), Arc::clone(executor.store()));
+    let kinds: Vec<Arc<dyn JobKind>> =
+        vec![Arc::new(rewrite(DueWork::Flush)), Arc::new(rewrite(DueWork::Compact)), Arc::new(retention)];
     let jobs = JobManager::open(system, Arc::clone(backend), Arc::clone(executor.store()), kinds).await?;
     let manager: Weak<JobManager> = Arc::downgrade(&jobs);
     system.set_job_manager(manager);

@@ -140,6 +140,30 @@ fn workload() -> Vec<Step> {
         let rows: Rows = w.rows("default.t").iter().filter(|r| int(&r[2]) > 10).map(|r| row([&r[0], &r[2]])).collect();
         w.add("default.copy", rows);
     });
+    sql("STORAGE FLUSH ALL", |_| {});
+    sql("INSERT INTO t VALUES (200, 'hot', 9)", |w| w.add("default.t", [row(["200", "hot", "9"])]));
+    // Rows of segments, of memory, and a key of each that moves.
+    sql("UPDATE t SET n = n + 1", |w| w.each("default.t", |r| r[2] = (int(&r[2]) + 1).to_string()));
+    sql("DELETE FROM t WHERE id = 3", |w| w.keep("default.t", |r| r[0] != "3"));
+    sql("STORAGE FLUSH TABLE t", |_| {});
+    sql("UPDATE t SET id = id + 1 WHERE id = 200", |w| {
+        w.each("default.t", |r| {
+            if r[0] == "200" {
+                r[0] = "201".into();
+            }
+        });
+    });
+    sql("ALTER TABLE t ADD COLUMN extra INT DEFAULT 3", |w| {
+        w.columns("default.t").push("extra INT".into());
+        w.each("default.t", |r| r.push("3".into()));
+    });
+    sql("ALTER TABLE t DROP COLUMN extra", |w| {
+        w.columns("default.t").pop();
+        w.each("default.t", |r| drop(r.pop()));
+    });
+    sql("STORAGE COMPACT TABLE t", |_| {});
+    sql("DELETE FROM t WHERE id = 201", |w| w.keep("default.t", |r| r[0] != "201"));
+    sql("STORAGE COMPACT ALL", |_| {});
     sql("DELETE FROM shop.bag", |w| w.keep("shop.bag", |_| false));
     sql("INSERT INTO shop.bag SELECT id, title FROM t WHERE id < 1000", |w| {
         let rows: Rows =
