@@ -118,6 +118,48 @@ fn a_sound_database_is_found_sound_and_rescued_whole() -> Result<()> {
     })
 }
 
+/// A segment with a damaged part is named, the rest of the database works, and everything else is rescued.
+#[test]
+fn a_damaged_segment_is_named_and_left_out() -> Result<()> {
+    block_on(async {
+        let backend = sample().await?;
+        let context = AppContext::open(Arc::clone(&backend) as _, Config::default()).await?;
+        for text in ["STORAGE FLUSH ALL", "INSERT INTO shop.bad VALUES (9, 'hot')", "DELETE FROM good WHERE k = 2"] {
+            rows(&context, text).await?;
+        }
+        let report = rows(&context, "STORAGE CHECK").await?;
+        assert!(report.iter().all(|row| row[1] == "ok"), "{report:?}");
+        assert!(report.iter().any(|row| row[0] == "table shop.bad" && row[2] == "segments: 1, 3 rows"), "{report:?}");
+        let parts = records(&backend)
+            .await?
+            .into_iter()
+            .filter(|(partition, (key, _))| *partition == Partition::Blob && key[2..].starts_with(&[0, 0, 0, 2]));
+        for (partition, (key, value)) in parts.collect::<Vec<_>>() {
+            for at in [0, value.len() / 2, value.len() - 1] {
+                let mut damaged = value.to_vec();
+                damaged[at] ^= 1;
+                let copy = with(&backend, partition, &key, Some(damaged.into())).await?;
+                let context = open(&copy).await?;
+                let report = rows(&context, "STORAGE CHECK TABLE shop.bad").await?;
+                let bad: Vec<_> = report.iter().filter(|row| row[1] == "damaged").collect();
+                assert_eq!(bad.len(), 1, "{report:?}");
+                assert_eq!(bad[0][0], "table shop.bad segment 1");
+                let error = rows(&context, "SELECT k, v FROM shop.bad").await.expect_err("it is damaged");
+                assert_eq!(error.code(), ErrorCode::DataCorrupted);
+                assert!(error.message().contains("segment 1 of table"), "{error}");
+                assert_eq!(rows(&context, "SELECT v FROM good").await?, [["one"]]);
+                let (again, findings) = rescued(&copy).await?;
+                assert_eq!(findings.iter().filter(|f| f.health == Health::Damaged).count(), 1, "{findings:?}");
+                assert_eq!(rows(&again, "SELECT v FROM shop.bad").await?, [["hot"]]);
+                assert_eq!(rows(&again, "SELECT v FROM good").await?, [["one"]]);
+                rows(&again, "STORAGE FLUSH ALL; INSERT INTO shop.bad VALUES (1, 'again')").await?;
+                assert_eq!(rows(&again, "SELECT count(*) FROM shop.bad").await?, [["2"]]);
+            }
+        }
+        Ok(())
+    })
+}
+
 /// Every record of the database, damaged in its frame and in its payload, and removed.
 #[test]
 fn every_damaged_record_is_found_and_the_rest_is_rescued() -> Result<()> {

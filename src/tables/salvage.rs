@@ -6,7 +6,7 @@
 //! was made here; what is left out stands in the scrub's report.
 //!
 //! What a lost record of the log changed is undone by its loss: rows that it inserted are gone, rows that it updated or
-//! deleted are there as they were before.
+//! deleted are there as they were before. A segment with damage anywhere is left out whole.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,7 +65,8 @@ impl Salvage {
     }
 
     fn shows(&self, partition: Partition, key: &[u8]) -> bool {
-        !self.scrub.damaged.contains(&(partition, key.to_vec()))
+        let prefixed = |(p, prefix): &(Partition, Vec<u8>)| *p == partition && key.starts_with(prefix);
+        !self.scrub.damaged.contains(&(partition, key.to_vec())) && !self.scrub.damaged_prefixes.iter().any(prefixed)
     }
 }
 

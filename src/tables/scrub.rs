@@ -4,24 +4,28 @@
 //! finding, and the next record is read. Memory holds a page of records at a time, and the keys of damaged ones.
 //!
 //! Verified are, of every record, its frame and checksum; of entities, that they decode; of the log, that the parts of a
-//! record are there, that its columns decode, and that its number is the one of its key; and that what is stored under a
+//! record are there, that its columns decode, and that its number is the one of its key; of segments, every part of the
+//! file, its footer, the number of its rows and their `_seq`; and that what is stored under a
 //! table's number belongs to a table.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use bytes::Bytes;
 
 use super::block;
 use super::log::{LogReader, LogRecord, ScopeKey};
+use super::manifest;
+use super::segment::{Segment, SegmentCache, SegmentSource};
 use super::seq::Seq;
 use super::system::{AuditRecord, JobRecord, StorageRecord, UserRecord};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
 use crate::schema::{NamespaceDefinition, TableDefinition, TableId};
 use crate::storage::record::{self, RecordKind};
-use crate::storage::{Entity, KeyRange, KeyValue, Partition, ScanOptions, StorageBackend};
+use crate::storage::{Entity, KeyRange, KeyValue, Partition, ScanOptions, StorageBackend, blob_prefix};
 
 /// Records read at a time.
 const PAGE: usize = 64;
@@ -67,6 +71,8 @@ pub struct Scrub {
     pub findings: Vec<Finding>,
     /// Records that cannot be used: themselves damaged, or parts of something that is.
     pub damaged: HashSet<(Partition, Vec<u8>)>,
+    /// First bytes of keys that cannot be used, segments with all their parts.
+    pub damaged_prefixes: Vec<(Partition, Vec<u8>)>,
     /// Definitions of the tables and views that can be read, by number.
     pub tables: BTreeMap<TableId, TableDefinition>,
     /// No `_seq` that was found is greater.
@@ -86,19 +92,19 @@ struct LogSum {
 impl Scrub {
     /// Reads a whole database, or what belongs to one table. `check` is asked between pages whether to go on.
     pub async fn run(
-        backend: &dyn StorageBackend,
+        shared: &Arc<dyn StorageBackend>,
         only: Option<&TableId>,
         check: impl Fn() -> Result<()>,
     ) -> Result<Self> {
+        let backend = shared.as_ref();
         let mut scrub = Self::default();
         if only.is_none() {
             scrub.entities(backend, Partition::Meta, None, &check).await?;
         }
         scrub.entities(backend, Partition::Catalog, only, &check).await?;
         scrub.log(backend, only, &check).await?;
-        if only.is_none() {
-            scrub.frames(backend, Partition::Manifest, RecordKind::Manifest, &check).await?;
-        }
+        let scopes = scrub.manifest(backend, only, &check).await?;
+        scrub.segments(shared, scopes, &check).await?;
         Ok(scrub)
     }
 
@@ -258,27 +264,111 @@ impl Scrub {
         }
     }
 
-    async fn frames(
+    /// Verifies the frames of the manifest's records. Gives the scopes that have any.
+    async fn manifest(
         &mut self,
         backend: &dyn StorageBackend,
-        partition: Partition,
-        kind: RecordKind,
+        only: Option<&TableId>,
         check: &impl Fn() -> Result<()>,
-    ) -> Result<()> {
-        let mut pages = Pages::new(partition, KeyRange::all());
-        let mut sound = 0u64;
+    ) -> Result<BTreeSet<ScopeKey>> {
+        let range = match only {
+            None => KeyRange::all(),
+            Some(id) => match self.tables.get(id) {
+                Some(table) => KeyRange::prefix(&ScopeKey::table_prefix(table.table_no)),
+                None => return Ok(BTreeSet::new()),
+            },
+        };
+        let mut pages = Pages::new(Partition::Manifest, range);
+        let mut scopes = BTreeSet::new();
         while let Some(page) = pages.next(backend).await? {
             for (key, value) in &page {
-                match record::open(kind, key, value) {
-                    Ok(_) => sound += 1,
-                    Err(error) => self.damage(partition, key, name_of(partition, key), &error),
+                if let Ok(scope) = ScopeKey::of_log_key(key) {
+                    scopes.insert(scope);
+                }
+                if let Err(error) = record::open(RecordKind::Manifest, key, value) {
+                    // Its other parts are of no use without it.
+                    self.damaged_prefixes.push((Partition::Manifest, key[..key.len().saturating_sub(2)].to_vec()));
+                    self.note(name_of(Partition::Manifest, key), Health::Damaged, error.message());
                 }
             }
             breathe(check).await?;
         }
-        self.note(partition.name(), Health::Ok, format_args!("{sound} records"));
+        Ok(scopes)
+    }
+
+    /// Reads every segment: its parts, its footer, and the `_seq` of its rows.
+    async fn segments(
+        &mut self,
+        backend: &Arc<dyn StorageBackend>,
+        scopes: BTreeSet<ScopeKey>,
+        check: &impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        let names: BTreeMap<u32, String> =
+            self.tables.values().map(|t| (t.table_no, t.table_id.to_string())).filter(|(no, _)| *no > 0).collect();
+        for scope in scopes {
+            let Some(name) = names.get(&scope.table_no).cloned() else {
+                let object = format!("table number {}", scope.table_no);
+                self.note(object, Health::Orphaned, "manifest: of a table that is not there");
+                continue;
+            };
+            let found = match manifest::read(backend.as_ref(), &scope).await {
+                Ok(found) => found,
+                // The record was noted when it was read.
+                Err(error) if error.code() == ErrorCode::DataCorrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let (mut segments, mut rows) = (0u64, 0u64);
+            for (meta, marks) in found.segments {
+                let number = meta.number;
+                self.greatest_seq = self.greatest_seq.max(meta.max_seq);
+                let source = SegmentSource {
+                    backend: Arc::clone(backend),
+                    cache: SegmentCache::new(1 << 20),
+                    blob: manifest::blob_id(&scope, number),
+                    table: name.clone(),
+                };
+                let segment = Segment::new(source, meta, marks, None);
+                match sound(&segment).await {
+                    Ok(()) => {
+                        segments += 1;
+                        rows += segment.live_rows();
+                    }
+                    Err(error) if error.code() == ErrorCode::DataCorrupted => {
+                        let id = segment.blob_id();
+                        self.damaged_prefixes.push((Partition::Manifest, id.to_vec()));
+                        self.damaged_prefixes.push((Partition::Blob, blob_prefix(id)));
+                        self.note(format!("table {name} segment {number}"), Health::Damaged, error.message());
+                    }
+                    Err(error) => return Err(error),
+                }
+                breathe(check).await?;
+            }
+            let detail = format!("segments: {segments}, {rows} rows");
+            self.note(format!("table {name}"), Health::Ok, detail);
+        }
         Ok(())
     }
+}
+
+/// Fails if a segment is not what was written.
+async fn sound(segment: &Segment) -> Result<()> {
+    segment.scrub().await?;
+    let meta = segment.meta();
+    let damaged = |what: String| Err(KalamError::new(ErrorCode::DataCorrupted, what));
+    if segment.marks().ended_rows() > u64::from(meta.rows) {
+        return damaged(format!("{} of its {} rows have ended", segment.marks().ended_rows(), meta.rows));
+    }
+    for group in 0..meta.groups() {
+        let seqs = segment.seqs(group).await?;
+        let expected = meta.group_rows(group).len();
+        if seqs.len() != expected {
+            return damaged(format!("row group {group} has {} rows, the manifest says {expected}", seqs.len()));
+        }
+        if let Some(seq) = seqs.values().iter().find(|seq| !(meta.min_seq..=meta.max_seq).contains(seq)) {
+            return damaged(format!("_seq {seq} is outside of what the manifest says"));
+        }
+    }
+    Ok(())
 }
 
 async fn breathe(check: &impl Fn() -> Result<()>) -> Result<()> {

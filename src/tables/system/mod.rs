@@ -170,8 +170,8 @@ impl SystemTablesRegistry {
     }
 
     /// What the database is stored on.
-    pub fn backend(&self) -> &dyn StorageBackend {
-        self.backend.as_ref()
+    pub fn backend(&self) -> Arc<dyn StorageBackend> {
+        Arc::clone(&self.backend) as _
     }
 
     /// The users.
