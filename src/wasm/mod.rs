@@ -30,7 +30,7 @@ use crate::sql::{
 };
 use crate::storage::host::HostBackend;
 use crate::storage::indexeddb::{self, IndexedDbBackend};
-use crate::storage::{Durability, MemoryBackend, Restore, StorageBackend};
+use crate::storage::{Backup, Durability, MemoryBackend, Restore, StorageBackend};
 use idle::{Idle, Request};
 use values::{optional_bool, optional_number, optional_string, set, to_js_error};
 
@@ -72,12 +72,6 @@ impl Engine {
     /// Opens a database.
     pub fn open(config: JsValue) -> Promise {
         promise(async move {
-            let name = optional_string(&config, "name")?.unwrap_or_default();
-            let supplied = Reflect::get(&config, &"storage".into()).ok().filter(JsValue::is_object);
-            let storage = match supplied {
-                Some(_) => "host".into(),
-                None => optional_string(&config, "storage")?.unwrap_or_else(|| "memory".into()),
-            };
             let durability = optional_string(&config, "durability")?;
             let durability = durability.as_deref().map(Durability::parse).transpose()?.unwrap_or_default();
             let defaults = Config::default();
@@ -89,17 +83,7 @@ impl Engine {
                 hot_limit: optional_number(&config, "hotLimit")?.map_or(defaults.hot_limit, |n| n as usize),
                 segment_cache: optional_number(&config, "segmentCache")?.map_or(defaults.segment_cache, |n| n as usize),
             };
-            let backend: Arc<dyn StorageBackend> = match storage.as_str() {
-                "host" => Arc::new(HostBackend::new(supplied.unwrap_or_default().unchecked_into())?),
-                "memory" => Arc::new(MemoryBackend::new()),
-                "indexeddb" => Arc::new(IndexedDbBackend::open(&name).await?),
-                other => {
-                    return Err(KalamError::new(
-                        ErrorCode::InvalidOption,
-                        format!("storage is '{other}', expected 'indexeddb', 'memory' or an object"),
-                    ));
-                }
-            };
+            let backend = backend_of(&config).await?;
             let opened = match Reflect::get(&config, &"restore".into()).ok().filter(JsValue::is_object) {
                 Some(bytes) => restore_from(&backend, &bytes.unchecked_into(), options).await,
                 None => AppContext::open(Arc::clone(&backend), options).await,
@@ -117,6 +101,17 @@ impl Engine {
             drop(idle.request());
             let inner = Inner { context, durability, running: RefCell::default(), closed: Cell::new(false), idle };
             Ok(Engine { inner: Rc::new(inner) }.into())
+        })
+    }
+
+    /// Reads what can be read of a damaged database, which need not open: `chunk` is given the pieces of a backup, and the
+    /// result is the report, rows of `object`, `status` and `detail`.
+    pub fn rescue(config: JsValue, chunk: Function) -> Promise {
+        promise(async move {
+            let backend = backend_of(&config).await?;
+            let rescued = rescue_to(&backend, &chunk).await;
+            backend.close().await?;
+            rescued
         })
     }
 
@@ -271,13 +266,7 @@ impl Engine {
         let inner = Rc::clone(&self.inner);
         promise(async move {
             inner.check_open()?;
-            let mut backup = inner.context.backup().await;
-            while let Some(bytes) = backup.next().await? {
-                let thrown = chunk.call1(&JsValue::UNDEFINED, &Uint8Array::from(&bytes[..]));
-                if thrown.is_err() {
-                    return Err(KalamError::new(ErrorCode::Cancelled, "the backup was given up by its caller"));
-                }
-            }
+            hand_over(inner.context.backup().await, &chunk).await?;
             Ok(JsValue::UNDEFINED)
         })
     }
@@ -293,6 +282,53 @@ impl Engine {
             Ok(JsValue::UNDEFINED)
         })
     }
+}
+
+/// Gives a backup away, piece by piece.
+async fn hand_over(mut backup: Backup, chunk: &Function) -> Result<()> {
+    while let Some(bytes) = backup.next().await? {
+        let thrown = chunk.call1(&JsValue::UNDEFINED, &Uint8Array::from(&bytes[..]));
+        if thrown.is_err() {
+            return Err(KalamError::new(ErrorCode::Cancelled, "the backup was given up by its caller"));
+        }
+    }
+    Ok(())
+}
+
+async fn rescue_to(backend: &Arc<dyn StorageBackend>, chunk: &Function) -> Result<JsValue> {
+    let (backup, findings) = AppContext::rescue(Arc::clone(backend)).await?;
+    hand_over(backup, chunk).await?;
+    let report = Array::new();
+    for finding in findings {
+        let row = Object::new();
+        set(&row, "object", &JsValue::from_str(&finding.object));
+        set(&row, "status", &JsValue::from_str(&finding.health.to_string()));
+        set(&row, "detail", &JsValue::from_str(&finding.detail));
+        report.push(&row);
+    }
+    Ok(report.into())
+}
+
+/// What a configuration says that a database is stored on.
+async fn backend_of(config: &JsValue) -> Result<Arc<dyn StorageBackend>> {
+    let name = optional_string(config, "name")?.unwrap_or_default();
+    let supplied = Reflect::get(config, &"storage".into()).ok().filter(JsValue::is_object);
+    let storage = match supplied {
+        Some(_) => "host".into(),
+        None => optional_string(config, "storage")?.unwrap_or_else(|| "memory".into()),
+    };
+    let backend: Arc<dyn StorageBackend> = match storage.as_str() {
+        "host" => Arc::new(HostBackend::new(supplied.unwrap_or_default().unchecked_into())?),
+        "memory" => Arc::new(MemoryBackend::new()),
+        "indexeddb" => Arc::new(IndexedDbBackend::open(&name).await?),
+        other => {
+            return Err(KalamError::new(
+                ErrorCode::InvalidOption,
+                format!("storage is '{other}', expected 'indexeddb', 'memory' or an object"),
+            ));
+        }
+    };
+    Ok(backend)
 }
 
 /// Restores a backup that lies in JavaScript's memory, a piece at a time, and opens what was restored.

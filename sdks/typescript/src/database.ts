@@ -169,13 +169,7 @@ export class Connection implements Database {
 
   async backup(options?: CallOptions): Promise<Uint8Array> {
     const { chunks } = await this.client.call('backup', {}, options, { readOnly: true })
-    const whole = new Uint8Array(chunks.reduce((sum, chunk) => sum + chunk.length, 0))
-    let at = 0
-    for (const chunk of chunks) {
-      whole.set(chunk, at)
-      at += chunk.length
-    }
-    return whole
+    return joined(chunks)
   }
 
   async status(options?: CallOptions): Promise<DatabaseStatus> {
@@ -205,6 +199,17 @@ Object.defineProperty(Connection.prototype, Symbol.asyncDispose ?? Symbol.for('S
   configurable: true,
   writable: true,
 })
+
+/** The pieces of a stream in one. */
+export function joined(chunks: readonly Uint8Array[]): Uint8Array {
+  const whole = new Uint8Array(chunks.reduce((sum, chunk) => sum + chunk.length, 0))
+  let at = 0
+  for (const chunk of chunks) {
+    whole.set(chunk, at)
+    at += chunk.length
+  }
+  return whole
+}
 
 function receipt({ rowsAffected, seq, durability }: ExecResult): ExecResult {
   return { rowsAffected, seq, durability }

@@ -7,7 +7,8 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { after, describe, it } from 'node:test'
-import { connect, deleteDatabase, type HostStorage, KalamError, type StoragePartition } from '../src/index.js'
+import { connect, deleteDatabase, type HostStorage, KalamError, rescue, type StoragePartition } from '../src/index.js'
+import { openFiles } from '../src/node/index.js'
 
 const root = fs.mkdtempSync(path.join(os.tmpdir(), 'kalamdb-engine-'))
 after(() => fs.rmSync(root, { recursive: true, force: true }))
@@ -79,6 +80,34 @@ describe('a database in files', () => {
     // The refused one left nothing in the way.
     await using fresh = await connect({ path: path.join(root, 'bad') })
     await fresh.exec('CREATE TABLE t (k INT)')
+  })
+
+  it('is rescued as far as it can be read', async () => {
+    const at = { path: path.join(root, 'damaged') }
+    {
+      await using db = await connect(at)
+      await db.exec('CREATE TABLE good (k INT PRIMARY KEY); INSERT INTO good VALUES (1), (2)')
+      await db.exec("CREATE TABLE bad (k INT, v TEXT); INSERT INTO bad VALUES (1, 'a value to be damaged')")
+    }
+    // The value's own checksum finds it: the file's is made right again by rewriting it.
+    const storage = await openFiles(path.join(at.path, 'default.kalamdb'))
+    const records = await storage.scan('log', { reverse: true, limit: 1 })
+    const [key, value] = records[0] as readonly [Uint8Array, Uint8Array]
+    value[value.length - 1] = (value[value.length - 1] as number) ^ 1
+    await storage.commit([{ type: 'put', partition: 'log', key, value }], { durability: 'strict' })
+    await storage.close()
+    {
+      await using db = await connect(at)
+      const found = await db.query<{ object: string; status: string }>('STORAGE CHECK')
+      assert.deepEqual(found.filter(row => row.status !== 'ok').map(row => row.object), ['table default.bad'])
+      await assert.rejects(db.query('SELECT * FROM bad'), code('DATA_CORRUPTED'))
+      await assert.rejects(rescue(at), code('DATABASE_LOCKED'))
+    }
+    const { bytes, report } = await rescue(at)
+    assert.deepEqual(report.filter(row => row.status !== 'ok').map(row => row.object), ['table default.bad'])
+    await using db = await connect({ name: 'rescued', storage: 'memory', restore: bytes })
+    assert.deepEqual([...(await db.query('SELECT count(*) AS n FROM good'))], [{ n: 2n }])
+    assert.deepEqual([...(await db.query('SELECT count(*) AS n FROM bad'))], [{ n: 0n }])
   })
 
   it('runs on storage of the app, whose errors arrive typed', async () => {

@@ -158,6 +158,7 @@ class World {
     },
     instantiate: async (_module, onTrap) => ({
       Engine: {
+        rescue: async () => [],
         open: async config => {
           if (this.failOpen) throw this.failOpen
           const engine = new ScriptedEngine(config, this, onTrap)

@@ -5,7 +5,7 @@
 // a worker; everything in them survives structured cloning.
 
 import type { KalamErrorInit } from '../errors.js'
-import type { ConnectProgress, Durability, ExecResult, ImportFormat, ImportProgress } from '../types.js'
+import type { ConnectProgress, Durability, ExecResult, ImportFormat, ImportProgress, RescueFinding } from '../types.js'
 import type { ResolvedWasm } from '../wasm.js'
 import type { EngineConfig, EngineStatus, RunMode, RunResult, TableInfo } from './surface.js'
 
@@ -50,6 +50,10 @@ export interface Ops {
   backup: { args: Record<never, never>; result: { chunks: Uint8Array[] } }
   status: { args: Record<never, never>; result: EngineStatus }
   close: { args: Record<never, never>; result: undefined }
+  rescue: {
+    args: { name: string; storage: EngineConfig['storage']; wasm: ResolvedWasm | undefined }
+    result: { chunks: Uint8Array[]; report: RescueFinding[] }
+  }
   deleteDatabase: { args: { name: string; wasm: ResolvedWasm | undefined }; result: undefined }
 }
 

@@ -2,6 +2,7 @@
 // is src/wasm/ in the repository's root.
 
 import type { HostStorage } from '../storage.js'
+import type { RescueFinding } from '../types.js'
 import type { ColumnInfo, Durability, ExecResult, ImportFormat } from '../types.js'
 
 /** What `Engine.open` takes. */
@@ -93,7 +94,13 @@ export interface Engine {
 
 /** One instance of the wasm module with its bindings. */
 export interface Surface {
-  Engine: { open(config: EngineConfig & { storage: 'memory' | 'indexeddb' | HostStorage }): Promise<Engine> }
+  Engine: {
+    open(config: EngineConfig & { storage: 'memory' | 'indexeddb' | HostStorage }): Promise<Engine>
+    rescue(
+      config: { name: string; storage: 'memory' | 'indexeddb' | HostStorage },
+      chunk: (bytes: Uint8Array) => void,
+    ): Promise<RescueFinding[]>
+  }
   deleteDatabase(name: string): Promise<void>
   version(): string
 }
