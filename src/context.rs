@@ -10,12 +10,13 @@ use std::sync::{Arc, Weak};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+use web_time::Duration;
 
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::jobs::{JobKind, JobManager, RetentionJob, RewriteJob};
+use crate::jobs::{EvictJob, JobKind, JobManager, RetentionJob, RewriteJob};
 use crate::platform;
-use crate::schema::SchemaRegistry;
-use crate::sql::{Session, SqlExecutor};
+use crate::schema::{Role, SchemaRegistry, check_user_name};
+use crate::sql::{DEFAULT_TRANSACTION_TIMEOUT, Session, SqlExecutor};
 use crate::storage::backup::{DATABASE_KEY, check_restored};
 use crate::storage::record::{self, RecordKind};
 use crate::storage::{
@@ -84,8 +85,13 @@ pub struct Config {
     pub node_id: Option<String>,
     /// The user of USER tables.
     pub user: String,
+    /// What whoever opens the database may do: everything, unless the application says otherwise. A guard rail, not a
+    /// security boundary.
+    pub role: Role,
     /// Bytes that running queries may use together.
     pub memory_limit: usize,
+    /// A transaction that runs no statement for so long is rolled back.
+    pub transaction_timeout: Duration,
     /// Bytes that rows may take in memory before they are written to segments.
     pub hot_limit: usize,
     /// Bytes that what is read of segments may take in memory.
@@ -97,6 +103,8 @@ impl Default for Config {
         Self {
             node_id: None,
             user: DEFAULT_USER.to_owned(),
+            role: Role::System,
+            transaction_timeout: DEFAULT_TRANSACTION_TIMEOUT,
             memory_limit: 512 << 20,
             hot_limit: if platform::SMALL_MEMORY { 64 << 20 } else { 128 << 20 },
             segment_cache: 64 << 20,
@@ -137,6 +145,7 @@ impl AppContext {
         let gated = Arc::new(GatedBackend::new(backend));
         let counting = Arc::new(CountingBackend::new(Arc::clone(&gated) as _));
         let backend: Arc<dyn StorageBackend> = Arc::clone(&counting) as _;
+        check_user_name(&config.user)?;
         let given = config.node_id.as_deref().map(NodeId::new).transpose()?;
         let stored = read_database(backend.as_ref()).await?;
         let kept = stored.as_ref().map(|record| NodeId::new(&record.node_id)).transpose()?;
@@ -152,10 +161,16 @@ impl AppContext {
             SystemTablesRegistry::open(Arc::clone(&node_id.0), counting, &registry, Arc::clone(&store)).await?;
         let providers = Arc::new(TableProviders::new(Arc::clone(&store)));
         registry.set_provider_factory(Arc::new(SystemProviders::new(Arc::clone(&system), providers)));
-        let executor = SqlExecutor::new(Arc::clone(&registry), Arc::clone(&store), system, config.memory_limit)?;
+        let executor = SqlExecutor::new(
+            Arc::clone(&registry),
+            Arc::clone(&store),
+            system,
+            config.memory_limit,
+            config.transaction_timeout,
+        )?;
         let executor = Arc::new(executor);
         let jobs = open_jobs(&backend, &executor).await?;
-        let session = Arc::new(Session::new(config.user));
+        let session = Arc::new(Session::with_role(config.user, config.role));
         Ok(Arc::new(Self { node_id, backend, gated, jobs, registry, store, executor, session }))
     }
 
@@ -242,6 +257,12 @@ impl AppContext {
         &self.session
     }
 
+    /// A session of another user, with the role that the user has. Fails unless the session of whoever opened the
+    /// database may act as that user.
+    pub async fn session_as(&self, user: &str) -> Result<Session> {
+        self.executor.session_as(&self.session, user).await
+    }
+
     /// Waits for what is under way and closes the backend.
     pub async fn close(&self) -> Result<()> {
         // A job that cannot be written down is found running, and run again.
@@ -256,8 +277,12 @@ async fn open_jobs(backend: &Arc<dyn StorageBackend>, executor: &SqlExecutor) ->
     let system = executor.system();
     let retention = RetentionJob::new(Arc::clone(backend), system.jobs().clone());
     let rewrite = |work| RewriteJob::new(work, Arc::clone(executor.registry()), Arc::clone(executor.store()));
-    let kinds: Vec<Arc<dyn JobKind>> =
-        vec![Arc::new(rewrite(DueWork::Flush)), Arc::new(rewrite(DueWork::Compact)), Arc::new(retention)];
+    let kinds: Vec<Arc<dyn JobKind>> = vec![
+        Arc::new(EvictJob::new(Arc::clone(executor.store()))),
+        Arc::new(rewrite(DueWork::Flush)),
+        Arc::new(rewrite(DueWork::Compact)),
+        Arc::new(retention),
+    ];
     let jobs = JobManager::open(system, Arc::clone(backend), Arc::clone(executor.store()), kinds).await?;
     let manager: Weak<JobManager> = Arc::downgrade(&jobs);
     system.set_job_manager(manager);

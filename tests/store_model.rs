@@ -6,86 +6,27 @@
 //! and change their types. After every reopening, and at the end, both must agree row for row.
 #![cfg(not(target_arch = "wasm32"))]
 
+#[path = "support/failing.rs"]
+mod failing;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use datafusion::catalog::TableProvider;
 use datafusion::execution::TaskContext;
 use datafusion::prelude::SessionContext;
+use failing::Failing;
 use futures::executor::block_on;
 use futures::future::join_all;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::schema::TableId;
 use kalamdb::sql::{ExecuteOptions, Params, StatementResult};
-use kalamdb::storage::{
-    Durability, KeyRange, KeyValue, MemoryBackend, Partition, ScanOptions, StorageBackend, StorageStats, WriteBatch,
-};
+use kalamdb::storage::MemoryBackend;
 use kalamdb::tables::{Request, SharedTableProvider, SnapshotPin, TableProviderCore};
 use kalamdb::types::{KalamDataType, Value};
 use proptest::prelude::*;
-
-/// A memory backend whose commits fail on demand.
-#[derive(Debug)]
-struct Failing {
-    inner: MemoryBackend,
-    /// How many commits fail from now on.
-    failures: AtomicU32,
-    /// How often a commit is polled before it is done.
-    delay: AtomicU32,
-}
-
-impl Failing {
-    fn new(inner: MemoryBackend) -> Self {
-        Self { inner, failures: AtomicU32::new(0), delay: AtomicU32::new(1) }
-    }
-}
-
-#[async_trait]
-impl StorageBackend for Failing {
-    fn kind(&self) -> &'static str {
-        "failing"
-    }
-    async fn get(&self, partition: Partition, key: &[u8]) -> Result<Option<Bytes>> {
-        self.inner.get(partition, key).await
-    }
-    async fn scan(&self, partition: Partition, range: &KeyRange, options: ScanOptions) -> Result<Vec<KeyValue>> {
-        self.inner.scan(partition, range, options).await
-    }
-    async fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<Durability> {
-        // Another group may fill while this one is on its way.
-        for _ in 0..self.delay.load(Ordering::Relaxed) {
-            yield_once().await;
-        }
-        let failing = self.failures.load(Ordering::Relaxed);
-        if failing > 0 {
-            self.failures.store(failing - 1, Ordering::Relaxed);
-            return Err(KalamError::new(ErrorCode::QuotaExceeded, "no room: used 10 of 10 bytes"));
-        }
-        self.inner.commit(batch, durability).await
-    }
-    async fn stats(&self) -> Result<StorageStats> {
-        self.inner.stats().await
-    }
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
-    }
-}
-
-async fn yield_once() {
-    let mut yielded = false;
-    futures::future::poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return std::task::Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        std::task::Poll::Pending
-    })
-    .await;
-}
 
 #[derive(Debug, Clone)]
 enum Step {

@@ -18,6 +18,8 @@ use crate::tables::{DueWork, JobRecord, JobStatus, ScopeKey, TableStore};
 
 /// Records of finished jobs are kept for so long.
 const RETENTION_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+/// It is looked for events that are too old so often.
+const EVICT_MS: u64 = 60 * 1000;
 /// It is looked for old records so often.
 const LOOK_MS: u64 = 60 * 60 * 1000;
 
@@ -91,6 +93,44 @@ impl JobKind for RewriteJob {
             return Ok(Piece::Nothing);
         }
         Ok(Piece::Done(format!("{} rows to {} segments", done.rows, done.segments)))
+    }
+}
+
+/// Drops events of streams that nobody touches when they are too old. They are in memory only, so what is found to be
+/// too old is dropped at once, and the job says how much it was.
+pub struct EvictJob {
+    store: Arc<TableStore>,
+    looked_at: AtomicU64,
+}
+
+impl EvictJob {
+    /// Eviction from the streams of a store.
+    pub fn new(store: Arc<TableStore>) -> Self {
+        Self { store, looked_at: AtomicU64::new(platform::now_ms()) }
+    }
+}
+
+#[async_trait]
+impl JobKind for EvictJob {
+    fn name(&self) -> &'static str {
+        "evict"
+    }
+
+    async fn due(&self, now_ms: u64) -> Result<Vec<JobSpec>> {
+        if now_ms.saturating_sub(self.looked_at.load(Ordering::Relaxed)) < EVICT_MS {
+            return Ok(Vec::new());
+        }
+        self.looked_at.store(now_ms, Ordering::Relaxed);
+        let events = self.store.evict_expired_at(now_ms);
+        let spec = JobSpec { target: None, parameters: Some(format!("{{\"events\":{events}}}")) };
+        Ok(if events > 0 { vec![spec] } else { Vec::new() })
+    }
+
+    async fn piece(&self, job: &JobRecord) -> Result<Piece> {
+        let parameters = job.parameters.as_deref().unwrap_or_default();
+        let parameters: serde_json::Value = serde_json::from_str(parameters).map_err(KalamError::internal)?;
+        let events = parameters["events"].as_u64().unwrap_or(0) + self.store.evict_expired();
+        Ok(Piece::Done(format!("{events} events evicted")))
     }
 }
 

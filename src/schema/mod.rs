@@ -10,6 +10,7 @@ mod history;
 mod ids;
 mod options;
 mod registry;
+mod role;
 mod stores;
 
 pub use definition::{
@@ -22,4 +23,5 @@ pub use ids::{
 };
 pub use options::{AccessLevel, FlushPolicy, TableOptions};
 pub use registry::{CachedTableData, ProviderFactory, RegistryStatistics, SchemaRegistry};
+pub use role::{Privilege, Role, check_user_name};
 pub use stores::{NamespaceStore, TableSchemaStore};

@@ -1,7 +1,7 @@
 //! Cursors: a query whose rows are taken piece by piece.
 //!
-//! Invariant: a cursor reads one snapshot, that of its opening, however long it is read, and holds at most one batch
-//! that was not taken yet. Anything but one query is run to its end when the cursor opens, because changes must not
+//! Invariant: a cursor reads one snapshot, that of its opening (and what its transaction had changed by then), however
+//! long it is read, and holds at most one batch that was not taken yet. Anything but one query is run to its end when the cursor opens, because changes must not
 //! depend on how far somebody reads.
 
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ use futures::StreamExt;
 
 use super::catalog::Extras;
 use super::errors::from_datafusion;
-use super::executor::{ExecuteOptions, Rows, Session, SqlExecutor, check_params, finish_rows};
+use super::executor::{ExecuteOptions, Execution, Rows, Session, SqlExecutor, check_params, finish_rows};
 use super::handlers::query::column_names;
 use super::params::Params;
 use super::parser::{self, Statement};
@@ -52,8 +52,8 @@ impl Cursor {
         params: &Params,
         options: &ExecuteOptions,
     ) -> Result<Self> {
-        let mut statements = parser::parse(sql)?;
-        check_params(&statements, params)?;
+        let parsed = parser::parse(sql).and_then(|all| check_params(&all, params).map(|()| all));
+        let mut statements = parsed.inspect_err(|error| session.transaction().fail(error))?;
         let query = match statements.as_mut_slice() {
             [Statement::Sql(statement)] => match statement.as_ref() {
                 ast::Statement::Query(query) => Some(query.clone()),
@@ -70,7 +70,13 @@ impl Cursor {
             );
             return Ok(Self { schema, names: None, source: Source::Done(batches.into()), rest: None });
         };
-        let execution = executor.execution_of(session, params, options, sql);
+        let mut execution = executor.execution_of(session, params, options, sql).await?;
+        let entered = execution.enter().await?;
+        let opened = Self::running(&execution, query).await;
+        execution.leave(entered, opened).await
+    }
+
+    async fn running(execution: &Execution<'_>, query: Box<ast::Query>) -> Result<Self> {
         let names = column_names(&query);
         let plan = execution.plan(ast::Statement::Query(query), &Extras::new()).await?;
         let physical = execution.physical(&plan).await?;

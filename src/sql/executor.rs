@@ -1,8 +1,9 @@
 //! Runs statements: parses a request, finds the handler of each statement, and gives handlers what they share.
 //!
 //! Invariant: a request is parsed, and its parameters are counted, before any of its statements runs; each statement
-//! then commits by itself (autocommit), in order, and the first error ends the request. A statement that lost a race
-//! against another writer (`SERIALIZATION_FAILURE`) is run again from the start: nothing of it was applied.
+//! then commits by itself (autocommit) or belongs to the session's open transaction (`transaction.rs`), in order, and
+//! the first error ends the request. A statement that commits by itself and lost a race against another writer
+//! (`SERIALIZATION_FAILURE`) is run again from the start: nothing of it was applied.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -20,21 +21,24 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::sqlparser::ast::{self, Expr, ObjectType, Value as SqlValue, Visit, visit_expressions};
 use futures::StreamExt;
 use parking_lot::RwLock;
+use web_time::Duration;
 
 use super::catalog::{Extras, Names, plan_statement};
 use super::datafusion_session;
 use super::errors::from_datafusion;
-use super::generated;
 use super::handlers;
 use super::memory::QueryMemory;
 use super::params::Params;
 use super::parser::{self, Statement};
+use super::privileges;
 use super::rewrite::visible_name;
+use super::transaction::{TransactionSlot, Transactions};
+use super::who;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Instant};
-use crate::schema::{DEFAULT_NAMESPACE, SchemaRegistry};
+use crate::schema::{DEFAULT_NAMESPACE, Role, SchemaRegistry, check_user_name};
 use crate::storage::Durability;
-use crate::tables::{Request, Seq, SystemTablesRegistry, TableStore};
+use crate::tables::{Request, Seq, SystemTablesRegistry, TableStore, Transaction};
 use crate::types::{KalamDataType, coerce_array};
 
 /// A statement that keeps losing races against other writers fails after so many attempts.
@@ -43,17 +47,44 @@ const ATTEMPTS: usize = 20;
 /// Words that make a statement depend on the clock.
 const CLOCK_WORDS: [&str; 4] = ["now", "current_", "today", "localtime"];
 
-/// Who asks: the user of USER tables and the namespace of bare names.
+/// Who asks: the user of USER tables, what it may do, and the namespace of bare names.
 #[derive(Debug)]
 pub struct Session {
     user: Arc<str>,
+    role: SessionRole,
     namespace: RwLock<Arc<str>>,
+    transaction: TransactionSlot,
+}
+
+/// Where a session's role comes from.
+#[derive(Debug, Clone, Copy)]
+enum SessionRole {
+    /// Whoever made the session said it.
+    Given(Role),
+    /// It is what `system.users` says of the user now, and at most this one.
+    OfUser(Role),
 }
 
 impl Session {
-    /// A session in the namespace `default`.
+    /// A session in the namespace `default` that may do everything.
     pub fn new(user: impl Into<Arc<str>>) -> Self {
-        Self { user: user.into(), namespace: RwLock::new(Arc::from(DEFAULT_NAMESPACE)) }
+        Self::with_role(user, Role::System)
+    }
+
+    /// A session in the namespace `default` with a role.
+    pub fn with_role(user: impl Into<Arc<str>>, role: Role) -> Self {
+        Self::with(user.into(), SessionRole::Given(role))
+    }
+
+    /// A session in the namespace `default` with the role that the user has in `system.users`, `user` if it is not
+    /// there, and no higher one than `most`.
+    pub fn of_user(user: impl Into<Arc<str>>, most: Role) -> Self {
+        Self::with(user.into(), SessionRole::OfUser(most))
+    }
+
+    fn with(user: Arc<str>, role: SessionRole) -> Self {
+        let namespace = RwLock::new(Arc::from(DEFAULT_NAMESPACE));
+        Self { user, role, namespace, transaction: TransactionSlot::default() }
     }
 
     /// The user.
@@ -64,6 +95,15 @@ impl Session {
     /// The namespace of bare table names.
     pub fn namespace(&self) -> Arc<str> {
         Arc::clone(&self.namespace.read())
+    }
+
+    /// A session like this one with a transaction of its own.
+    pub(super) fn fork(&self, transaction: TransactionSlot) -> Self {
+        Self { user: Arc::clone(&self.user), role: self.role, namespace: RwLock::new(self.namespace()), transaction }
+    }
+
+    pub(super) fn transaction(&self) -> &TransactionSlot {
+        &self.transaction
     }
 
     pub(super) fn use_namespace(&self, namespace: &str) {
@@ -144,20 +184,24 @@ pub struct SqlExecutor {
     system: Arc<SystemTablesRegistry>,
     memory: Arc<QueryMemory>,
     state: Arc<SessionState>,
+    transactions: Transactions,
 }
 
 impl SqlExecutor {
-    /// An executor over tables. Queries together use at most `memory_limit` bytes.
+    /// An executor over tables. Queries together use at most `memory_limit` bytes; a transaction that is idle for
+    /// `transaction_timeout` is rolled back.
     pub fn new(
         registry: Arc<SchemaRegistry>,
         store: Arc<TableStore>,
         system: Arc<SystemTablesRegistry>,
         memory_limit: usize,
+        transaction_timeout: Duration,
     ) -> Result<Self> {
         let memory = Arc::new(QueryMemory::new(memory_limit));
         let state = Arc::new(datafusion_session::session_state(Arc::clone(&memory) as _, &store)?);
         system.add_gauges(Arc::clone(&memory) as _);
-        Ok(Self { registry, store, system, memory, state })
+        let transactions = Transactions::new(transaction_timeout);
+        Ok(Self { registry, store, system, memory, state, transactions })
     }
 
     /// The registry.
@@ -180,6 +224,15 @@ impl SqlExecutor {
         self.system.node_id()
     }
 
+    pub(super) fn transactions(&self) -> &Transactions {
+        &self.transactions
+    }
+
+    /// Rolls back the transactions that were idle for longer than the limit. Statements do so as well.
+    pub fn expire_transactions(&self) {
+        self.transactions.expire();
+    }
+
     /// Bytes that running queries have reserved.
     pub fn query_memory(&self) -> usize {
         self.memory.reserved()
@@ -191,33 +244,46 @@ impl SqlExecutor {
     }
 
     /// What a statement that is not SQL text runs in.
-    pub(super) fn execution<'a>(
+    pub(super) async fn execution<'a>(
         &'a self,
         session: &'a Session,
         params: &'a Params,
         options: &'a ExecuteOptions,
-    ) -> Execution<'a> {
-        Execution {
-            executor: self,
-            session,
-            params,
-            options,
-            state: Arc::clone(&self.state),
-            started_us: platform::now_us(),
+    ) -> Result<Execution<'a>> {
+        let state = Arc::clone(&self.state);
+        let (user, role) = (Arc::clone(&session.user), self.role(session).await?);
+        let started_us = platform::now_us();
+        Ok(Execution { executor: self, session, user, role, params, options, state, started_us, transaction: None })
+    }
+
+    /// A session of another user, with that user's role, made on behalf of a session that may act as that user.
+    pub async fn session_as(&self, by: &Session, user: &str) -> Result<Session> {
+        check_user_name(user)?;
+        let (own, role) = (self.role(by).await?, self.system.role_of(user).await?);
+        handlers::user::check_may_act_as(own, &by.user, user, role)?;
+        Ok(Session::of_user(user, own))
+    }
+
+    /// What a session may do now.
+    pub async fn role(&self, session: &Session) -> Result<Role> {
+        check_user_name(&session.user)?;
+        match session.role {
+            SessionRole::Given(role) => Ok(role),
+            SessionRole::OfUser(most) => Ok(self.system.role_of(&session.user).await?.min(most)),
         }
     }
 
     /// What a query of this text runs in.
-    pub(super) fn execution_of<'a>(
+    pub(super) async fn execution_of<'a>(
         &'a self,
         session: &'a Session,
         params: &'a Params,
         options: &'a ExecuteOptions,
         sql: &str,
-    ) -> Execution<'a> {
-        let started_us = platform::now_us();
-        let state = self.state_at(asks_for_time(sql), started_us);
-        Execution { executor: self, session, params, options, state, started_us }
+    ) -> Result<Execution<'a>> {
+        let mut execution = self.execution(session, params, options).await?;
+        execution.state = self.state_at(asks_for_time(sql), execution.started_us);
+        Ok(execution)
     }
 
     /// The session state of a statement; one that asks for the time gets the moment that it began.
@@ -241,15 +307,20 @@ impl SqlExecutor {
         params: &Params,
         options: &ExecuteOptions,
     ) -> Result<Vec<StatementResult>> {
-        let statements = parser::parse(sql)?;
-        check_params(&statements, params)?;
+        let statements = parser::parse(sql)
+            .and_then(|statements| check_params(&statements, params).map(|()| statements))
+            .inspect_err(|error| session.transaction.fail(error))?;
         let clock = asks_for_time(sql);
         let mut results = Vec::with_capacity(statements.len());
         for statement in statements {
             let started_us = platform::now_us();
             let state = self.state_at(clock, started_us);
-            let execution = Execution { executor: self, session, params, options, state, started_us };
-            results.push(execution.statement(statement).await?);
+            // Asked for each statement: the one before may have been ALTER USER.
+            let (user, role) = (Arc::clone(&session.user), self.role(session).await?);
+            let transaction = None;
+            let execution =
+                Execution { executor: self, session, user, role, params, options, state, started_us, transaction };
+            results.push(execution.transact(statement).await?);
         }
         Ok(results)
     }
@@ -275,6 +346,13 @@ fn asks_for_time(sql: &str) -> bool {
 fn placeholders(statement: &Statement, used: &mut BTreeSet<String>) {
     match statement {
         Statement::Explain { statement, .. } => placeholders(statement, used),
+        Statement::ExecuteAs { user, statement } => {
+            used.extend(user.is_parameter.then(|| user.text.clone()));
+            placeholders(statement, used);
+        }
+        Statement::CreateUser { user, .. } | Statement::AlterUser { user, .. } | Statement::DropUser { user, .. } => {
+            used.extend(user.is_parameter.then(|| user.text.clone()));
+        }
         Statement::Sql(statement) => collect_placeholders(statement.as_ref(), used),
         Statement::With(with, statement) => {
             collect_placeholders(with, used);
@@ -304,16 +382,34 @@ fn collect_placeholders(statement: &impl Visit, used: &mut BTreeSet<String>) {
 pub(super) struct Execution<'a> {
     pub executor: &'a SqlExecutor,
     pub session: &'a Session,
+    /// The user that the statement runs as: the session's, or that of EXECUTE AS USER.
+    pub user: Arc<str>,
+    /// What it may do.
+    pub role: Role,
     pub params: &'a Params,
     pub options: &'a ExecuteOptions,
     pub state: Arc<SessionState>,
     /// When the statement began: what NOW() gives, in a default too.
     pub started_us: i64,
+    /// The open transaction that the statement runs in.
+    pub transaction: Option<Arc<Transaction>>,
 }
 
 impl Execution<'_> {
-    async fn statement(&self, statement: Statement) -> Result<StatementResult> {
+    /// Runs a statement, in the transaction that the execution is part of or by itself.
+    pub async fn statement(&self, statement: Statement) -> Result<StatementResult> {
+        privileges::check(self.role, &statement)?;
         match statement {
+            Statement::ExecuteAs { user, statement } => handlers::user::execute_as(self, &user, *statement).await,
+            Statement::CreateUser { user, role, password, if_not_exists } => {
+                handlers::user::create(self, &user, role, password, if_not_exists).await
+            }
+            Statement::AlterUser { user, role, password, if_exists } => {
+                handlers::user::alter(self, &user, role, password, if_exists).await
+            }
+            Statement::DropUser { user, if_exists, cascade } => {
+                self.retrying(|| handlers::user::drop(self, &user, if_exists, cascade)).await
+            }
             Statement::CreateNamespace { name, if_not_exists } => {
                 handlers::namespace::create(self, &name, if_not_exists).await
             }
@@ -373,7 +469,10 @@ impl Execution<'_> {
         let mut hold = None;
         loop {
             match run().await {
-                Err(error) if error.code() == ErrorCode::Conflict && attempt < ATTEMPTS => {
+                // In a transaction the snapshot stays, and with it what the statement lost against.
+                Err(error)
+                    if error.code() == ErrorCode::Conflict && attempt < ATTEMPTS && self.transaction.is_none() =>
+                {
                     attempt += 1;
                     // Who loses again and again loses to other writers only, not to rows being moved.
                     if attempt > 2 && hold.is_none() {
@@ -388,13 +487,19 @@ impl Execution<'_> {
         }
     }
 
-    /// What this statement's plans read: the newest snapshot, as its user.
+    /// What this statement's plans read, as its user: the newest snapshot, or what its transaction sees.
     pub fn request(&self) -> Arc<Request> {
-        let pin = self.executor.store.pin();
+        let pin = match &self.transaction {
+            Some(transaction) => Arc::clone(transaction.pin()),
+            None => Arc::new(self.executor.store.pin()),
+        };
         Arc::new(Request {
-            user: Arc::clone(self.session.user()),
+            user: Arc::clone(&self.user),
+            role: self.role,
+            now_ms: u64::try_from(self.started_us / 1000).unwrap_or(0),
             snapshot: pin.seq(),
-            pin: Some(Arc::new(pin)),
+            pin: Some(pin),
+            transaction: self.transaction.as_ref().map(Transaction::view),
             cancelled: Arc::clone(&self.options.cancelled),
             deadline: self.options.deadline,
         })
@@ -405,7 +510,7 @@ impl Execution<'_> {
         let namespace = self.session.namespace();
         let names = Names { registry: &self.executor.registry, namespace: &namespace };
         let plan = plan_statement(&self.state, names, statement, extras).await?;
-        self.params.bind(generated::with_user(plan, self.session.user())?)
+        who::bind(self.params.bind(plan)?, &self.user, self.session.user())
     }
 
     /// The physical plan of a logical one.

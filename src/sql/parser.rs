@@ -7,11 +7,16 @@
 use datafusion::sql::sqlparser::ast::{self, ObjectName, SetExpr};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, Word};
 
 use super::dialect::KalamDialect;
 use crate::error::{ErrorCode, KalamError, Position, Result};
 use crate::schema::TableType;
+
+#[path = "parser_users.rs"]
+mod users;
+
+pub use users::UserName;
 
 /// How deep expressions and subqueries may nest.
 const RECURSION_LIMIT: usize = 128;
@@ -68,6 +73,44 @@ pub enum Statement {
         verbose: bool,
         /// What is explained.
         statement: Box<Statement>,
+    },
+    /// `EXECUTE AS USER 'u' ( statement )`.
+    ExecuteAs {
+        /// Whose rows of USER tables the statement sees.
+        user: UserName,
+        /// What is run.
+        statement: Box<Statement>,
+    },
+    /// `CREATE USER [IF NOT EXISTS] u [WITH] [ROLE r]`.
+    CreateUser {
+        /// Its name.
+        user: UserName,
+        /// Its role, and where that stands.
+        role: Option<(String, Option<Position>)>,
+        /// Where a password is given, which is refused.
+        password: Option<Option<Position>>,
+        /// Whether one that exists is fine.
+        if_not_exists: bool,
+    },
+    /// `ALTER USER [IF EXISTS] u SET ROLE r`.
+    AlterUser {
+        /// Its name.
+        user: UserName,
+        /// Its role, and where that stands.
+        role: Option<(String, Option<Position>)>,
+        /// Where a password is given, which is refused.
+        password: Option<Option<Position>>,
+        /// Whether none is fine.
+        if_exists: bool,
+    },
+    /// `DROP USER [IF EXISTS] u [CASCADE | RESTRICT]`.
+    DropUser {
+        /// Its name.
+        user: UserName,
+        /// Whether none is fine.
+        if_exists: bool,
+        /// Whether its rows go too.
+        cascade: bool,
     },
     /// `WITH … UPDATE` and `WITH … DELETE`.
     With(ast::With, Box<ast::Statement>),
@@ -229,6 +272,12 @@ impl StatementParser<'_> {
             word.as_ref().is_some_and(|w| w.quote_style.is_none() && w.value.eq_ignore_ascii_case(text))
         };
         let namespace = |word: &Option<Word>| is(word, "namespace") || is(word, "schema");
+        let bare = |word: &Option<Word>| {
+            word.as_ref().filter(|w| w.quote_style.is_none()).map_or(String::new(), |w| w.value.to_ascii_lowercase())
+        };
+        if let Some(statement) = self.user_statement([&bare(&first), &bare(&second), &bare(&third)])? {
+            return Ok(statement);
+        }
         if is(&first, "create") && namespace(&second) {
             self.skip(2);
             let if_not_exists = self.parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
@@ -240,6 +289,10 @@ impl StatementParser<'_> {
             let name = self.parser.parse_object_name(false)?;
             let _ = self.parser.parse_keyword(Keyword::RESTRICT);
             return Ok(Statement::DropNamespace { name, if_exists });
+        }
+        if is(&first, "abort") {
+            self.skip(1);
+            return Ok(Statement::Sql(Box::new(self.parser.parse_rollback()?)));
         }
         if is(&first, "use") {
             self.skip(if namespace(&second) { 2 } else { 1 });
@@ -303,7 +356,14 @@ impl StatementParser<'_> {
             let analyze = self.parser.parse_keyword(Keyword::ANALYZE);
             let verbose = self.parser.parse_keyword(Keyword::VERBOSE);
             let _ = self.parser.parse_keywords(&[Keyword::QUERY, Keyword::PLAN]);
-            return Ok(Statement::Explain { analyze, verbose, statement: Box::new(self.statement()?) });
+            let explain = |statement| Statement::Explain { analyze, verbose, statement };
+            return Ok(match self.statement()? {
+                // Explained as that user.
+                Statement::ExecuteAs { user, statement } => {
+                    Statement::ExecuteAs { user, statement: Box::new(explain(statement)) }
+                }
+                other => explain(Box::new(other)),
+            });
         }
         let kind = [("user", TableType::User), ("shared", TableType::Shared), ("stream", TableType::Stream)]
             .into_iter()
@@ -401,7 +461,15 @@ fn split_position(text: &str) -> (&str, Option<Position>) {
 
 /// The position of an identifier in the text it was parsed from.
 pub fn position_of(ident: &ast::Ident) -> Option<Position> {
-    let start = ident.span.start;
+    position_at(ident.span.start)
+}
+
+/// The position of a token in the text.
+fn position_of_token(token: &TokenWithSpan) -> Option<Position> {
+    position_at(token.span.start)
+}
+
+fn position_at(start: Location) -> Option<Position> {
     let position = Position { line: u32::try_from(start.line).ok()?, column: u32::try_from(start.column).ok()? };
     (position.line > 0).then_some(position)
 }

@@ -21,7 +21,7 @@ use super::handlers::query::item_names;
 use super::parser::{self, Statement};
 use crate::error::Result;
 use crate::schema::TableDefinition;
-use crate::tables::{SharedTableProvider, TableProviderCore};
+use crate::tables::{TableProviderCore, stored_core};
 use crate::types::{ColumnBuilder, KalamDataType, Value};
 
 /// At most so many keys of an IN list are looked up one by one.
@@ -33,9 +33,7 @@ pub async fn query(execution: &Execution<'_>, query: &Query) -> Result<Option<St
     let Ok(id) = table_id(shape.table, &execution.session.namespace()) else { return Ok(None) };
     // Views have no provider, and system tables one of another kind.
     let Some(provider) = execution.executor.registry().provider(&id).await? else { return Ok(None) };
-    let provider: &dyn std::any::Any = provider.as_ref();
-    let Some(provider) = provider.downcast_ref::<SharedTableProvider>() else { return Ok(None) };
-    let core = provider.core();
+    let Some(core) = stored_core(provider.as_ref()) else { return Ok(None) };
     let Some(projection) = shape.projection(core.definition()) else { return Ok(None) };
     let Some(keys) = keys_of(execution, core, shape.selection, &shape.alias)? else { return Ok(None) };
     let scan = core.key_scan(Some(&projection), keys)?;

@@ -158,7 +158,7 @@ impl Expander<'_> {
             let of_both = if is_bare { using::merged(&select.from) } else { Vec::new() };
             for (qualifier, field) in schema.iter() {
                 let of_hidden = qualifier.is_some_and(|q| hidden.contains(q));
-                match of_both.iter().find(|c| c.name == *field.name()) {
+                match of_both.iter().find(|c| c.differs && c.name == *field.name()) {
                     Some(column) => items.push(SelectItem::ExprWithAlias {
                         expr: column.expr.clone(),
                         alias: Ident::with_quote('"', field.name()),

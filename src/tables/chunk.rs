@@ -149,6 +149,17 @@ impl Chunk {
         }
     }
 
+    /// Which rows are visible at a snapshot and not below `oldest`.
+    pub fn visibility_since(&self, oldest: Seq, snapshot: Seq) -> Visibility {
+        let visibility = self.visibility(snapshot);
+        let expired = self.seqs.values().partition_point(|&seq| seq < oldest);
+        if expired == 0 || visibility == Visibility::None {
+            return visibility;
+        }
+        let mask = BooleanBuffer::collect_bool(self.len(), |row| row >= expired && self.visible(row, snapshot));
+        if mask.count_set_bits() == 0 { Visibility::None } else { Visibility::Some(mask) }
+    }
+
     /// The first `len` rows.
     pub fn head(&self, len: usize) -> Chunk {
         self.part(0, len)

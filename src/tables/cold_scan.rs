@@ -160,7 +160,6 @@ impl ColdReader {
     }
 
     /// Leaves out rows, by segment, that the request's own transaction has ended.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for transactions"))]
     pub fn hide(&mut self, hidden: Vec<(u32, RoaringBitmap)>) {
         self.hidden = hidden;
     }

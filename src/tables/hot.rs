@@ -23,6 +23,11 @@ use super::segment::{Segment, cold_row};
 use super::seq::Seq;
 use crate::error::{ErrorCode, KalamError, Result};
 
+#[path = "hot_stream.rs"]
+mod stream;
+
+use stream::StreamLife;
+
 /// Chunks below this many rows are merged with their neighbours.
 const MERGE_BELOW_ROWS: usize = 4096;
 
@@ -55,6 +60,8 @@ pub enum OnLiveKey {
 pub struct HotTable {
     pub(super) key: KeySpec,
     pub(super) state: RwLock<State>,
+    /// How long rows live, for a STREAM table.
+    life: Option<StreamLife>,
 }
 
 #[derive(Debug)]
@@ -102,12 +109,17 @@ pub struct HotStatistics {
 impl HotTable {
     /// An empty table.
     pub fn new(key: KeySpec) -> Self {
+        Self::starting_at(key, 0)
+    }
+
+    /// An empty table whose first row gets a position of the caller's choice.
+    pub fn starting_at(key: KeySpec, next: u64) -> Self {
         let index = (!key.is_row_id()).then(HashTable::new);
         Self {
             key,
             state: RwLock::new(State {
                 chunks: Arc::default(),
-                next: 0,
+                next,
                 index,
                 hasher: DefaultHashBuilder::default(),
                 live: 0,
@@ -117,6 +129,7 @@ impl HotTable {
                 next_segment: 1,
                 retired: Vec::new(),
             }),
+            life: None,
         }
     }
 

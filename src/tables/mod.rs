@@ -9,6 +9,7 @@ mod key_spec;
 mod log;
 mod manifest;
 mod ordered_scan;
+mod overlay;
 mod pins;
 mod provider;
 mod replay;
@@ -26,8 +27,13 @@ mod system;
 pub use hot::{HotStatistics, HotTable, View};
 pub use key_spec::KeySpec;
 pub use log::{RequestId, ScopeKey};
+pub use overlay::{OWN_ROWS, OverlayView, StatementWrite, Transaction, TransactionView, altered};
 pub use pins::{ScopeHold, SnapshotPin};
-pub use provider::{BaseTableProvider, SharedTableProvider, TableProviderCore, TableProviders, with_system_columns};
+pub use provider::{
+    BaseTableProvider, SharedKind, SharedTableProvider, StoredTableProvider, StreamKind, StreamTableProvider,
+    TableKind, TableProviderCore, TableProviders, UserKind, UserTableProvider, stored_core, stored_provider,
+    with_system_columns,
+};
 pub use rewrite::retained_since;
 pub use salvage::Salvage;
 pub use scrub::{Finding, Health, Scrub};

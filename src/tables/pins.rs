@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use futures::channel::oneshot;
 use parking_lot::Mutex;
 
 use super::log::ScopeKey;
@@ -26,6 +27,8 @@ pub struct Pins {
 #[derive(Debug, Default)]
 struct Held {
     all: usize,
+    /// Who waits until nobody holds all.
+    waiting: Vec<oneshot::Sender<()>>,
     scopes: HashMap<ScopeKey, usize>,
 }
 
@@ -68,6 +71,23 @@ impl Pins {
             None => held.all += 1,
         }
         ScopeHold { pins: Arc::clone(self), scope: scope.cloned() }
+    }
+
+    /// Ends when nobody holds all scopes: a statement does for as long as it takes, a transaction never does.
+    pub async fn all_released(&self) {
+        loop {
+            let released = {
+                let mut held = self.held.lock();
+                if held.all == 0 {
+                    return;
+                }
+                let (sender, released) = oneshot::channel();
+                held.waiting.push(sender);
+                released
+            };
+            // Sent or dropped: it is looked again.
+            let _ = released.await;
+        }
     }
 
     /// Whether somebody holds a scope.
@@ -115,7 +135,15 @@ impl Drop for ScopeHold {
     fn drop(&mut self) {
         let mut held = self.pins.held.lock();
         match &self.scope {
-            None => held.all -= 1,
+            None => {
+                held.all -= 1;
+                if held.all == 0 {
+                    for waiter in held.waiting.drain(..) {
+                        // Nobody may be waiting any more.
+                        let _ = waiter.send(());
+                    }
+                }
+            }
             Some(scope) => {
                 if let Some(count) = held.scopes.get_mut(scope) {
                     *count -= 1;

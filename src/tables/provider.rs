@@ -1,8 +1,12 @@
 //! Table providers: what DataFusion sees of a table.
 //!
 //! One [`TableProviderCore`] serves every kind of table. Invariant: a provider holds no user and no snapshot; both
-//! come with the request (`scan.rs`), so the registry caches one provider per table for all users.
+//! come with the request (`scan.rs`), so the registry caches one provider per table for all users. The kinds of stored
+//! table differ in where a request's rows are (`Request::scope`), not in how they are read, so their providers are one
+//! type with the kind as its parameter.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -19,7 +23,7 @@ use super::scan::{DELETED_COLUMN, ScanColumn, TableScanExec, schema_with_system_
 use super::segment::ScanFilter;
 use super::store::TableStore;
 use crate::error::{KalamError, Result};
-use crate::schema::{CachedTableData, ProviderFactory, TableDefinition, TableId};
+use crate::schema::{CachedTableData, ProviderFactory, TableDefinition, TableId, TableType};
 use crate::types::KalamDataType;
 
 /// At most so many keys of an IN list are looked up one by one; more are scanned for.
@@ -243,16 +247,49 @@ fn compares_columns(filter: &Expr) -> bool {
     columns && plain.is_ok_and(|end| end != TreeNodeRecursion::Stop)
 }
 
-/// One data set for everyone in the database.
-#[derive(Debug)]
-pub struct SharedTableProvider {
-    core: TableProviderCore,
+/// A kind of stored table.
+pub trait TableKind: fmt::Debug + Send + Sync + 'static {
+    /// What definitions call it.
+    const TYPE: TableType;
 }
 
-impl SharedTableProvider {
-    /// A provider on a core.
-    pub fn new(core: TableProviderCore) -> Self {
-        Self { core }
+/// The kind of [`UserTableProvider`].
+#[derive(Debug)]
+pub enum UserKind {}
+/// The kind of [`SharedTableProvider`].
+#[derive(Debug)]
+pub enum SharedKind {}
+/// The kind of [`StreamTableProvider`].
+#[derive(Debug)]
+pub enum StreamKind {}
+
+impl TableKind for UserKind {
+    const TYPE: TableType = TableType::User;
+}
+impl TableKind for SharedKind {
+    const TYPE: TableType = TableType::Shared;
+}
+impl TableKind for StreamKind {
+    const TYPE: TableType = TableType::Stream;
+}
+
+/// The provider of a stored table of one kind.
+#[derive(Debug)]
+pub struct StoredTableProvider<K> {
+    core: TableProviderCore,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// One data set for each user: a request finds its user's.
+pub type UserTableProvider = StoredTableProvider<UserKind>;
+/// One data set for everyone in the database.
+pub type SharedTableProvider = StoredTableProvider<SharedKind>;
+/// Events for everyone, in memory only, until they are as old as the table lets them become.
+pub type StreamTableProvider = StoredTableProvider<StreamKind>;
+
+impl<K: TableKind> StoredTableProvider<K> {
+    fn new(core: TableProviderCore) -> Self {
+        Self { core, kind: PhantomData }
     }
 
     /// Its core.
@@ -261,7 +298,7 @@ impl SharedTableProvider {
     }
 }
 
-impl BaseTableProvider for SharedTableProvider {
+impl<K: TableKind> BaseTableProvider for StoredTableProvider<K> {
     fn table_id(&self) -> &TableId {
         self.core.table.table_id()
     }
@@ -272,7 +309,7 @@ impl BaseTableProvider for SharedTableProvider {
 }
 
 #[async_trait]
-impl TableProvider for SharedTableProvider {
+impl<K: TableKind> TableProvider for StoredTableProvider<K> {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.core.schema)
     }
@@ -308,11 +345,32 @@ impl TableProvider for SharedTableProvider {
     }
 }
 
+/// The core of a stored table's provider, of whichever kind; `None` for others.
+pub fn stored_core(provider: &dyn TableProvider) -> Option<&TableProviderCore> {
+    fn of<K: TableKind>(provider: &dyn TableProvider) -> Option<&TableProviderCore> {
+        provider.downcast_ref::<StoredTableProvider<K>>().map(StoredTableProvider::core)
+    }
+    of::<SharedKind>(provider).or_else(|| of::<UserKind>(provider)).or_else(|| of::<StreamKind>(provider))
+}
+
+/// The provider of a stored table, of the kind that its definition says.
+pub fn stored_provider(core: TableProviderCore) -> Result<Arc<dyn TableProvider>> {
+    let table = Arc::clone(&core.table);
+    match table.definition().table_type {
+        SharedKind::TYPE => Ok(Arc::new(SharedTableProvider::new(core))),
+        UserKind::TYPE => Ok(Arc::new(UserTableProvider::new(core))),
+        StreamKind::TYPE => Ok(Arc::new(StreamTableProvider::new(core))),
+        other => {
+            Err(KalamError::internal(format_args!("'{}' is a {other} table: it stores no rows", table.table_id())))
+        }
+    }
+}
+
 /// The provider of the same table with the system columns that statements may name, if it has any.
 pub fn with_system_columns(provider: &dyn TableProvider) -> Result<Option<Arc<dyn TableProvider>>> {
-    let Some(stored) = provider.downcast_ref::<SharedTableProvider>() else { return Ok(None) };
-    let (store, table) = (Arc::clone(&stored.core.store), Arc::clone(&stored.core.table));
-    Ok(Some(Arc::new(SharedTableProvider::new(TableProviderCore::with_nameable_columns(store, table)?))))
+    let Some(core) = stored_core(provider) else { return Ok(None) };
+    let (store, table) = (Arc::clone(&core.store), Arc::clone(&core.table));
+    stored_provider(TableProviderCore::with_nameable_columns(store, table)?).map(Some)
 }
 
 /// Makes the providers that the registry caches.
@@ -330,7 +388,6 @@ impl TableProviders {
 
 impl ProviderFactory for TableProviders {
     fn provider(&self, table: &Arc<CachedTableData>) -> Result<Arc<dyn TableProvider>> {
-        let core = TableProviderCore::new(Arc::clone(&self.store), Arc::clone(table))?;
-        Ok(Arc::new(SharedTableProvider::new(core)))
+        stored_provider(TableProviderCore::new(Arc::clone(&self.store), Arc::clone(table))?)
     }
 }

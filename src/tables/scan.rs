@@ -31,16 +31,18 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::chunk::{Chunk, Visibility};
 use super::cold_scan::{ColdReader, ColdRows, Step, Wanted};
+use super::hot::HotTable;
 use super::log::ScopeKey;
-use super::rewrite::retained_since;
-use super::pins::SnapshotPin;
 use super::ordered_scan;
+use super::overlay::{OverlayView, TransactionView};
+use super::pins::SnapshotPin;
+use super::rewrite::retained_since;
 use super::segment::{ROW_ID_FIELD_ID, SEQ_FIELD_ID, ScanFilter, Segment};
 use super::seq::Seq;
 use super::store::TableStore;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Instant};
-use crate::schema::{CachedTableData, SchemaChange, SchemaVersion, TableType};
+use crate::schema::{CachedTableData, Role, SchemaChange, SchemaVersion, TableType};
 use crate::types::{ColumnBuilder, KalamDataType, coerce_array};
 
 /// Name of the hidden column with a row's position; only the engine's own statements name it.
@@ -60,6 +62,10 @@ const YIELD_AFTER_MS: u128 = 40;
 pub struct Request {
     /// Whose USER tables it sees.
     pub user: Arc<str>,
+    /// What it may use.
+    pub role: Role,
+    /// When it began, in milliseconds since the epoch: the age of events is told from here.
+    pub now_ms: u64,
     /// What it reads.
     pub snapshot: Seq,
     /// Keeps the snapshot readable.
@@ -68,6 +74,8 @@ pub struct Request {
     pub cancelled: Arc<AtomicBool>,
     /// When the request gives up by itself.
     pub deadline: Option<Instant>,
+    /// The open transaction that it belongs to; `snapshot` is then that of the transaction.
+    pub transaction: Option<TransactionView>,
 }
 
 impl Request {
@@ -83,11 +91,13 @@ impl Request {
         Ok(())
     }
 
-    /// The scope of a table that this request may see.
-    pub fn scope(&self, table: &CachedTableData) -> ScopeKey {
+    /// The scope of a table that this request sees: every read and every change of rows gets its scope here. Fails if
+    /// its role may not use the table.
+    pub fn scope(&self, table: &CachedTableData) -> Result<ScopeKey> {
         let definition = table.definition();
+        self.role.check_access(definition)?;
         let user = (definition.table_type == TableType::User).then(|| Arc::clone(&self.user));
-        ScopeKey { table_no: definition.table_no, user }
+        Ok(ScopeKey { table_no: definition.table_no, user })
     }
 }
 
@@ -378,24 +388,36 @@ pub(super) fn external(error: KalamError) -> DataFusionError {
 
 impl TableScanExec {
     async fn open(mut self, request: Arc<Request>, metrics: BaselineMetrics) -> Result<ChunkReader> {
-        let hot = self.store.hot(&request.scope(&self.table), self.table.definition()).await?;
+        let ScopeRows { hot, overlay, oldest } = self.rows_of(&request).await?;
         self.deletions = self.deletions_of(&request);
         let wanted = self.wanted(request.snapshot);
-        let (source, cold) = match &self.keys {
+        let (source, mut cold) = match &self.keys {
             None => {
                 let view = hot.view();
                 let cold = ColdReader::scan(&view.segments, wanted, self.filter.clone(), &self.metrics);
-                (Source::Chunks(view.chunks), cold)
+                (Source::Chunks(with_own_rows(view.chunks, overlay.as_ref())), cold)
             }
             Some(keys) => {
                 let mut rows = Rows::new();
                 let mut missing = Vec::new();
                 for key in keys.iter() {
+                    if let Some(overlay) = &overlay
+                        && let Some(own) = overlay.lookup_own(key)?
+                    {
+                        rows.push(own);
+                        continue;
+                    }
                     match hot.lookup(key, request.snapshot)? {
-                        Some(row) => rows.push(row),
+                        Some((chunk, row)) => {
+                            let position = chunk.base + row as u64;
+                            if !overlay.as_ref().is_some_and(|overlay| overlay.is_hidden(position)) {
+                                rows.push((chunk, row));
+                            }
+                        }
                         None => missing.push(key.clone()),
                     }
                 }
+                rows.retain(|(chunk, row)| chunk.seqs.value(*row) >= oldest);
                 // The segments after the index: rows move from the hot tier to segments, never back.
                 let (segments, definition) = (hot.view().segments, self.table.definition());
                 let cold =
@@ -403,8 +425,27 @@ impl TableScanExec {
                 (Source::Rows(rows), cold)
             }
         };
+        if let Some(overlay) = &overlay {
+            cold.hide(overlay.hidden_cold());
+        }
         let remaining = self.fetch.unwrap_or(usize::MAX);
-        Ok(ChunkReader { scan: self, request, cold, source, next: 0, remaining, metrics, worked: Instant::now() })
+        let worked = Instant::now();
+        Ok(ChunkReader { scan: self, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked })
+    }
+
+    /// Where the rows are that a request sees.
+    async fn rows_of(&self, request: &Request) -> Result<ScopeRows> {
+        let scope = request.scope(&self.table)?;
+        let overlay = match &request.transaction {
+            Some(transaction) => transaction.overlay(&scope, self.table.schema_version())?,
+            None => None,
+        };
+        let hot = match &overlay {
+            Some(overlay) => Arc::clone(overlay.base()),
+            None => self.store.hot(&scope, self.table.definition()).await?,
+        };
+        let oldest = hot.expired_below(request.now_ms);
+        Ok(ScopeRows { hot, overlay, oldest })
     }
 
     /// Like [`TableScanExec::open`], in the order of the key.
@@ -415,24 +456,29 @@ impl TableScanExec {
         order: &LexOrdering,
         context: &TaskContext,
     ) -> datafusion::common::Result<Batches> {
-        let hot = self.store.hot(&request.scope(&self.table), self.table.definition()).await.map_err(external)?;
+        let ScopeRows { hot, overlay, oldest } = self.rows_of(&request).await.map_err(external)?;
         self.deletions = self.deletions_of(&request);
         let (view, schema) = (hot.view(), self.schema());
+        let chunks = with_own_rows(view.chunks, overlay.as_ref());
         let (lanes, others) = ordered_scan::lanes(&view.segments, hot.key());
         // Rows count once, when they leave.
         let reader = |segments: &[Arc<Segment>], chunks, remaining| {
             let wanted = self.wanted(request.snapshot);
-            let cold = ColdReader::scan(segments, wanted, self.filter.clone(), &self.metrics);
+            let mut cold = ColdReader::scan(segments, wanted, self.filter.clone(), &self.metrics);
+            if let Some(overlay) = &overlay {
+                cold.hide(overlay.hidden_cold());
+            }
             let (scan, request, metrics) = (self.clone(), Arc::clone(&request), metrics.intermediate());
-            let source = Source::Chunks(chunks);
-            let reader = ChunkReader { scan, request, cold, source, next: 0, remaining, metrics, worked: Instant::now() };
+            let (source, overlay, worked) = (Source::Chunks(chunks), overlay.clone(), Instant::now());
+            let reader =
+                ChunkReader { scan, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked };
             let stream = RecordBatchStreamAdapter::new(Arc::clone(&schema), reader.into_stream());
             Box::pin(stream) as SendableRecordBatchStream
         };
         let remaining = self.fetch.unwrap_or(usize::MAX);
         let mut streams: Vec<_> = lanes.iter().map(|lane| reader(lane, Arc::default(), remaining)).collect();
-        if !view.chunks.is_empty() || !others.is_empty() || streams.is_empty() {
-            let unsorted = reader(&others, Arc::clone(&view.chunks), usize::MAX);
+        if !chunks.is_empty() || !others.is_empty() || streams.is_empty() {
+            let unsorted = reader(&others, Arc::clone(&chunks), usize::MAX);
             streams.push(ordered_scan::sorted(unsorted, order.clone(), self.fetch));
         }
         let merged = ordered_scan::merged(streams, order, self.fetch, &metrics, context)?;
@@ -538,12 +584,18 @@ impl TableScanExec {
         chunk.deleted_at(row).filter(|seq| deletions.contains(seq))
     }
 
-    /// Which rows of a chunk the scan gives.
-    fn visibility(&self, chunk: &Chunk, snapshot: Seq) -> Visibility {
+    /// The visible rows of a chunk, with those that the scan gives as deleted.
+    fn with_deleted(&self, chunk: &Chunk, visible: Visibility) -> Visibility {
         if self.deletions.is_none() {
-            return chunk.visibility(snapshot);
+            return visible;
         }
-        let shown = |row| chunk.visible(row, snapshot) || self.deletion(chunk, row).is_some();
+        let is_visible = |row| match &visible {
+            Visibility::None => false,
+            Visibility::All => true,
+            Visibility::First(rows) => row < *rows,
+            Visibility::Some(mask) => mask.value(row),
+        };
+        let shown = |row| is_visible(row) || self.deletion(chunk, row).is_some();
         let mask = BooleanBuffer::collect_bool(chunk.len(), shown);
         if mask.count_set_bits() == 0 { Visibility::None } else { Visibility::Some(mask) }
     }
@@ -620,12 +672,31 @@ enum Source {
 
 type Batches = futures::stream::BoxStream<'static, datafusion::common::Result<RecordBatch>>;
 
+/// The rows of a table scope, as a request sees them.
+struct ScopeRows {
+    hot: Arc<HotTable>,
+    /// What the request's transaction changed.
+    overlay: Option<OverlayView>,
+    /// Rows with a lower `_seq` are events that are too old.
+    oldest: Seq,
+}
+
+/// Chunks of committed rows, and after them those of the transaction's own rows.
+fn with_own_rows(chunks: Arc<Vec<Arc<Chunk>>>, overlay: Option<&OverlayView>) -> Arc<Vec<Arc<Chunk>>> {
+    let own = overlay.map(OverlayView::own_chunks).unwrap_or_default();
+    if own.is_empty() { chunks } else { Arc::new(chunks.iter().chain(own.iter()).cloned().collect()) }
+}
+
 /// Gives the batches of a scan one by one.
 struct ChunkReader {
     scan: TableScanExec,
     request: Arc<Request>,
+    /// What the request's transaction changed.
+    overlay: Option<OverlayView>,
     cold: ColdReader,
     source: Source,
+    /// Rows with a lower `_seq` are events that are too old.
+    oldest: Seq,
     next: usize,
     remaining: usize,
     metrics: BaselineMetrics,
@@ -677,7 +748,11 @@ impl ChunkReader {
             }
             Source::Chunks(chunks) => {
                 let Some(chunk) = chunks.get(at) else { return Ok(None) };
-                Ok(Some(match self.scan.visibility(chunk, self.request.snapshot) {
+                let visible = match &self.overlay {
+                    Some(overlay) => overlay.visibility(chunk, self.oldest),
+                    None => chunk.visibility_since(self.oldest, self.request.snapshot),
+                };
+                Ok(Some(match self.scan.with_deleted(chunk, visible) {
                     Visibility::None => None,
                     Visibility::All => Some(self.scan.batch(chunk, &Pick::All)?),
                     Visibility::First(rows) => Some(self.scan.batch(chunk, &Pick::Range(0, rows))?),

@@ -80,6 +80,11 @@ impl SeqSpan {
     }
 }
 
+/// The lowest number that a millisecond since the Unix epoch can have.
+pub fn first_seq_of_ms(ms: u64) -> Seq {
+    Seq::try_from(ms.saturating_sub(EPOCH_MS) << (COUNTER_BITS + WORKER_BITS)).unwrap_or(Seq::MAX)
+}
+
 fn compose(ticks: u64, worker: u64) -> Seq {
     (((ticks / COUNTER) << (COUNTER_BITS + WORKER_BITS)) | (worker << COUNTER_BITS) | (ticks % COUNTER)) as Seq
 }

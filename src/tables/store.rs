@@ -6,7 +6,9 @@
 //! readers see it. Invariants: groups are written one after the other in `_seq` order; a reader's snapshot is never
 //! above the watermark; when a group fails, every scope that it or a later group touched is dropped from memory and
 //! read again from storage when next used, so memory never holds what storage does not. Rewrites (flush, compaction:
-//! `store_cold.rs`) are members of groups like commits, so both hold for them too.
+//! `store_cold.rs`) are members of groups like commits, so both hold for them too. Only STREAM tables are in memory
+//! alone: a commit to them joins its group for the order, adds nothing to what the group stores, and a failed one is
+//! taken back in memory.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -35,6 +37,8 @@ use crate::storage::record::{self, RecordKind};
 use crate::storage::{Durability, KeyRange, Partition, ScanOptions, StorageBackend, WriteBatch};
 use crate::types::KalamDataType;
 
+#[path = "store_scopes.rs"]
+mod scopes;
 #[path = "whole.rs"]
 mod whole;
 pub use whole::NewScope;
@@ -67,6 +71,36 @@ impl PreparedRows {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.block.rows == 0
+    }
+
+    /// The rows as a hot tier takes them.
+    pub(super) fn new_rows(&self, schema_version: u32, seqs: SeqSpan) -> NewRows {
+        NewRows {
+            schema_version,
+            column_ids: Arc::clone(&self.column_ids),
+            columns: self.columns.clone(),
+            seqs: Int64Array::from_iter_values(seqs.iter()),
+            row_ids: self.block.row_ids.clone(),
+        }
+    }
+
+    /// The hidden row ids that new versions of rows bring.
+    pub(super) fn row_ids(&self) -> Option<&Int64Array> {
+        self.block.row_ids.as_ref()
+    }
+
+    /// The columns of the primary key, in key order.
+    pub(super) fn key_columns(&self, spec: &KeySpec) -> Result<Vec<ArrayRef>> {
+        let column = |id: &u32| {
+            let place = self.column_ids.iter().position(|c| c == id);
+            place.map(|i| Arc::clone(&self.columns[i]))
+        };
+        spec.columns()
+            .iter()
+            .map(|id| {
+                column(id).ok_or_else(|| KalamError::internal(format_args!("rows without their key column {id}")))
+            })
+            .collect()
     }
 }
 
@@ -300,6 +334,11 @@ impl TableStore {
         self.pins.hold(None)
     }
 
+    /// Ends when no statement keeps all rows at their positions.
+    pub async fn all_released(&self) {
+        self.pins.all_released().await;
+    }
+
     /// The cache of what was read of segments.
     pub fn cache(&self) -> &Arc<SegmentCache> {
         &self.cache
@@ -318,6 +357,7 @@ impl TableStore {
     /// The hot tier of a scope, read from its log when it is first touched. Fails with a conflict if `definition` is
     /// older than one that the rows in memory are keyed by: whoever has it has to look the table up again.
     pub async fn hot(&self, scope: &ScopeKey, definition: &TableDefinition) -> Result<Arc<HotTable>> {
+        self.expire(scope, definition);
         let slot = Arc::clone(self.slots.lock().entry(scope.clone()).or_default());
         let version = KeySpec::typed_since(definition, definition.schema_version);
         if let Some(hot) = slot.current(version)? {
@@ -333,6 +373,9 @@ impl TableStore {
     }
 
     async fn hydrate(&self, scope: &ScopeKey, definition: &TableDefinition) -> Result<HotTable> {
+        if let Some(ttl) = definition.options.ttl_seconds {
+            return Ok(HotTable::stream(KeySpec::new(definition)?, ttl));
+        }
         let found = manifest::read(self.backend.as_ref(), scope).await?;
         let segments = found.segments.into_iter().map(|(meta, marks)| {
             let source = self.segment_source(scope, definition, meta.number);
@@ -418,6 +461,9 @@ impl TableStore {
         let span = self.seqs.take(total);
         let mut batch = apply_all(&writes, span, request, self.pins.horizon())?;
         batch.append(further);
+        // Nothing of a commit to streams alone is stored: it only waits until what was before it is visible.
+        let stored = !batch.is_empty();
+        let durability = if stored { durability } else { Durability::Memory };
         let scopes = writes.iter().map(|w| w.scope.clone()).collect();
         let member = Member { batch, last_seq: span.last(), durability, scopes, segments: Vec::new() };
         let future = self.join(&mut commits, member);
@@ -426,7 +472,8 @@ impl TableStore {
         let store = Arc::clone(self);
         let seq = span.last();
         Ok(async move {
-            let durability = future.await?;
+            let reached = future.await?;
+            let durability = if stored { reached } else { Durability::Memory };
             store.commit_count.fetch_add(1, Ordering::Relaxed);
             Ok(Receipt { seq, durability })
         })
@@ -443,7 +490,7 @@ impl TableStore {
     }
 
     pub(super) fn join(self: &Arc<Self>, commits: &mut Commits, mut member: Member) -> GroupFuture {
-        if member.last_seq > commits.ceiling {
+        if member.last_seq > commits.ceiling && !member.batch.is_empty() {
             commits.ceiling = member.last_seq + CEILING_AHEAD;
             put_ceiling(&mut member.batch, commits.ceiling);
         }
@@ -494,7 +541,12 @@ impl TableStore {
             let failed = failure.lock().take();
             return Err(failed.unwrap_or_else(|| KalamError::internal("a commit group was lost")));
         };
-        match self.backend.commit(group.batch, group.durability).await {
+        let written = if group.batch.is_empty() {
+            Ok(Durability::Memory)
+        } else {
+            self.backend.commit(group.batch, group.durability).await
+        };
+        match written {
             Ok(reached) => {
                 self.pins.advance(group.last_seq);
                 group.segments.iter().for_each(|segment| segment.unpin());
@@ -518,8 +570,9 @@ impl TableStore {
             *open.failure.lock() = Some(error.clone());
             scopes.extend(open.scopes);
         }
+        let evicted = self.restore_streams(scopes.into_iter().collect());
         let mut slots = self.slots.lock();
-        for scope in &scopes {
+        for scope in &evicted {
             slots.remove(scope);
         }
         drop(slots);
@@ -687,16 +740,13 @@ fn apply_one(
         .map(|part| {
             let seqs = span.slice(used, part.len() as u64);
             used += seqs.len();
-            NewRows {
-                schema_version: write.schema_version,
-                column_ids: Arc::clone(&part.column_ids),
-                columns: part.columns.clone(),
-                seqs: Int64Array::from_iter_values(seqs.iter()),
-                row_ids: part.block.row_ids.clone(),
-            }
+            part.new_rows(write.schema_version, seqs)
         })
         .collect();
     let applied = write.hot.apply(&new, &ended, OnLiveKey::Fail)?;
+    if write.hot.is_stream() {
+        return Ok(applied);
+    }
     let mut at = 0;
     let mut log = |rows: Option<RowBlock>, deletions: Vec<Vec<u8>>, marks: Vec<ColdMark>| {
         let len = rows.as_ref().map_or(0, |r| r.rows) as u64 + deletions.len() as u64 + cold_deletions(&marks);

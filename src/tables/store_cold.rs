@@ -453,3 +453,7 @@ fn batch_of(scope: &ScopeKey, switch: &Switch, switched: &Switched, mut batch: W
     }
     Ok(batch)
 }
+
+#[cfg(test)]
+#[path = "store_cold_tests.rs"]
+mod tests;

@@ -58,8 +58,12 @@ impl TableStore {
                 }
                 return Err(error);
             }
-            batch.delete_range(Partition::Log, scope.range());
+            if !hot.is_stream() {
+                batch.delete_range(Partition::Log, scope.range());
+            }
         }
+        let stored = !batch.is_empty();
+        let durability = if stored { durability } else { Durability::Memory };
         let last_seq = span.last();
         let scopes = scopes.into_iter().map(|(scope, _)| scope).collect();
         let future = self.join(&mut commits, Member { batch, last_seq, durability, scopes, segments: Vec::new() });
@@ -67,7 +71,8 @@ impl TableStore {
         let seq = span.last();
         let store = Arc::clone(self);
         Ok(async move {
-            let durability = future.await?;
+            let reached = future.await?;
+            let durability = if stored { reached } else { Durability::Memory };
             store.commit_count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             Ok((rows, Receipt { seq, durability }))
         })

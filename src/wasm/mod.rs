@@ -5,6 +5,7 @@
 //! borrow of the engine across an await, so calls may overlap in any order.
 
 mod idle;
+mod transactions;
 mod values;
 
 use std::cell::{Cell, RefCell};
@@ -24,9 +25,10 @@ use web_time::{Duration, Instant};
 use crate::context::{AppContext, Config, VERSION};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::ingest::{CsvOptions, Format, open as open_file};
+use crate::schema::Role;
 use crate::sql::{
-    ExecuteOptions, ImportOptions, ImportProgress, Importer as SqlImporter, Rows, StatementResult, describe_table,
-    insert_columns, packed,
+    ExecuteOptions, ImportOptions, ImportProgress, Importer as SqlImporter, Rows, Session, StatementResult,
+    describe_table, insert_columns, packed,
 };
 use crate::storage::host::HostBackend;
 use crate::storage::indexeddb::{self, IndexedDbBackend};
@@ -63,6 +65,10 @@ struct Inner {
     context: Arc<AppContext>,
     durability: Durability,
     running: RefCell<HashMap<u32, Arc<AtomicBool>>>,
+    /// Sessions of other users, by user and the id that the caller gave.
+    sessions: RefCell<HashMap<(String, String), Arc<Session>>>,
+    /// Sessions of open transactions, by their ids.
+    transactions: RefCell<HashMap<String, Arc<Session>>>,
     closed: Cell<bool>,
     idle: Rc<Idle>,
 }
@@ -79,7 +85,10 @@ impl Engine {
             let options = Config {
                 node_id: optional_string(&config, "nodeId")?,
                 user: optional_string(&config, "user")?.unwrap_or(defaults.user),
+                role: optional_string(&config, "role")?.map_or(Ok(defaults.role), |role| Role::parse(&role))?,
                 memory_limit: memory_limit.unwrap_or(defaults.memory_limit),
+                transaction_timeout: optional_number(&config, "transactionTimeoutMs")?
+                    .map_or(defaults.transaction_timeout, |ms| Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9))),
                 hot_limit: optional_number(&config, "hotLimit")?.map_or(defaults.hot_limit, |n| n as usize),
                 segment_cache: optional_number(&config, "segmentCache")?.map_or(defaults.segment_cache, |n| n as usize),
             };
@@ -99,7 +108,15 @@ impl Engine {
             let idle = Idle::new(Arc::clone(context.jobs()));
             // What a process that ended left, and what became due meanwhile.
             drop(idle.request());
-            let inner = Inner { context, durability, running: RefCell::default(), closed: Cell::new(false), idle };
+            let inner = Inner {
+                context,
+                durability,
+                running: RefCell::default(),
+                sessions: RefCell::default(),
+                transactions: RefCell::default(),
+                closed: Cell::new(false),
+                idle,
+            };
             Ok(Engine { inner: Rc::new(inner) }.into())
         })
     }
@@ -122,8 +139,8 @@ impl Engine {
             let (execute, _running) = inner.execute_options(&options)?;
             let mode = optional_string(&options, "mode")?.unwrap_or_else(|| "exec".into());
             let params = values::params(&params)?;
-            let context = &inner.context;
-            let results = context.executor().execute(context.session(), &sql, &params, &execute).await?;
+            let session = inner.session(&options).await?;
+            let results = inner.context.executor().execute(&session, &sql, &params, &execute).await?;
             run_result(results, &mode, execute.durability)
         })
     }
@@ -135,13 +152,19 @@ impl Engine {
         }
     }
 
+    /// Forgets a session of another user, with its namespace; calls that name it again begin a new one.
+    #[wasm_bindgen(js_name = endSession)]
+    pub fn end_session(&self, user: String, session: String) {
+        self.inner.sessions.borrow_mut().remove(&(user, session));
+    }
+
     /// What a table looks like.
-    pub fn describe(&self, table: String) -> Promise {
+    pub fn describe(&self, table: String, options: JsValue) -> Promise {
         let inner = Rc::clone(&self.inner);
         promise(async move {
             inner.check_open()?;
-            let context = &inner.context;
-            let table = describe_table(context.executor(), context.session(), &table).await?;
+            let session = inner.session(&options).await?;
+            let table = describe_table(inner.context.executor(), &session, &table).await?;
             let definition = table.definition();
             let info = Object::new();
             set(&info, "namespace", &JsValue::from_str(&definition.table_id.namespace));
@@ -165,11 +188,11 @@ impl Engine {
         let inner = Rc::clone(&self.inner);
         promise(async move {
             let (execute, _running) = inner.execute_options(&options)?;
-            let context = &inner.context;
-            let described = describe_table(context.executor(), context.session(), &table).await?;
+            let (executor, session) = (inner.context.executor(), inner.session(&options).await?);
+            let described = describe_table(executor, &session, &table).await?;
             let batch = packed::decode_rows(&packed, &columns, described.definition())?;
             drop(packed);
-            let result = insert_columns(context.executor(), context.session(), &execute, &table, vec![batch]).await?;
+            let result = insert_columns(executor, &session, &execute, &table, vec![batch]).await?;
             exec_result(&[result], execute.durability)
         })
     }
@@ -181,8 +204,8 @@ impl Engine {
         promise(async move {
             let (execute, _running) = inner.execute_options(&options)?;
             let batches: Vec<RecordBatch> = open_file(Format::Arrow, Bytes::from(ipc))?.collect::<Result<_>>()?;
-            let context = &inner.context;
-            let result = insert_columns(context.executor(), context.session(), &execute, &table, batches).await?;
+            let (executor, session) = (inner.context.executor(), inner.session(&options).await?);
+            let result = insert_columns(executor, &session, &execute, &table, batches).await?;
             exec_result(&[result], execute.durability)
         })
     }
@@ -218,15 +241,14 @@ impl Engine {
                 ..ExecuteOptions::default()
             };
             let durability = execute.durability;
-            let context = &inner.context;
-            let (executor, session) = (Arc::clone(context.executor()), Arc::clone(context.session()));
+            let (executor, session) = (Arc::clone(inner.context.executor()), inner.session(&options).await?);
             let importer = SqlImporter::open(executor, session, &table, import, execute).await?;
             Ok(Importer { inner: Rc::new(RefCell::new(Some(importer))), aborted, durability }.into())
         })
     }
 
     /// How the engine is.
-    pub fn status(&self) -> Promise {
+    pub fn status(&self, options: JsValue) -> Promise {
         let inner = Rc::clone(&self.inner);
         promise(async move {
             inner.check_open()?;
@@ -238,7 +260,9 @@ impl Engine {
             set(&status, "storage", &JsValue::from_str(context.backend().kind()));
             set(&status, "version", &JsValue::from_str(VERSION));
             set(&status, "nodeId", &JsValue::from_str(context.node_id().as_str()));
-            set(&status, "user", &JsValue::from_str(context.session().user()));
+            let session = inner.session(&options).await?;
+            set(&status, "user", &JsValue::from_str(session.user()));
+            set(&status, "userRole", &JsValue::from_str(context.executor().role(&session).await?.as_str()));
             set(&status, "records", &number(stats.records));
             set(&status, "bytes", &number(stats.bytes));
             if let Some(usage) = stats.usage {
@@ -368,6 +392,21 @@ impl Inner {
             return Err(KalamError::new(ErrorCode::Closed, "the database is closed"));
         }
         Ok(())
+    }
+
+    /// The session of a call: that of its transaction, one of the user that the options name, or that of whoever opened
+    /// the database.
+    async fn session(&self, options: &JsValue) -> Result<Arc<Session>> {
+        if let Some(id) = optional_string(options, "transaction")? {
+            return self.transaction(&id);
+        }
+        let Some(user) = optional_string(options, "user")? else { return Ok(Arc::clone(self.context.session())) };
+        let key = (user, optional_string(options, "session")?.unwrap_or_default());
+        if let Some(session) = self.sessions.borrow().get(&key) {
+            return Ok(Arc::clone(session));
+        }
+        let session = Arc::new(self.context.session_as(&key.0).await?);
+        Ok(Arc::clone(self.sessions.borrow_mut().entry(key).or_insert(session)))
     }
 
     fn durability_of(&self, options: &JsValue) -> Result<Durability> {

@@ -3,7 +3,7 @@
 // Invariant: an option that is not understood is an error. Ignoring one (a storage that does not exist here, a path)
 // would mean losing data silently.
 
-import { Connection, durabilityOf, joined } from './database.js'
+import { Connection, checkUser, durabilityOf, joined } from './database.js'
 import { EngineClient } from './engine/client.js'
 import { Link } from './engine/link.js'
 import type { EngineConfig } from './engine/surface.js'
@@ -21,14 +21,18 @@ const OPTIONS: readonly string[] = [
   'restore',
   'worker',
   'user',
+  'role',
   'nodeId',
   'durability',
   'int64',
   'memoryLimit',
+  'transactionTimeoutMs',
   'wasm',
   'onProgress',
   'signal',
 ]
+
+const ROLES: readonly unknown[] = ['user', 'service', 'dba', 'system']
 
 function invalid(message: string, hint?: string): KalamError {
   return new KalamError({ code: 'INVALID_OPTION', message, hint })
@@ -49,7 +53,8 @@ function invalid(message: string, hint?: string): KalamError {
 export async function connect(options: string | ConnectOptions): Promise<Database> {
   const given = withName(typeof options === 'string' ? { name: options } : options)
   checkOptions(given)
-  const { name, restore, user, nodeId, memoryLimit, onProgress, signal, int64 = 'bigint' } = given
+  const { name, restore, user, role, nodeId, memoryLimit, transactionTimeoutMs, onProgress, signal } = given
+  const { int64 = 'bigint' } = given
   const durability = durabilityOf(given)
   const storage = chooseStorage(given)
   const spawn = chooseSpawn(given.worker, typeof storage !== 'string')
@@ -58,9 +63,11 @@ export async function connect(options: string | ConnectOptions): Promise<Databas
     storage,
     ...(restore !== undefined && { restore: checkBytes(restore) }),
     ...(user !== undefined && { user }),
+    ...(role !== undefined && { role }),
     ...(nodeId !== undefined && { nodeId }),
     ...durability,
     ...(memoryLimit !== undefined && { memoryLimit }),
+    ...(transactionTimeoutMs !== undefined && { transactionTimeoutMs }),
   }
   const client = new EngineClient({
     spawn,
@@ -162,7 +169,15 @@ function checkOptions(options: Named): void {
     if (!OPTIONS.includes(key)) throw invalid(`unknown option '${key}'`, `Options: ${OPTIONS.join(', ')}.`)
   }
   checkName(options.name)
-  const { int64 } = options
+  if (options.user !== undefined) checkUser(options.user)
+  const { int64, role } = options
+  if (role !== undefined && !ROLES.includes(role)) {
+    throw invalid(`role is '${String(role)}', expected 'user', 'service', 'dba' or 'system'`)
+  }
+  const { transactionTimeoutMs: idle } = options
+  if (idle !== undefined && !(typeof idle === 'number' && idle > 0)) {
+    throw invalid(`transactionTimeoutMs is ${String(idle)}, expected a number of milliseconds above 0`)
+  }
   if (int64 !== undefined && !['bigint', 'number', 'string'].includes(int64)) {
     throw invalid(`int64 is '${String(int64)}', expected 'bigint', 'number' or 'string'`)
   }

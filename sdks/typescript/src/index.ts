@@ -37,8 +37,11 @@ export type {
   Params,
   RescueFinding,
   Rescued,
+  Role,
   Row,
   Rows,
+  Transaction,
+  TransactionOptions,
   Value,
   WasmSource,
 } from './types.js'

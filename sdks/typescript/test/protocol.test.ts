@@ -9,7 +9,15 @@ import { EngineClient } from '../src/engine/client.js'
 import { EngineHost, type HostEnvironment } from '../src/engine/host.js'
 import { spawnInline } from '../src/engine/inline-host.js'
 import type { FromHost, ToHost } from '../src/engine/protocol.js'
-import type { Engine, EngineConfig, ImporterOptions, RunOptions, RunResult, TableInfo } from '../src/engine/surface.js'
+import type {
+  Engine,
+  EngineConfig,
+  ImporterOptions,
+  RunOptions,
+  RunResult,
+  SessionOptions,
+  TableInfo,
+} from '../src/engine/surface.js'
 import type { Receiver, Spawn } from '../src/engine/transport.js'
 import { KalamError } from '../src/errors.js'
 import { encodeRows } from '../src/packed/encode.js'
@@ -31,6 +39,14 @@ class ScriptedEngine implements Engine {
   importer_: { options: ImporterOptions; aborted: boolean; finished: boolean } | undefined
   inserted: { columns: string[]; packed: Uint8Array } | undefined
   failPush = false
+  /** Which session each call came for, in order. */
+  sessions: string[] = []
+  endedSessions: string[] = []
+
+  private heard(what: string, { user, session }: SessionOptions): void {
+    this.sessions.push(user === undefined ? what : `${what} as ${user}`)
+    assert.equal(user === undefined, session === undefined)
+  }
 
   constructor(
     readonly config: EngineConfig,
@@ -40,6 +56,10 @@ class ScriptedEngine implements Engine {
 
   async run(sql: string, params: unknown, options: RunOptions): Promise<RunResult> {
     this.log.push(sql)
+    this.heard('run', options)
+    if (options.user === 'root') {
+      throw { name: 'KalamError', code: 'INSUFFICIENT_PRIVILEGE', sqlstate: '42501', message: 'no' }
+    }
     const id = options.requestId as number
     if (sql.includes('trap')) {
       this.onTrap(new WebAssembly.RuntimeError('unreachable'))
@@ -72,22 +92,40 @@ class ScriptedEngine implements Engine {
     this.cancelled.get(id)?.({ name: 'KalamError', code: 'CANCELLED', sqlstate: '57014', message: 'cancelled' })
   }
 
-  async describe(table: string): Promise<TableInfo> {
+  async begin(): Promise<string> {
+    return 'tx'
+  }
+
+  async commit() {
+    return RECEIPT
+  }
+
+  async rollback(): Promise<void> {}
+
+  endSession(user: string): void {
+    this.endedSessions.push(user)
+  }
+
+  async describe(table: string, options: SessionOptions): Promise<TableInfo> {
+    this.heard('describe', options)
     const columns = COLUMNS.map(c => ({ ...c, primaryKey: c.name === 'id', hasDefault: false }))
     return { namespace: 'default', name: table, type: 'SHARED', columns }
   }
 
-  async insertPacked(_table: string, columns: string[], packed: Uint8Array) {
+  async insertPacked(_table: string, columns: string[], packed: Uint8Array, options: SessionOptions) {
+    this.heard('insertPacked', options)
     this.inserted = { columns, packed }
     return RECEIPT
   }
 
-  async insertArrow(_table: string, ipc: Uint8Array) {
+  async insertArrow(_table: string, ipc: Uint8Array, options: SessionOptions) {
+    this.heard('insertArrow', options)
     this.inserted = { columns: [], packed: ipc }
     return RECEIPT
   }
 
   async importer(_table: string, options: ImporterOptions) {
+    this.heard('importer', options)
     const state = { options, aborted: false, finished: false }
     this.importer_ = state
     return {
@@ -112,7 +150,8 @@ class ScriptedEngine implements Engine {
     return this.importer_
   }
 
-  async status() {
+  async status(options: SessionOptions) {
+    this.heard('status', options)
     const memory = { wasm: 1, hotRows: 2, hotBytes: 3, query: 4 }
     const storage = typeof this.config.storage === 'string' ? this.config.storage : ('host' as const)
     return { storage, version: '0.1.0', nodeId: 'n', records: 5, bytes: 6, memory }
@@ -481,6 +520,67 @@ describe('workers', () => {
     const db = await open(world.remote)
     await assert.rejects(db.query('q', [{ f: () => 1 }]), code('PARAMETER_TYPE'))
     assert.equal((await db.query('q')).length, 1)
+    await db.close()
+  })
+})
+
+describe('sessions of other users', () => {
+  for (const kind of ['remote', 'inline'] as const) {
+    it(`are told with every call (${kind})`, async () => {
+      const world = new World()
+      const db = await open(world[kind])
+      const alice = await db.as('alice')
+      await alice.query('SELECT 1')
+      await alice.exec('SELECT 1')
+      await alice.insert('t', [{ id: 1n, name: 'x' }])
+      await alice.insert('t', new Uint8Array([1]))
+      await alice.import('t', new Uint8Array([1]), { format: 'csv' })
+      await alice.status()
+      await (await alice.as('bob')).exec('SELECT 1')
+      await db.exec('SELECT 1')
+      assert.deepEqual(world.engine.sessions, [
+        'run as alice',
+        'run as alice',
+        'run as alice',
+        'describe as alice',
+        'insertPacked as alice',
+        'insertArrow as alice',
+        'importer as alice',
+        'status as alice',
+        'run as bob',
+        'run as bob',
+        'run',
+      ])
+      await db.close()
+    })
+  }
+
+  it('end alone, and with the connection', async () => {
+    const world = new World()
+    const db = await open(world.remote)
+    const [one, two] = [await db.as('alice'), await db.as('alice')]
+    await one.close()
+    await one.close()
+    assert.deepEqual(world.engine.endedSessions, ['alice'])
+    await assert.rejects(one.query('SELECT 1'), code('CONNECTION_CLOSED'))
+    await assert.rejects(one.as('bob'), code('CONNECTION_CLOSED'))
+    await two.query('SELECT 1')
+    await db.query('SELECT 1')
+    await db.close()
+    await assert.rejects(two.query('SELECT 1'), code('CONNECTION_CLOSED'))
+    await two.close()
+  })
+
+  it('are refused at once, and names are checked', async () => {
+    const world = new World()
+    const db = await open(world.remote)
+    await assert.rejects(db.as('root'), code('INSUFFICIENT_PRIVILEGE'))
+    for (const bad of ['', null, 7, undefined]) {
+      await assert.rejects(db.as(bad as string), code('INVALID_NAME'))
+      await assert.rejects(db.dropUser(bad as string), code('INVALID_NAME'))
+    }
+    await db.dropUser("al'ice")
+    assert.equal(world.engine.log.at(-1), 'DROP USER IF EXISTS $1 CASCADE')
     await db.close()
   })
 })

@@ -25,7 +25,7 @@ use super::table::{column_default, new_column, set_options};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
 use crate::schema::{
-    ColumnDefault, ColumnDefinition, DefaultFunction, NewColumn, TableDefinition, TableId,
+    ColumnDefault, ColumnDefinition, DefaultFunction, NewColumn, TableDefinition, TableId, TableType,
 };
 use crate::storage::Durability;
 use crate::types::{KalamDataType, KeyCodec, Value, coerce_array};
@@ -108,7 +108,7 @@ impl Steps<'_, '_> {
     }
 
     async fn take(&mut self, operation: &AlterTableOperation, of: usize) -> Result<()> {
-        let (at, by) = (platform::now_ms(), Arc::clone(self.execution.session.user()));
+        let (at, by) = (platform::now_ms(), Arc::clone(&self.execution.user));
         match operation {
             AlterTableOperation::AddColumn { column_position: Some(_), .. } => unsupported("FIRST and AFTER"),
             AlterTableOperation::AddColumn { if_not_exists, column_def, .. } => {
@@ -192,8 +192,7 @@ impl Steps<'_, '_> {
             ColumnDefault::None => !column.nullable,
             ColumnDefault::Literal(_) => false,
         };
-        let next =
-            self.now.add_column(column.clone(), initial.as_ref(), platform::now_ms(), self.execution.session.user());
+        let next = self.now.add_column(column.clone(), initial.as_ref(), platform::now_ms(), &self.execution.user);
         let next = next.map_err(at)?;
         if asks_rows && self.has_rows().await? {
             if matches!(column.default, ColumnDefault::Function(_)) {
@@ -215,9 +214,7 @@ impl Steps<'_, '_> {
     fn initial(&self, column: &NewColumn) -> Option<Value> {
         match column.default {
             ColumnDefault::Function(DefaultFunction::Now) => Some(Value::DateTime(platform::now_us())),
-            ColumnDefault::Function(DefaultFunction::CurrentUser) => {
-                Some(Value::Text(self.execution.session.user().to_string()))
-            }
+            ColumnDefault::Function(DefaultFunction::CurrentUser) => Some(Value::Text(self.execution.user.to_string())),
             // Rows cannot share one: each gets its own ([`Steps::add_computed`]).
             ColumnDefault::Function(_) => Some(Value::Null),
             ColumnDefault::None | ColumnDefault::Literal(_) => None,
@@ -225,7 +222,7 @@ impl Steps<'_, '_> {
     }
 
     async fn alter_column(&mut self, name: &str, operation: &AlterColumnOperation) -> Result<()> {
-        let (at, by) = (platform::now_ms(), Arc::clone(self.execution.session.user()));
+        let (at, by) = (platform::now_ms(), Arc::clone(&self.execution.user));
         let column = self.now.column(name).cloned();
         let next = match operation {
             AlterColumnOperation::SetNotNull => {
@@ -252,6 +249,11 @@ impl Steps<'_, '_> {
             }
             AlterColumnOperation::SetDataType { data_type, .. } => {
                 let to = KalamDataType::from_sql(data_type)?;
+                if self.now.table_type == TableType::Stream
+                    && column.as_ref().is_some_and(|c| self.now.is_key(c.column_id))
+                {
+                    return unsupported("a new type for a key column of a STREAM table");
+                }
                 let next = self.now.alter_type(name, to, at, &by)?;
                 match column {
                     Some(column) if column.data_type != to => self.check_type(&column, to).await?,

@@ -12,7 +12,7 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::datasource::MemTable;
 use datafusion::sql::sqlparser::ast::{self, Expr, Ident, ObjectName, Select, SelectItem, SetExpr, TableFactor};
 
-use super::super::catalog::{Extras, Names, fold};
+use super::super::catalog::{Extras, Names, fold, position_of_name};
 use super::super::errors::from_datafusion;
 use super::super::executor::{Execution, Rows, StatementResult, finish_rows};
 use super::super::parser::{self, Statement};
@@ -20,8 +20,8 @@ use super::query::item_names;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{CachedTableData, TableDefinition};
 use crate::tables::{
-    ColdCheck, HotTable, POSITION_COLUMN, PreparedRows, ROW_ID_COLUMN, Request, ScopeKey, ScopeWrite, SharedTableProvider,
-    TableProviderCore,
+    ColdCheck, HotTable, POSITION_COLUMN, PreparedRows, ROW_ID_COLUMN, Request, ScopeKey, ScopeWrite, StatementWrite,
+    TableProviderCore, stored_provider,
 };
 
 /// The relation that an UPDATE or DELETE changes, in the SELECT that finds its rows.
@@ -50,8 +50,11 @@ impl Target {
         let table = names.writable(name).await?;
         super::storage::make_room(execution).await?;
         let request = execution.request();
-        let scope = request.scope(&table);
-        let hot = execution.executor.store().hot(&scope, table.definition()).await?;
+        let scope = request.scope(&table).map_err(|e| e.at(position_of_name(name)))?;
+        let hot = match &execution.transaction {
+            Some(transaction) => transaction.target(&table, &scope).await?,
+            None => execution.executor.store().hot(&scope, table.definition()).await?,
+        };
         // The snapshot comes after the rows are there: it must not be older than what a position points at.
         let request = execution.request();
         Ok(Self { table, scope, hot, request })
@@ -82,8 +85,7 @@ impl Target {
 
     /// The provider of [`TARGET`].
     pub fn extras(&self, execution: &Execution<'_>) -> Result<Extras> {
-        let core = self.core(execution)?;
-        Ok(Extras::from([(TARGET.to_owned(), Arc::new(SharedTableProvider::new(core)) as _)]))
+        Ok(Extras::from([(TARGET.to_owned(), stored_provider(self.core(execution)?)?)]))
     }
 
     /// A batch of the table's columns, checked against NOT NULL. `first_row` is the number of its first row, from 1.
@@ -91,7 +93,7 @@ impl Target {
         checked_batch(&self.table, columns, rows, first_row)
     }
 
-    /// Commits a change of the table.
+    /// Commits a change of the table, or makes it part of the open transaction.
     pub async fn commit(
         self,
         execution: &Execution<'_>,
@@ -106,6 +108,15 @@ impl Target {
             return Ok(StatementResult::default());
         }
         let (registry, store) = (execution.executor.registry(), execution.executor.store());
+        if let Some(transaction) = &execution.transaction {
+            let current = registry.table(self.table.table_id()).await?;
+            if !current.is_some_and(|current| Arc::ptr_eq(&current, &self.table)) {
+                return Err(changed_meanwhile(&self.table));
+            }
+            let write = StatementWrite { table: &self.table, scope: &self.scope, rows, replaced, deleted };
+            transaction.write(write).await?;
+            return Ok(StatementResult { rows_affected, ..StatementResult::default() });
+        }
         let mut write = ScopeWrite {
             scope: self.scope,
             hot: self.hot,
@@ -119,10 +130,7 @@ impl Target {
             write.checked = store.check_keys(&write, self.table.definition()).await?;
             let current = registry.table(self.table.table_id()).await?;
             if !current.is_some_and(|current| Arc::ptr_eq(&current, &self.table)) {
-                return Err(KalamError::new(
-                    ErrorCode::Conflict,
-                    format!("the definition of '{}' was changed meanwhile", self.table.table_id()),
-                ));
+                return Err(changed_meanwhile(&self.table));
             }
             // Nothing is awaited from here to `submit`. If rows moved while their keys were asked for, only that is
             // done again.
@@ -149,6 +157,10 @@ impl Target {
         let (schema, batches) = execution.select(query, &extras, Arc::clone(&self.request)).await?;
         Ok(Some(finish_rows(&schema, batches, item_names(items))?))
     }
+}
+
+fn changed_meanwhile(table: &CachedTableData) -> KalamError {
+    KalamError::new(ErrorCode::Conflict, format!("the definition of '{}' was changed meanwhile", table.table_id()))
 }
 
 /// A batch of a table's columns, checked against NOT NULL. `first_row` is the number of its first row, from 1.

@@ -18,4 +18,5 @@ pub mod table;
 pub mod truncate;
 pub mod update;
 pub mod upsert;
+pub mod user;
 pub mod view;

@@ -70,6 +70,7 @@ async fn rewrite(
         match outcome {
             Err(error) if error.code() == ErrorCode::Conflict && attempt < ATTEMPTS => {
                 attempt += 1;
+                store.all_released().await;
                 store.settled().await;
             }
             outcome => return outcome,

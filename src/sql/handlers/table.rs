@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use std::collections::HashSet;
+
 use datafusion::sql::sqlparser::ast::{
     ColumnDef, ColumnOption, CreateTable, CreateTableOptions, Expr, FunctionArguments, Ident, IndexColumn, ObjectName,
     SqlOption, TableConstraint, Value as SqlValue,
@@ -30,9 +32,6 @@ use crate::types::{KalamDataType, coerce_array};
 
 /// Runs a CREATE TABLE.
 pub async fn create(execution: &Execution<'_>, kind: TableType, create: CreateTable) -> Result<StatementResult> {
-    if kind != TableType::Shared {
-        return unsupported("CREATE USER TABLE and CREATE STREAM TABLE");
-    }
     if create.temporary || create.external || create.or_replace || create.like.is_some() || create.clone.is_some() {
         return unsupported("CREATE TABLE with TEMPORARY, EXTERNAL, OR REPLACE, LIKE or CLONE");
     }
@@ -86,7 +85,7 @@ pub async fn create(execution: &Execution<'_>, kind: TableType, create: CreateTa
             Some(rows)
         }
     };
-    let by = execution.session.user();
+    let by = &execution.user;
     let number = registry.next_table_no().await?;
     let definition = TableDefinition::new(id.clone(), number, kind, columns, &key, options, platform::now_ms(), by)
         .map_err(|e| e.at(position))?;
@@ -141,7 +140,7 @@ pub async fn create_filled(
         return Ok(StatementResult { durability: Some(Durability::Strict), ..StatementResult::default() });
     }
     let request = execution.request();
-    let scope = request.scope(&CachedTableData::new(definition.clone()));
+    let scope = request.scope(&CachedTableData::new(definition.clone()))?;
     let hot = store.hot(&scope, &definition).await?;
     let rows_affected = rows.iter().map(|r| r.len() as u64).sum();
     let write = ScopeWrite {
@@ -285,6 +284,7 @@ pub fn table_options(kind: TableType, given: &CreateTableOptions) -> Result<Tabl
 
 /// Sets options as they are written.
 pub fn set_options(options: &mut TableOptions, kind: TableType, given: &[SqlOption]) -> Result<()> {
+    let mut seen = HashSet::new();
     for option in given {
         let SqlOption::KeyValue { key, value } = option else {
             return Err(KalamError::new(
@@ -292,6 +292,11 @@ pub fn set_options(options: &mut TableOptions, kind: TableType, given: &[SqlOpti
                 format!("the option '{option}' is not NAME = value"),
             ));
         };
+        let name = key.value.to_ascii_uppercase();
+        if !seen.insert(name.clone()) {
+            let message = format!("the option {name} is given twice");
+            return Err(KalamError::new(ErrorCode::InvalidOption, message).at(position_of(key)));
+        }
         options.set(kind, &key.value, &option_text(key, value)?).map_err(|e| e.at(position_of(key)))?;
     }
     Ok(())

@@ -163,6 +163,9 @@ impl<'a> Upsert<'a> {
             }
             outcome => outcome?,
         };
+        if let Some(transaction) = &execution.transaction {
+            transaction.note_upsert();
+        }
         result.rows_affected = changes.rows.len() as u64;
         result.rows = returned;
         Ok(result)

@@ -11,7 +11,7 @@ import type { HostStorage } from '../storage.js'
 import type { ConnectProgress } from '../types.js'
 import type { ResolvedWasm } from '../wasm.js'
 import type { FromHost, HostSource, Op, Ops, Progress, ToHost } from './protocol.js'
-import type { Engine, Surface } from './surface.js'
+import type { Engine, SessionOptions, Surface } from './surface.js'
 
 /** What a host needs from its surroundings. */
 export interface HostEnvironment {
@@ -130,25 +130,46 @@ export class EngineHost {
     }
   }
 
-  protected run({ sql, params, mode, durability, timeoutMs }: Ops['run']['args'], id: number) {
+  protected run({ sql, params, mode, durability, timeoutMs, ...rest }: Ops['run']['args'], id: number) {
     return this.opened.run(sql, params, {
       mode,
       requestId: id,
+      ...sessionOf(rest),
       ...(durability !== undefined && { durability }),
       ...(timeoutMs !== undefined && { timeoutMs }),
     })
   }
 
-  protected describe({ table }: Ops['describe']['args']) {
-    return this.opened.describe(table)
+  protected async begin({ readOnly, ...rest }: Ops['begin']['args']): Promise<Ops['begin']['result']> {
+    const options = { ...sessionOf(rest), ...(readOnly !== undefined && { readOnly }) }
+    return { transaction: await this.opened.begin(options) }
   }
 
-  protected insertPacked({ table, columns, packed, durability }: Ops['insertPacked']['args']) {
-    return this.opened.insertPacked(table, columns, packed, durability === undefined ? {} : { durability })
+  protected commit({ transaction, durability }: Ops['commit']['args'], id: number) {
+    return this.opened.commit(transaction, { requestId: id, ...(durability !== undefined && { durability }) })
   }
 
-  protected insertArrow({ table, ipc, durability }: Ops['insertArrow']['args']) {
-    return this.opened.insertArrow(table, ipc, durability === undefined ? {} : { durability })
+  protected async rollback({ transaction }: Ops['rollback']['args']): Promise<undefined> {
+    await this.opened.rollback(transaction)
+  }
+
+  protected async endSession({ user, session }: Ops['endSession']['args']): Promise<undefined> {
+    this.opened.endSession(user, session)
+  }
+
+  protected describe({ table, ...rest }: Ops['describe']['args']) {
+    return this.opened.describe(table, sessionOf(rest))
+  }
+
+  protected insertPacked({ table, columns, packed, durability, ...rest }: Ops['insertPacked']['args']) {
+    return this.opened.insertPacked(table, columns, packed, {
+      ...sessionOf(rest),
+      ...(durability !== undefined && { durability }),
+    })
+  }
+
+  protected insertArrow({ table, ipc, durability, ...rest }: Ops['insertArrow']['args']) {
+    return this.opened.insertArrow(table, ipc, { ...sessionOf(rest), ...(durability !== undefined && { durability }) })
   }
 
   protected async import(args: Ops['import']['args'], id: number, running: Running) {
@@ -183,8 +204,8 @@ export class EngineHost {
     return { chunks }
   }
 
-  protected status() {
-    return this.opened.status()
+  protected status(args: Ops['status']['args']) {
+    return this.opened.status(sessionOf(args))
   }
 
   protected async close(): Promise<undefined> {
@@ -221,6 +242,15 @@ export class EngineHost {
     } finally {
       await lock.release()
     }
+  }
+}
+
+/** The session that a call belongs to, as the engine takes it. */
+function sessionOf({ user, session, transaction }: SessionOptions): SessionOptions {
+  return {
+    ...(user !== undefined && { user }),
+    ...(session !== undefined && { session }),
+    ...(transaction !== undefined && { transaction }),
   }
 }
 

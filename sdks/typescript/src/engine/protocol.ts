@@ -7,7 +7,7 @@
 import type { KalamErrorInit } from '../errors.js'
 import type { ConnectProgress, Durability, ExecResult, ImportFormat, ImportProgress, RescueFinding } from '../types.js'
 import type { ResolvedWasm } from '../wasm.js'
-import type { EngineConfig, EngineStatus, RunMode, RunResult, TableInfo } from './surface.js'
+import type { EngineConfig, EngineStatus, RunMode, RunResult, SessionOptions, TableInfo } from './surface.js'
 
 /** Where the bytes of an import come from, as seen by the host. */
 export type HostSource =
@@ -24,17 +24,24 @@ export interface Ops {
     result: { module: WebAssembly.Module }
   }
   run: {
-    args: { sql: string; params: unknown; mode: RunMode; durability?: Durability; timeoutMs?: number }
+    args: SessionOptions & { sql: string; params: unknown; mode: RunMode; durability?: Durability; timeoutMs?: number }
     result: RunResult
   }
-  describe: { args: { table: string }; result: TableInfo }
+  begin: { args: SessionOptions & { readOnly?: boolean }; result: { transaction: string } }
+  commit: { args: { transaction: string; durability?: Durability }; result: ExecResult }
+  rollback: { args: { transaction: string }; result: undefined }
+  endSession: { args: { user: string; session: string }; result: undefined }
+  describe: { args: SessionOptions & { table: string }; result: TableInfo }
   insertPacked: {
-    args: { table: string; columns: string[]; packed: Uint8Array; durability?: Durability }
+    args: SessionOptions & { table: string; columns: string[]; packed: Uint8Array; durability?: Durability }
     result: ExecResult
   }
-  insertArrow: { args: { table: string; ipc: Uint8Array; durability?: Durability }; result: ExecResult }
+  insertArrow: {
+    args: SessionOptions & { table: string; ipc: Uint8Array; durability?: Durability }
+    result: ExecResult
+  }
   import: {
-    args: {
+    args: SessionOptions & {
       table: string
       source: HostSource
       format?: ImportFormat
@@ -48,7 +55,7 @@ export interface Ops {
   }
   /** The pieces of the stream, in order. */
   backup: { args: Record<never, never>; result: { chunks: Uint8Array[] } }
-  status: { args: Record<never, never>; result: EngineStatus }
+  status: { args: SessionOptions; result: EngineStatus }
   close: { args: Record<never, never>; result: undefined }
   rescue: {
     args: { name: string; storage: EngineConfig['storage']; wasm: ResolvedWasm | undefined }
