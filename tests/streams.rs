@@ -17,7 +17,7 @@ use kalamdb::sql::{ExecuteOptions, Params, StatementResult};
 use kalamdb::storage::{
     Durability, KeyRange, KeyValue, MemoryBackend, Partition, ScanOptions, StorageBackend, StorageStats, WriteBatch,
 };
-use kalamdb::tables::{ColdCheck, ScopeKey, ScopeWrite, prepare_rows};
+use kalamdb::tables::{ScopeKey, ScopeWrite, prepare_rows};
 
 /// A memory backend whose commits fail on demand.
 #[derive(Debug)]
@@ -161,7 +161,7 @@ async fn mixed(context: &AppContext, id: i32) -> Result<Durability> {
         let batch = RecordBatch::try_new(table.arrow_schema()?, vec![column]).map_err(KalamError::internal)?;
         let rows = prepare_rows(table.definition(), &batch, None)?;
         let schema_version = table.schema_version();
-        writes.push(ScopeWrite { scope, hot, schema_version, rows, replaced: Vec::new(), deleted: Vec::new(), checked: ColdCheck::NoNewKeys });
+        writes.push(ScopeWrite { scope, hot, schema_version, rows, replaced: Vec::new(), deleted: Vec::new() });
     }
     let receipt = context.store().submit(writes, Durability::Strict, None)?.await?;
     Ok(receipt.durability)
