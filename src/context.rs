@@ -13,7 +13,7 @@ use uuid::Uuid;
 use web_time::Duration;
 
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::jobs::{JobKind, JobManager, RetentionJob};
+use crate::jobs::{EvictJob, JobKind, JobManager, RetentionJob, RewriteJob};
 use crate::platform;
 use crate::schema::{Role, SchemaRegistry, check_user_name};
 use crate::sql::{DEFAULT_TRANSACTION_TIMEOUT, Session, SqlExecutor};
@@ -22,7 +22,9 @@ use crate::storage::record::{self, RecordKind};
 use crate::storage::{
     Backup, CountingBackend, Durability, GatedBackend, Partition, Restore, StorageBackend, WriteBatch,
 };
-use crate::tables::{SystemProviders, SystemTablesRegistry, TableProviders, TableStore};
+use crate::tables::{
+    DueWork, Finding, Salvage, Scrub, SystemProviders, SystemTablesRegistry, TableProviders, TableStore,
+};
 
 /// The version of this engine.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -192,6 +194,29 @@ impl AppContext {
         Backup::new(self.gated.close_gate().await, &about)
     }
 
+    /// What can be read of a damaged database, which need not open: as a backup that restores to one that does, and the
+    /// report of what is missing in it. Nobody may write to the backend meanwhile.
+    pub async fn rescue(backend: Arc<dyn StorageBackend>) -> Result<(Backup, Vec<Finding>)> {
+        let scrub = Scrub::run(&backend, None, || Ok(())).await?;
+        let findings = scrub.findings.clone();
+        let about = serde_json::json!({
+            "format": FORMAT,
+            "engine": VERSION,
+            "rescued": true,
+            "storage": backend.kind(),
+            "createdAtMs": platform::now_ms(),
+        });
+        let database = DatabaseRecord {
+            format: FORMAT,
+            node_id: NodeId::generate().as_str().to_owned(),
+            created_at_ms: platform::now_ms(),
+            created_by: VERSION.to_owned(),
+        };
+        let database = serde_json::to_vec(&database).map_err(KalamError::internal)?;
+        let salvage = Salvage::new(backend, scrub, &database).await?;
+        Ok((Backup::of_unchanged(Arc::new(salvage), &about), findings))
+    }
+
     /// The node's id.
     pub fn node_id(&self) -> &NodeId {
         &self.node_id
@@ -240,6 +265,8 @@ impl AppContext {
 
     /// Waits for what is under way and closes the backend.
     pub async fn close(&self) -> Result<()> {
+        // A job that cannot be written down is found running, and run again.
+        let _ = self.jobs.close().await;
         let finished = self.store.close().await;
         // Whatever the store's last words met, the backend is not held any longer.
         self.backend.close().await.and(finished)
@@ -249,7 +276,13 @@ impl AppContext {
 async fn open_jobs(backend: &Arc<dyn StorageBackend>, executor: &SqlExecutor) -> Result<Arc<JobManager>> {
     let system = executor.system();
     let retention = RetentionJob::new(Arc::clone(backend), system.jobs().clone());
-    let kinds: Vec<Arc<dyn JobKind>> = vec![Arc::new(retention)];
+    let rewrite = |work| RewriteJob::new(work, Arc::clone(executor.registry()), Arc::clone(executor.store()));
+    let kinds: Vec<Arc<dyn JobKind>> = vec![
+        Arc::new(EvictJob::new(Arc::clone(executor.store()))),
+        Arc::new(rewrite(DueWork::Flush)),
+        Arc::new(rewrite(DueWork::Compact)),
+        Arc::new(retention),
+    ];
     let jobs = JobManager::open(system, Arc::clone(backend), Arc::clone(executor.store()), kinds).await?;
     let manager: Weak<JobManager> = Arc::downgrade(&jobs);
     system.set_job_manager(manager);

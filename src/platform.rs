@@ -90,6 +90,26 @@ pub async fn yield_to_host() {
     let _ = SendFuture::new(wasm_bindgen_futures::JsFuture::from(promise)).await;
 }
 
+/// Waits for so many milliseconds, without keeping a process alive that has nothing else to do.
+#[cfg(target_arch = "wasm32")]
+pub async fn idle_for(ms: u64) {
+    use wasm_bindgen::JsCast;
+    let promise = js_sys::Promise::new(&mut |resolve, _| {
+        let function = |object: &wasm_bindgen::JsValue, name: &str| {
+            js_sys::Reflect::get(object, &name.into()).ok().and_then(|f| f.dyn_into::<js_sys::Function>().ok())
+        };
+        // Without a timer it never ends.
+        let Some(set_timeout) = function(&js_sys::global(), "setTimeout") else { return };
+        if let Ok(timer) = set_timeout.call2(&js_sys::global(), &resolve, &wasm_bindgen::JsValue::from_f64(ms as f64))
+            && timer.is_object()
+            && let Some(unref) = function(&timer, "unref")
+        {
+            let _ = unref.call0(&timer);
+        }
+    });
+    let _ = SendFuture::new(wasm_bindgen_futures::JsFuture::from(promise)).await;
+}
+
 /// Lets the host run what is waiting: natively, nothing waits for this thread.
 #[cfg(not(target_arch = "wasm32"))]
 pub async fn yield_to_host() {}

@@ -417,6 +417,7 @@ impl Execution<'_> {
             Statement::UseNamespace(name) => handlers::namespace::use_namespace(self, &name).await,
             Statement::ShowNamespaces => handlers::show::namespaces(self).await,
             Statement::ShowStats => handlers::show::stats(self).await,
+            Statement::StorageCheck(table) => handlers::check::check(self, table.as_ref()).await,
             Statement::ShowManifest(name) => handlers::storage::manifest(self, name.as_ref()).await,
             Statement::Storage { compact, table } => handlers::storage::run(self, compact, table.as_ref()).await,
             Statement::KillJob(id) => handlers::job::kill(self, &id).await,

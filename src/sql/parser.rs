@@ -44,6 +44,8 @@ pub enum Statement {
     ShowNamespaces,
     /// `SHOW STATS`.
     ShowStats,
+    /// `STORAGE CHECK [TABLE t | ALL]`.
+    StorageCheck(Option<ObjectName>),
     /// `SHOW MANIFEST [t]`.
     ShowManifest(Option<ObjectName>),
     /// `STORAGE FLUSH | COMPACT TABLE t | ALL`.
@@ -330,6 +332,14 @@ impl StatementParser<'_> {
                 self.skip(3);
                 return Ok(Statement::Describe(self.parser.parse_object_name(false)?));
             }
+        }
+        if is(&first, "storage") && is(&second, "check") {
+            self.skip(2);
+            if self.parser.parse_keyword(Keyword::TABLE) {
+                return Ok(Statement::StorageCheck(Some(self.parser.parse_object_name(false)?)));
+            }
+            let _ = self.parser.parse_keyword(Keyword::ALL);
+            return Ok(Statement::StorageCheck(None));
         }
         if is(&first, "storage") && (is(&second, "flush") || is(&second, "compact")) {
             self.skip(2);

@@ -282,7 +282,8 @@ fn blob_key(id: &[u8], part: u32) -> Vec<u8> {
     key
 }
 
-fn blob_prefix(id: &[u8]) -> Vec<u8> {
+/// First bytes of the keys of a blob's parts.
+pub fn blob_prefix(id: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(id.len() + 6);
     key.extend_from_slice(&(id.len() as u16).to_be_bytes());
     key.extend_from_slice(id);

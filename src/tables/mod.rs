@@ -16,7 +16,9 @@ mod pins;
 mod provider;
 mod replay;
 mod rewrite;
+mod salvage;
 mod scan;
+mod scrub;
 mod segment;
 mod seq;
 mod store;
@@ -37,6 +39,8 @@ pub use provider::{
     with_system_columns,
 };
 pub use rewrite::retained_since;
+pub use salvage::Salvage;
+pub use scrub::{Finding, Health, Scrub};
 pub use scan::{DELETED_COLUMN, POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLUMN, TableScanExec};
 pub use segment::{
     CacheStatistics, ColumnMeta, DeleteVector, ROW_GROUP_ROWS, ROW_ID_FIELD_ID, SEGMENT_ROWS, SEQ_FIELD_ID, Segment,

@@ -5,6 +5,7 @@
 //! borrow of the engine across an await, so calls may overlap in any order.
 
 mod cursor;
+mod idle;
 mod transactions;
 mod values;
 
@@ -32,7 +33,8 @@ use crate::sql::{
 };
 use crate::storage::host::HostBackend;
 use crate::storage::indexeddb::{self, IndexedDbBackend};
-use crate::storage::{Durability, MemoryBackend, Restore, StorageBackend};
+use crate::storage::{Backup, Durability, MemoryBackend, Restore, StorageBackend};
+use idle::{Idle, Request};
 use values::{optional_bool, optional_number, optional_string, set, to_js_error};
 
 /// The engine's version.
@@ -69,6 +71,7 @@ struct Inner {
     /// Sessions of open transactions, by their ids.
     transactions: RefCell<HashMap<String, Arc<Session>>>,
     closed: Cell<bool>,
+    idle: Rc<Idle>,
 }
 
 #[wasm_bindgen]
@@ -76,12 +79,6 @@ impl Engine {
     /// Opens a database.
     pub fn open(config: JsValue) -> Promise {
         promise(async move {
-            let name = optional_string(&config, "name")?.unwrap_or_default();
-            let supplied = Reflect::get(&config, &"storage".into()).ok().filter(JsValue::is_object);
-            let storage = match supplied {
-                Some(_) => "host".into(),
-                None => optional_string(&config, "storage")?.unwrap_or_else(|| "memory".into()),
-            };
             let durability = optional_string(&config, "durability")?;
             let durability = durability.as_deref().map(Durability::parse).transpose()?.unwrap_or_default();
             let defaults = Config::default();
@@ -96,17 +93,7 @@ impl Engine {
                 transaction_timeout: optional_number(&config, "transactionTimeoutMs")?
                     .map_or(defaults.transaction_timeout, |ms| Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9))),
             };
-            let backend: Arc<dyn StorageBackend> = match storage.as_str() {
-                "host" => Arc::new(HostBackend::new(supplied.unwrap_or_default().unchecked_into())?),
-                "memory" => Arc::new(MemoryBackend::new()),
-                "indexeddb" => Arc::new(IndexedDbBackend::open(&name).await?),
-                other => {
-                    return Err(KalamError::new(
-                        ErrorCode::InvalidOption,
-                        format!("storage is '{other}', expected 'indexeddb', 'memory' or an object"),
-                    ));
-                }
-            };
+            let backend = backend_of(&config).await?;
             let opened = match Reflect::get(&config, &"restore".into()).ok().filter(JsValue::is_object) {
                 Some(bytes) => restore_from(&backend, &bytes.unchecked_into(), options).await,
                 None => AppContext::open(Arc::clone(&backend), options).await,
@@ -119,6 +106,9 @@ impl Engine {
                     return Err(error);
                 }
             };
+            let idle = Idle::new(Arc::clone(context.jobs()));
+            // What a process that ended left, and what became due meanwhile.
+            drop(idle.request());
             let inner = Inner {
                 context,
                 durability,
@@ -126,8 +116,20 @@ impl Engine {
                 sessions: RefCell::default(),
                 transactions: RefCell::default(),
                 closed: Cell::new(false),
+                idle,
             };
             Ok(Engine { inner: Rc::new(inner) }.into())
+        })
+    }
+
+    /// Reads what can be read of a damaged database, which need not open: `chunk` is given the pieces of a backup, and the
+    /// result is the report, rows of `object`, `status` and `detail`.
+    pub fn rescue(config: JsValue, chunk: Function) -> Promise {
+        promise(async move {
+            let backend = backend_of(&config).await?;
+            let rescued = rescue_to(&backend, &chunk).await;
+            backend.close().await?;
+            rescued
         })
     }
 
@@ -289,13 +291,7 @@ impl Engine {
         let inner = Rc::clone(&self.inner);
         promise(async move {
             inner.check_open()?;
-            let mut backup = inner.context.backup().await;
-            while let Some(bytes) = backup.next().await? {
-                let thrown = chunk.call1(&JsValue::UNDEFINED, &Uint8Array::from(&bytes[..]));
-                if thrown.is_err() {
-                    return Err(KalamError::new(ErrorCode::Cancelled, "the backup was given up by its caller"));
-                }
-            }
+            hand_over(inner.context.backup().await, &chunk).await?;
             Ok(JsValue::UNDEFINED)
         })
     }
@@ -305,11 +301,59 @@ impl Engine {
         let inner = Rc::clone(&self.inner);
         promise(async move {
             if !inner.closed.replace(true) {
+                inner.idle.close();
                 inner.context.close().await?;
             }
             Ok(JsValue::UNDEFINED)
         })
     }
+}
+
+/// Gives a backup away, piece by piece.
+async fn hand_over(mut backup: Backup, chunk: &Function) -> Result<()> {
+    while let Some(bytes) = backup.next().await? {
+        let thrown = chunk.call1(&JsValue::UNDEFINED, &Uint8Array::from(&bytes[..]));
+        if thrown.is_err() {
+            return Err(KalamError::new(ErrorCode::Cancelled, "the backup was given up by its caller"));
+        }
+    }
+    Ok(())
+}
+
+async fn rescue_to(backend: &Arc<dyn StorageBackend>, chunk: &Function) -> Result<JsValue> {
+    let (backup, findings) = AppContext::rescue(Arc::clone(backend)).await?;
+    hand_over(backup, chunk).await?;
+    let report = Array::new();
+    for finding in findings {
+        let row = Object::new();
+        set(&row, "object", &JsValue::from_str(&finding.object));
+        set(&row, "status", &JsValue::from_str(&finding.health.to_string()));
+        set(&row, "detail", &JsValue::from_str(&finding.detail));
+        report.push(&row);
+    }
+    Ok(report.into())
+}
+
+/// What a configuration says that a database is stored on.
+async fn backend_of(config: &JsValue) -> Result<Arc<dyn StorageBackend>> {
+    let name = optional_string(config, "name")?.unwrap_or_default();
+    let supplied = Reflect::get(config, &"storage".into()).ok().filter(JsValue::is_object);
+    let storage = match supplied {
+        Some(_) => "host".into(),
+        None => optional_string(config, "storage")?.unwrap_or_else(|| "memory".into()),
+    };
+    let backend: Arc<dyn StorageBackend> = match storage.as_str() {
+        "host" => Arc::new(HostBackend::new(supplied.unwrap_or_default().unchecked_into())?),
+        "memory" => Arc::new(MemoryBackend::new()),
+        "indexeddb" => Arc::new(IndexedDbBackend::open(&name).await?),
+        other => {
+            return Err(KalamError::new(
+                ErrorCode::InvalidOption,
+                format!("storage is '{other}', expected 'indexeddb', 'memory' or an object"),
+            ));
+        }
+    };
+    Ok(backend)
 }
 
 /// Restores a backup that lies in JavaScript's memory, a piece at a time, and opens what was restored.
@@ -330,6 +374,7 @@ async fn restore_from(
 
 /// Takes a request off the list of running ones when it ends, however it ends.
 struct Running {
+    _request: Request,
     inner: Rc<Inner>,
     request: Option<u32>,
 }
@@ -381,7 +426,7 @@ impl Inner {
             .map(|ms| Instant::now() + Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9)));
         let durability = self.durability_of(options)?;
         let execute = ExecuteOptions { durability, cancelled, deadline, ..ExecuteOptions::default() };
-        Ok((execute, Running { inner: Rc::clone(self), request }))
+        Ok((execute, Running { _request: self.idle.request(), inner: Rc::clone(self), request }))
     }
 }
 

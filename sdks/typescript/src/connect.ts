@@ -10,9 +10,10 @@ import { Link } from './engine/link.js'
 import type { EngineConfig } from './engine/surface.js'
 import { overWorker, type Receiver, type Spawn, spawnWorker } from './engine/transport.js'
 import { KalamError } from './errors.js'
+import { joined } from './export.js'
 import { Limit } from './limit.js'
 import { hasFiles } from './node/builtin.js'
-import type { ConnectOptions, ConnectProgress, Database, DeleteOptions, WasmSource } from './types.js'
+import type { ConnectOptions, ConnectProgress, Database, DeleteOptions, Rescued, WasmSource } from './types.js'
 import { compileResponse, type ResolvedWasm } from './wasm.js'
 
 const OPTIONS: readonly string[] = [
@@ -103,6 +104,33 @@ export async function deleteDatabase(name: string, options: DeleteOptions = {}):
     limit.check()
     link = await Link.start(chooseSpawn(options.worker), () => {})
     await link.call('deleteDatabase', { name, wasm }, { limit })
+  } finally {
+    limit.dispose()
+    link?.terminate(done)
+  }
+}
+
+/**
+ * Reads everything that can be read of a database with damaged records, which may well not open any more: a backup to
+ * restore under another name, and the report of what is missing in it. The database is not changed.
+ *
+ * Errors: `DATABASE_LOCKED` while a connection has it open.
+ *
+ * @param options as for {@link connect}
+ */
+export async function rescue(options: string | ConnectOptions): Promise<Rescued> {
+  const given = withName(typeof options === 'string' ? { name: options } : options)
+  checkOptions(given)
+  const storage = chooseStorage(given)
+  const wasm = await resolveWasm(given.wasm)
+  const limit = new Limit(given.signal)
+  const done = new KalamError({ code: 'CONNECTION_CLOSED', message: 'the engine was started for one call only' })
+  let link: Link | undefined
+  try {
+    limit.check()
+    link = await Link.start(chooseSpawn(given.worker, typeof storage !== 'string'), () => {})
+    const { chunks, report } = await link.call('rescue', { name: given.name, storage, wasm }, { limit, readOnly: true })
+    return { bytes: joined(chunks), report }
   } finally {
     limit.dispose()
     link?.terminate(done)

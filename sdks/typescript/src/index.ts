@@ -6,7 +6,7 @@
  * @packageDocumentation
  */
 
-export { connect, deleteDatabase } from './connect.js'
+export { connect, deleteDatabase, rescue } from './connect.js'
 export { KalamError, type KalamErrorInit, type Position } from './errors.js'
 export { Timestamp } from './timestamp.js'
 export type {
@@ -37,6 +37,8 @@ export type {
   JsonValue,
   Param,
   Params,
+  RescueFinding,
+  Rescued,
   Role,
   Row,
   Rows,

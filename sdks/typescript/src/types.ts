@@ -138,6 +138,24 @@ export interface ConnectOptions {
 /** Options of {@link deleteDatabase}. */
 export type DeleteOptions = Pick<ConnectOptions, 'worker' | 'wasm' | 'signal' | 'path'>
 
+/** A row of the report of {@link rescue}. */
+export interface RescueFinding {
+  /** What was looked at. */
+  object: string
+  /** `damaged` and `orphaned` things are missing in what was rescued. */
+  status: 'ok' | 'damaged' | 'orphaned'
+  /** How much of it there is, or what is wrong. */
+  detail: string
+}
+
+/** What {@link rescue} gives. */
+export interface Rescued {
+  /** A backup of everything that can be read: `connect({ restore })` takes it. */
+  bytes: Uint8Array
+  /** What was found, and what is missing. */
+  report: RescueFinding[]
+}
+
 /** Formats that `import` reads. `json` is an array of objects, `ndjson` one object per line. */
 export type ImportFormat = 'parquet' | 'csv' | 'json' | 'ndjson' | 'arrow'
 

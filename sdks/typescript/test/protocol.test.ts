@@ -10,6 +10,7 @@ import { EngineHost, type HostEnvironment } from '../src/engine/host.js'
 import { spawnInline } from '../src/engine/inline-host.js'
 import type { FromHost, ToHost } from '../src/engine/protocol.js'
 import type {
+  Cursor,
   Engine,
   EngineConfig,
   ImporterOptions,
@@ -215,6 +216,7 @@ class World {
     },
     instantiate: async (_module, onTrap) => ({
       Engine: {
+        rescue: async () => [],
         open: async config => {
           if (this.failOpen) throw this.failOpen
           const engine = new ScriptedEngine(config, this, onTrap)
@@ -295,6 +297,33 @@ for (const kind of ['remote', 'inline'] as const) {
       await db[Symbol.asyncDispose]()
       assert.equal(world.engine.closed, true)
       assert.equal(world.locks, 0)
+    })
+
+    it('streams rows and files, and closes what it opened', async () => {
+      const world = new World()
+      const db = await open(world[kind])
+      const seen: unknown[] = []
+      for await (const rows of db.stream('all')) {
+        assert.deepEqual(rows.columns, COLUMNS)
+        seen.push(...rows.map(row => row.id))
+      }
+      assert.deepEqual(seen, [1n, 0n])
+      for await (const rows of db.stream('first')) {
+        assert.equal(rows.length, 1)
+        break
+      }
+      const late = async () => {
+        for await (const _ of db.stream('fail late'));
+      }
+      await assert.rejects(late, code('TIMEOUT'))
+      assert.deepEqual(await db.export('t'), new Uint8Array([1, 0]))
+      const files = []
+      for await (const file of db.exportFiles('SELECT 1', { format: 'csv', rowsPerFile: 5 })) files.push(file)
+      assert.deepEqual(files, [{ name: 'part-00000.csv', bytes: new Uint8Array([1, 0]) }])
+      await assert.rejects(db.export('t', { format: 'xml' as never }), code('INVALID_OPTION'))
+      assert.deepEqual(world.engine.closedCursors, ['all', 'first', 'fail late', 'SELECT * FROM t', 'SELECT 1'])
+      assert.equal(world.engine.sessions.filter(one => one === 'cursor').length, 5)
+      await db.close()
     })
 
     it('revives errors and goes on', async () => {

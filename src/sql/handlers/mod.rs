@@ -2,6 +2,7 @@
 
 pub mod alter;
 pub mod audit;
+pub mod check;
 pub mod delete;
 pub mod dml;
 pub mod do_update;

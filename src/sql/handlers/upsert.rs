@@ -358,7 +358,12 @@ async fn lost_race(
     new: &[Vec<Option<Vec<u8>>>],
     before: &Found,
 ) -> Result<bool> {
-    execution.executor.store().barrier().await;
+    let store = execution.executor.store();
+    store.barrier().await;
+    // The row in the way may have been one that storage then refused: what this statement met is gone from memory.
+    if !store.loaded(&target.scope).is_some_and(|hot| Arc::ptr_eq(&hot, &target.hot)) {
+        return Ok(true);
+    }
     let again = Target { request: execution.request(), ..target.clone() };
     let now = Found::of(execution, &again, arbiters, new).await?;
     Ok(now.by_key.iter().zip(&before.by_key).any(|(now, before)| now.keys().any(|key| !before.contains_key(key))))

@@ -172,6 +172,11 @@ impl SystemTablesRegistry {
         &self.node_id
     }
 
+    /// What the database is stored on.
+    pub fn backend(&self) -> Arc<dyn StorageBackend> {
+        Arc::clone(&self.backend) as _
+    }
+
     /// The users.
     pub fn users(&self) -> &EntityStore<UserRecord> {
         &self.users

@@ -261,6 +261,19 @@ export class EngineHost {
     }
   }
 
+  protected async rescue({ name, storage, wasm }: Ops['rescue']['args'], id: number): Promise<Ops['rescue']['result']> {
+    const lock = storage === 'indexeddb' ? await this.environment.lock(name) : undefined
+    try {
+      const [surface] = await this.surface(wasm, id)
+      const chunks: Uint8Array[] = []
+      const supplied = typeof storage === 'function' ? await storage() : storage
+      const report = await surface.Engine.rescue({ name, storage: supplied }, bytes => void chunks.push(bytes))
+      return { chunks, report }
+    } finally {
+      await lock?.release()
+    }
+  }
+
   protected async deleteDatabase({ name, wasm }: Ops['deleteDatabase']['args'], id: number): Promise<undefined> {
     const lock = await this.environment.lock(name)
     try {
@@ -283,7 +296,7 @@ function sessionOf({ user, session, transaction }: SessionOptions): SessionOptio
 
 /** The buffers of a result that change hands instead of being copied. */
 function buffersOf(op: Op, result: unknown): Transferable[] {
-  if (op === 'backup') return (result as Ops['backup']['result']).chunks.map(chunk => chunk.buffer as ArrayBuffer)
+  if (op === 'backup' || op === 'rescue') return (result as Ops['backup']['result']).chunks.map(chunk => chunk.buffer as ArrayBuffer)
   if (op === 'fetch') return (result as Ops['fetch']['result']).packed.map(buffer => buffer.buffer as ArrayBuffer)
   if (op === 'fetchPiece') {
     const piece = result as Ops['fetchPiece']['result']

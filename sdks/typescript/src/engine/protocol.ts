@@ -5,7 +5,15 @@
 // a worker; everything in them survives structured cloning.
 
 import type { KalamErrorInit } from '../errors.js'
-import type { ColumnInfo, ConnectProgress, Durability, ExecResult, ImportFormat, ImportProgress } from '../types.js'
+import type {
+  ColumnInfo,
+  ConnectProgress,
+  Durability,
+  ExecResult,
+  ImportFormat,
+  ImportProgress,
+  RescueFinding,
+} from '../types.js'
 import type { ResolvedWasm } from '../wasm.js'
 import type { EngineConfig, EngineStatus, RunMode, RunResult, SessionOptions, TableInfo } from './surface.js'
 
@@ -73,6 +81,10 @@ export interface Ops {
   backup: { args: Record<never, never>; result: { chunks: Uint8Array[] } }
   status: { args: SessionOptions; result: EngineStatus }
   close: { args: Record<never, never>; result: undefined }
+  rescue: {
+    args: { name: string; storage: EngineConfig['storage']; wasm: ResolvedWasm | undefined }
+    result: { chunks: Uint8Array[]; report: RescueFinding[] }
+  }
   deleteDatabase: { args: { name: string; wasm: ResolvedWasm | undefined }; result: undefined }
 }
 

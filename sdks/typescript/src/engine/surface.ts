@@ -2,7 +2,7 @@
 // is src/wasm/ in the repository's root.
 
 import type { HostStorage } from '../storage.js'
-import type { ColumnInfo, Durability, ExecResult, ImportFormat, Role } from '../types.js'
+import type { ColumnInfo, Durability, ExecResult, ImportFormat, RescueFinding, Role } from '../types.js'
 
 /** What `Engine.open` takes. */
 export interface EngineConfig {
@@ -127,7 +127,13 @@ export interface Engine {
 
 /** One instance of the wasm module with its bindings. */
 export interface Surface {
-  Engine: { open(config: EngineConfig & { storage: 'memory' | 'indexeddb' | HostStorage }): Promise<Engine> }
+  Engine: {
+    open(config: EngineConfig & { storage: 'memory' | 'indexeddb' | HostStorage }): Promise<Engine>
+    rescue(
+      config: { name: string; storage: 'memory' | 'indexeddb' | HostStorage },
+      chunk: (bytes: Uint8Array) => void,
+    ): Promise<RescueFinding[]>
+  }
   deleteDatabase(name: string): Promise<void>
   version(): string
 }
