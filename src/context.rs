@@ -88,12 +88,12 @@ pub struct Config {
     pub role: Role,
     /// Bytes that running queries may use together.
     pub memory_limit: usize,
-    /// A transaction that runs no statement for so long is rolled back.
-    pub transaction_timeout: Duration,
     /// Bytes that rows may take in memory before they are written to segments.
     pub hot_limit: usize,
     /// Bytes that what is read of segments may take in memory.
     pub segment_cache: usize,
+    /// A transaction that runs no statement for so long is rolled back.
+    pub transaction_timeout: Duration,
 }
 
 impl Default for Config {
@@ -102,10 +102,10 @@ impl Default for Config {
             node_id: None,
             user: DEFAULT_USER.to_owned(),
             role: Role::System,
-            transaction_timeout: DEFAULT_TRANSACTION_TIMEOUT,
             memory_limit: 512 << 20,
             hot_limit: if platform::SMALL_MEMORY { 64 << 20 } else { 128 << 20 },
             segment_cache: 64 << 20,
+            transaction_timeout: DEFAULT_TRANSACTION_TIMEOUT,
         }
     }
 }

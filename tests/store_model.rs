@@ -11,9 +11,8 @@ mod failing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use datafusion::catalog::TableProvider;
 use datafusion::execution::TaskContext;
 use datafusion::prelude::SessionContext;
 use failing::Failing;
@@ -21,10 +20,10 @@ use futures::executor::block_on;
 use futures::future::join_all;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
-use kalamdb::schema::TableId;
+use kalamdb::schema::{Role, TableId};
 use kalamdb::sql::{ExecuteOptions, Params, StatementResult};
 use kalamdb::storage::MemoryBackend;
-use kalamdb::tables::{Request, SharedTableProvider, SnapshotPin, TableProviderCore};
+use kalamdb::tables::{Request, SnapshotPin};
 use kalamdb::types::{KalamDataType, Value};
 use proptest::prelude::*;
 
@@ -176,15 +175,18 @@ fn ints(batches: &[arrow::record_batch::RecordBatch]) -> Vec<(i64, i64)> {
 /// The rows of a table that a snapshot shows.
 async fn pairs_at(context: &AppContext, table: &str, pin: &Arc<SnapshotPin>) -> Result<Vec<(i64, i64)>> {
     let table = context.registry().table(&TableId::new("default", table)).await?.expect("the table");
-    let provider = SharedTableProvider::new(TableProviderCore::new(Arc::clone(context.store()), table)?);
+    let provider = context.registry().provider(table.table_id()).await?.expect("its provider");
     let session = SessionContext::new();
     let plan = provider.scan(&session.state(), Some(&vec![0, 1]), &[], None).await.map_err(KalamError::internal)?;
     let request = Request {
         user: "default".into(),
+        role: Role::System,
+        now_ms: 0,
         snapshot: pin.seq(),
         pin: Some(Arc::clone(pin)),
         cancelled: Arc::new(AtomicBool::new(false)),
         deadline: None,
+        transaction: None,
     };
     let config = session.copied_config().with_extension(Arc::new(request));
     let context = Arc::new(TaskContext::default().with_session_config(config));

@@ -493,16 +493,19 @@ impl Execution<'_> {
 
     /// What this statement's plans read, as its user: the newest snapshot, or what its transaction sees.
     pub fn request(&self) -> Arc<Request> {
-        let pin = match &self.transaction {
-            Some(transaction) => Arc::clone(transaction.pin()),
-            None => Arc::new(self.executor.store.pin()),
+        // A transaction pins its snapshot itself.
+        let pin = self.transaction.is_none().then(|| Arc::new(self.executor.store.pin()));
+        let snapshot = match (&self.transaction, &pin) {
+            (Some(transaction), _) => transaction.snapshot(),
+            (None, Some(pin)) => pin.seq(),
+            (None, None) => self.executor.store.snapshot(),
         };
         Arc::new(Request {
             user: Arc::clone(&self.user),
             role: self.role,
             now_ms: u64::try_from(self.started_us / 1000).unwrap_or(0),
-            snapshot: pin.seq(),
-            pin: Some(pin),
+            snapshot,
+            pin,
             transaction: self.transaction.as_ref().map(Transaction::view),
             cancelled: Arc::clone(&self.options.cancelled),
             deadline: self.options.deadline,

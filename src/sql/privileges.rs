@@ -19,10 +19,11 @@ pub fn check(role: Role, statement: &Statement) -> Result<()> {
         Statement::CreateUser { .. } => (Privilege::ManageUsers, "CREATE USER".to_owned()),
         Statement::AlterUser { .. } => (Privilege::ManageUsers, "ALTER USER".to_owned()),
         Statement::DropUser { .. } => (Privilege::ManageUsers, "DROP USER".to_owned()),
-        Statement::Storage { compact: true, .. } => (Privilege::Administer, "STORAGE COMPACT".to_owned()),
-        Statement::Storage { .. } => (Privilege::Administer, "STORAGE FLUSH".to_owned()),
-        Statement::ShowManifest(_) => return role.require_role(Role::Service, "SHOW MANIFEST"),
         Statement::KillJob(_) => (Privilege::Administer, "KILL JOB".to_owned()),
+        Statement::Storage { compact, .. } => {
+            (Privilege::Administer, if *compact { "STORAGE COMPACT" } else { "STORAGE FLUSH" }.to_owned())
+        }
+        Statement::ShowManifest(_) => return role.require_role(Role::Service, "SHOW MANIFEST"),
         Statement::ShowStats => return role.require_role(Role::Service, "SHOW STATS"),
         Statement::Explain { statement, .. } => return check(role, statement),
         // Whether one may act as that user depends on who it is.

@@ -337,13 +337,23 @@ impl Execution<'_> {
         if writes.is_empty() {
             return Ok(StatementResult::default());
         }
-        // The transaction holds its scopes: no segment comes or goes until it is over.
-        for (table, write) in tables.iter().zip(&mut writes) {
-            write.checked = self.executor.store().check_keys(write, table.definition()).await?;
-        }
-        let registry = self.executor.registry();
-        // All definitions are compared in one go: nothing may change between the first and the commit.
+        let (registry, store) = (self.executor.registry(), self.executor.store());
+        // Its statement said what to do about the key, but it decided on a snapshot in which the key was free.
+        let repeatable = |error: KalamError| match error.code() {
+            ErrorCode::UniqueViolation if data.has_upserts() => {
+                let message = format!("another writer inserted a row meanwhile ({})", error.message());
+                KalamError::new(ErrorCode::Conflict, message).with_hint("Run the transaction again.")
+            }
+            _ => error,
+        };
+        // All definitions are compared in one go, after the segments were asked: nothing may change between the first
+        // and the commit.
         'tables: loop {
+            for (table, write) in tables.iter().zip(&mut writes) {
+                if !(write.checked.is_done() && store.still_checked(write)) {
+                    write.checked = store.check_keys(write, table.definition()).await.map_err(repeatable)?;
+                }
+            }
             for table in &tables {
                 match registry.cached(table.table_id()) {
                     Some(now) if Arc::ptr_eq(&now, table) => {}
@@ -356,21 +366,14 @@ impl Execution<'_> {
                     }
                 }
             }
-            break;
+            if writes.iter().all(|write| store.still_checked(write)) {
+                break;
+            }
         }
         for (table, write) in tables.iter().zip(&writes) {
             write.hot.use_indexes_of(table.definition())?;
         }
-        let submitted = self.executor.store().submit(writes, self.options.durability, None);
-        let committed = submitted.map_err(|error| match error.code() {
-            // Its statement said what to do about the key, but it decided on a snapshot in which the key was free.
-            ErrorCode::UniqueViolation if data.has_upserts() => {
-                let message = format!("another writer inserted a row meanwhile ({})", error.message());
-                KalamError::new(ErrorCode::Conflict, message).with_hint("Run the transaction again.")
-            }
-            _ => error,
-        });
-        let receipt = committed?.await?;
+        let receipt = store.submit(writes, self.options.durability, None).map_err(repeatable)?.await?;
         Ok(StatementResult { seq: Some(receipt.seq), durability: Some(receipt.durability), ..Default::default() })
     }
 
@@ -446,6 +449,7 @@ fn check_allowed(statement: &Statement, read_only: bool) -> Result<()> {
         Statement::UseNamespace(_)
         | Statement::ShowNamespaces
         | Statement::ShowStats
+        | Statement::ShowManifest(_)
         | Statement::ShowTables(_)
         | Statement::ShowIndexes(_)
         | Statement::Describe(_)

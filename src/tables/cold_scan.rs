@@ -12,13 +12,15 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, Int64Array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::FilterBuilder;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
 use roaring::RoaringBitmap;
 
 use super::index_access::IndexAccess;
 use super::key_spec::KeySpec;
-use super::scan::Deletions;
-use super::segment::{SEQ_FIELD_ID, ScanFilter, Segment, cold_position};
+use super::scan::{DELETED_COLUMN, Deletions, POSITION_COLUMN, ROW_ID_COLUMN, SEQ_COLUMN, ScanColumn, TableScanExec};
+use super::segment::{ROW_ID_FIELD_ID, SEQ_FIELD_ID, ScanFilter, Segment, cold_position};
 use super::seq::Seq;
 use crate::error::{KalamError, Result};
 use crate::schema::TableDefinition;
@@ -320,7 +322,8 @@ impl ColdReader {
         let visible = segment.visibility(group, self.wanted.snapshot).await?;
         let hidden = self.hidden_in(segment);
         let seen = |i: usize| {
-            visible.as_ref().is_none_or(|mask| mask.value(i)) && hidden.is_none_or(|h| !h.contains(rows.start + i as u32))
+            visible.as_ref().is_none_or(|mask| mask.value(i))
+                && hidden.is_none_or(|h| !h.contains(rows.start + i as u32))
         };
         let mut deleted_at: Vec<Option<Seq>> = vec![None; rows.len()];
         for (seq, deleted) in segment.marks().tombstones().iter().filter(|(seq, _)| deletions.contains(seq)) {
@@ -375,6 +378,47 @@ impl ColdReader {
             None => None,
         };
         Ok(self.rows(segment, predicate.count(), positions, arrays))
+    }
+}
+
+impl TableScanExec {
+    /// What it needs of cold rows.
+    pub(super) fn wanted(&self, snapshot: Seq) -> Wanted {
+        let id = |column: &ScanColumn| match column {
+            ScanColumn::Table { id, .. } => Some(*id),
+            ScanColumn::Seq => Some(SEQ_FIELD_ID),
+            ScanColumn::RowId => Some(ROW_ID_FIELD_ID),
+            ScanColumn::Deleted | ScanColumn::Position => None,
+        };
+        let positions = self.columns.contains(&ScanColumn::Position);
+        let deletions = self.deletions.clone();
+        Wanted { ids: self.columns.iter().filter_map(id).collect(), positions, snapshot, deletions }
+    }
+
+    /// The batch of cold rows.
+    pub(super) fn cold_batch(&self, rows: &ColdRows) -> Result<RecordBatch> {
+        if rows.schema_version > self.table.schema_version() {
+            return Err(super::replay::outdated());
+        }
+        let missing = |name| KalamError::internal(format_args!("cold rows without {name}"));
+        let column = |column: &ScanColumn| match column {
+            ScanColumn::Seq => rows.column(SEQ_FIELD_ID).cloned().ok_or_else(|| missing(SEQ_COLUMN)),
+            ScanColumn::RowId => rows.column(ROW_ID_FIELD_ID).cloned().ok_or_else(|| missing(ROW_ID_COLUMN)),
+            ScanColumn::Deleted => {
+                let deleted = rows.deleted.clone().map(|d| Arc::new(d) as ArrayRef);
+                deleted.ok_or_else(|| missing(DELETED_COLUMN))
+            }
+            ScanColumn::Position => {
+                let positions = rows.positions.clone().map(|p| Arc::new(p) as ArrayRef);
+                positions.ok_or_else(|| missing(POSITION_COLUMN))
+            }
+            ScanColumn::Table { id, .. } => {
+                self.as_now(column, rows.column(*id).cloned(), rows.schema_version, rows.len)
+            }
+        };
+        let columns = self.columns.iter().map(column).collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len));
+        RecordBatch::try_new_with_options(self.schema(), columns, &options).map_err(KalamError::internal)
     }
 }
 

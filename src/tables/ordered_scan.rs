@@ -15,25 +15,70 @@ use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::BaselineMetrics;
 use datafusion::physical_plan::sorts::sort::sort_batch;
 use datafusion::physical_plan::sorts::streaming_merge::StreamingMergeBuilder;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 
+use super::cold_scan::ColdReader;
 use super::key_spec::KeySpec;
-use super::scan::{ScanColumn, external};
+use super::overlay::OverlayView;
+use super::scan::{Batches, ChunkReader, Request, ScanColumn, Source, TableScanExec, external};
 use super::segment::Segment;
-use crate::schema::TableDefinition;
+use crate::platform::Instant;
+use crate::schema::{ColumnDefinition, TableDefinition};
 use crate::types::KalamDataType;
 
 /// Rows in memory up to which sorting them beats sorting everything.
 const MAX_HOT_ROWS: u64 = 65_536;
 
+impl TableScanExec {
+    /// Like [`TableScanExec::open`], in the order of the key.
+    pub(super) async fn open_in_order(
+        mut self,
+        request: Arc<Request>,
+        metrics: BaselineMetrics,
+        order: &LexOrdering,
+        context: &TaskContext,
+    ) -> datafusion::common::Result<Batches> {
+        let (overlay, hot) = self.rows_of(&request).await.map_err(external)?;
+        let oldest = hot.expired_below(request.now_ms);
+        self.deletions = self.deletions_of(&request);
+        let (view, schema) = (hot.view(), self.schema());
+        let (lanes, others) = lanes(&view.segments, hot.key());
+        // Rows count once, when they leave.
+        let reader = |segments: &[Arc<Segment>], chunks, remaining| {
+            let wanted = self.wanted(request.snapshot);
+            let mut cold = ColdReader::scan(segments, wanted, self.pruning(segments), &self.metrics);
+            if let Some(overlay) = &overlay {
+                cold.hide(overlay.hidden_cold());
+            }
+            let overlay = overlay.clone();
+            let (scan, request, metrics) = (self.clone(), Arc::clone(&request), metrics.intermediate());
+            let source = Source::Chunks(chunks);
+            let reader =
+                ChunkReader { scan, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked: Instant::now() };
+            let stream = RecordBatchStreamAdapter::new(Arc::clone(&schema), reader.into_stream());
+            Box::pin(stream) as SendableRecordBatchStream
+        };
+        let remaining = self.fetch.unwrap_or(usize::MAX);
+        let mut streams: Vec<_> = lanes.iter().map(|lane| reader(lane, Arc::default(), remaining)).collect();
+        let chunks = overlay.as_ref().map_or_else(|| Arc::clone(&view.chunks), OverlayView::chunks);
+        if !chunks.is_empty() || !others.is_empty() || streams.is_empty() {
+            let unsorted = reader(&others, chunks, usize::MAX);
+            streams.push(sorted(unsorted, order.clone(), self.fetch));
+        }
+        let merged = merged(streams, order, self.fetch, &metrics, context)?;
+        Ok(merged.inspect_ok(move |batch| metrics.record_output(batch.num_rows())).boxed())
+    }
+}
+
 /// Whether the rows of a table in key order are in an order of some of its columns.
 pub(super) fn is_key_order(definition: &TableDefinition, columns: &[ScanColumn], order: &[PhysicalSortExpr]) -> bool {
     let keys = definition.key_columns();
-    let is_next = |(sort, key): (&PhysicalSortExpr, &&crate::schema::ColumnDefinition)| {
+    let is_next = |(sort, key): (&PhysicalSortExpr, &&ColumnDefinition)| {
         let column = sort.expr.downcast_ref::<Column>().and_then(|c| columns.get(c.index()));
         // Keys are never NULL. Floating point keys sort by value, arrays by bits.
         !sort.options.descending
@@ -50,7 +95,7 @@ pub(super) fn pays(segments: &[Arc<Segment>], hot_rows: u64) -> bool {
 }
 
 /// Runs of segments whose ranges of keys do not meet, and the segments that are not sorted by today's key.
-pub(super) fn lanes(segments: &[Arc<Segment>], key: &KeySpec) -> (Vec<Vec<Arc<Segment>>>, Vec<Arc<Segment>>) {
+fn lanes(segments: &[Arc<Segment>], key: &KeySpec) -> (Vec<Vec<Arc<Segment>>>, Vec<Arc<Segment>>) {
     let (mut sorted, others): (Vec<_>, Vec<_>) =
         segments.iter().cloned().partition(|s| s.meta().key_version == key.version());
     sorted.sort_by(|a, b| a.meta().first_key().cmp(b.meta().first_key()));
@@ -80,7 +125,7 @@ pub(super) fn sorted(rows: SendableRecordBatchStream, order: LexOrdering, fetch:
 }
 
 /// One stream in order of lanes that are.
-pub(super) fn merged(
+fn merged(
     mut lanes: Vec<SendableRecordBatchStream>,
     order: &LexOrdering,
     fetch: Option<usize>,
@@ -92,9 +137,10 @@ pub(super) fn merged(
     {
         return Ok(only);
     }
-    let schema = lanes.first().map(|lane| lane.schema()).ok_or_else(|| {
-        external(crate::error::KalamError::internal("a scan without lanes"))
-    })?;
+    let schema = lanes
+        .first()
+        .map(|lane| lane.schema())
+        .ok_or_else(|| external(crate::error::KalamError::internal("a scan without lanes")))?;
     StreamingMergeBuilder::new()
         .with_streams(lanes)
         .with_schema(schema)

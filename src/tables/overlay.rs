@@ -5,10 +5,11 @@
 //! positions from [`OWN_ROWS`] on. A scan leaves out the former and adds the latter. Own rows have provisional `_seq`
 //! values, above the snapshot and never used by anybody else; the commit gives them their final ones. Invariants: a
 //! statement's changes enter the overlay together, after all that can fail, so a statement that fails leaves nothing of
-//! itself; a view shows the changes of the statements that were done when it was taken, and of no later one; for each
+//! itself; while it lives its snapshot stays readable and the scopes that it changes are held, so the positions that it
+//! keeps, in memory and in segments, stay those of the same rows; a view shows the changes of the statements that were done when it was taken, and of no later one; for each
 //! key at most one row is visible in a view, because every new row is checked against both own and committed rows.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -44,8 +45,7 @@ fn is_own(position: u64) -> bool {
 #[derive(Debug)]
 pub struct Transaction {
     store: Arc<TableStore>,
-    /// Keeps its snapshot readable.
-    pin: Arc<SnapshotPin>,
+    pin: SnapshotPin,
     state: RwLock<State>,
 }
 
@@ -76,7 +76,6 @@ struct Overlay {
     base: Arc<HotTable>,
     own: HotTable,
     hidden: RwLock<BTreeMap<u64, Hidden>>,
-    /// Keeps the committed rows at their positions.
     _hold: ScopeHold,
 }
 
@@ -108,14 +107,14 @@ pub struct StatementWrite<'a> {
 impl Transaction {
     /// A transaction that reads the newest snapshot.
     pub fn begin(store: Arc<TableStore>) -> Self {
-        let pin = Arc::new(store.pin());
+        let pin = store.pin();
         let state = State { at: pin.seq(), overlays: BTreeMap::new(), changes: None, upserts: false };
         Self { store, pin, state: RwLock::new(state) }
     }
 
     /// What it reads.
-    pub fn pin(&self) -> &Arc<SnapshotPin> {
-        &self.pin
+    pub fn snapshot(&self) -> Seq {
+        self.pin.seq()
     }
 
     /// What a statement that starts now sees.
@@ -130,6 +129,7 @@ impl Transaction {
             overlay.check(table.schema_version())?;
             return Ok(Arc::clone(&overlay.base));
         }
+        // Held before anything is found in it.
         let hold = self.store.hold(scope);
         let base = self.store.hot(scope, table.definition()).await?;
         let own = HotTable::starting_at(KeySpec::new(table.definition())?, OWN_ROWS);
@@ -194,7 +194,6 @@ impl Transaction {
         let mut found = BTreeMap::new();
         let spec = overlay.base.key();
         let mut replaced = write.replaced.iter();
-        let mut missing = Vec::new();
         for part in &write.rows {
             if spec.is_row_id() {
                 // Row ids are never used again. Only new versions of rows bring theirs.
@@ -210,20 +209,22 @@ impl Transaction {
                 continue;
             }
             let columns = part.key_columns(spec)?;
+            let mut keys = Vec::with_capacity(part.len());
             for row in 0..part.len() {
                 let mut key = Vec::new();
                 spec.codec().encode(&columns, row, &mut key)?;
-                match overlay.base.lookup(&key, self.pin.seq())? {
-                    Some((chunk, at)) => overlay.takes_over(chunk.base + at as u64, key, ended, &mut found)?,
-                    None => missing.push(key),
-                }
+                keys.push(key);
             }
-        }
-        for segment in overlay.base.segments().iter() {
-            for (place, row) in segment.find_keys(overlay.table.definition(), spec, &missing).await? {
-                if !segment.visible(&[row], self.pin.seq()).await?.is_empty() {
-                    let position = cold_position(segment.meta().number, row);
-                    overlay.takes_over(position, missing[place].clone(), ended, &mut found)?;
+            let positions = overlay.committed(&keys, self.snapshot()).await?;
+            for (place, key) in keys.into_iter().enumerate() {
+                let Some(&position) = positions.get(&place) else { continue };
+                if ended.contains(&position) {
+                    found.insert(position, key);
+                } else if !overlay.hidden.read().contains_key(&position) {
+                    return Err(KalamError::new(
+                        ErrorCode::UniqueViolation,
+                        format!("duplicate key: a row with {} exists already", spec.describe(&key)),
+                    ));
                 }
             }
         }
@@ -339,24 +340,32 @@ impl Overlay {
         Err(altered(&self.table))
     }
 
-    /// A new row has the key of a committed one that the transaction sees: notes it if the statement ends that row, and
-    /// fails unless that or an earlier one did.
-    fn takes_over(
-        &self,
-        position: u64,
-        key: Vec<u8>,
-        ended: &HashSet<u64>,
-        found: &mut BTreeMap<u64, Vec<u8>>,
-    ) -> Result<()> {
-        if ended.contains(&position) {
-            found.insert(position, key);
-        } else if !self.hidden.read().contains_key(&position) {
-            return Err(KalamError::new(
-                ErrorCode::UniqueViolation,
-                format!("duplicate key: a row with {} exists already", self.base.key().describe(&key)),
-            ));
+    /// Positions of the committed rows that a snapshot sees under encoded keys, by the place of the key.
+    async fn committed(&self, keys: &[Vec<u8>], snapshot: Seq) -> Result<HashMap<usize, u64>> {
+        let mut found = HashMap::new();
+        let mut missing = Vec::new();
+        for (place, key) in keys.iter().enumerate() {
+            match self.base.lookup(key, snapshot)? {
+                Some((chunk, row)) => {
+                    found.insert(place, chunk.base + row as u64);
+                }
+                None => missing.push(place),
+            }
         }
-        Ok(())
+        let segments = self.base.segments();
+        if missing.is_empty() || segments.is_empty() {
+            return Ok(found);
+        }
+        let missing_keys: Vec<&[u8]> = missing.iter().map(|&place| keys[place].as_slice()).collect();
+        for segment in segments.iter() {
+            let rows = segment.find_keys(self.table.definition(), self.base.key(), &missing_keys).await?;
+            let places: HashMap<u32, usize> = rows.iter().map(|(place, row)| (*row, missing[*place])).collect();
+            let rows: Vec<u32> = rows.into_iter().map(|(_, row)| row).collect();
+            for row in segment.visible(&rows, snapshot).await? {
+                found.insert(places[&row], cold_position(segment.meta().number, row));
+            }
+        }
+        Ok(found)
     }
 
     /// The own rows that are left, encoded for the log.
@@ -408,7 +417,7 @@ impl TransactionView {
     pub fn overlay(&self, scope: &ScopeKey, schema_version: u32) -> Result<Option<OverlayView>> {
         let Some(overlay) = self.transaction.overlay(scope) else { return Ok(None) };
         overlay.check(schema_version)?;
-        Ok(Some(OverlayView { overlay, snapshot: self.transaction.pin.seq(), at: self.at }))
+        Ok(Some(OverlayView { overlay, snapshot: self.transaction.snapshot(), at: self.at }))
     }
 }
 
@@ -426,22 +435,11 @@ impl OverlayView {
         &self.overlay.base
     }
 
-    /// The chunks of own rows, for [`OverlayView::visibility`].
-    pub fn own_chunks(&self) -> Arc<Vec<Arc<Chunk>>> {
-        self.overlay.own.chunks()
-    }
-
-    /// The rows of segments that the transaction has ended, by segment.
-    pub fn hidden_cold(&self) -> Vec<(u32, RoaringBitmap)> {
-        let mut segments: Vec<(u32, RoaringBitmap)> = Vec::new();
-        // Positions ascend, so the rows of a segment follow each other.
-        for (segment, row) in self.hidden(cold_position(0, 0)..u64::MAX).into_iter().filter_map(cold_row) {
-            match segments.last_mut() {
-                Some((last, rows)) if *last == segment => drop(rows.insert(row)),
-                _ => segments.push((segment, RoaringBitmap::from_iter([row]))),
-            }
-        }
-        segments
+    /// The chunks of committed rows and after them those of own rows, for [`OverlayView::visibility`].
+    pub fn chunks(&self) -> Arc<Vec<Arc<Chunk>>> {
+        let own = self.overlay.own.chunks();
+        let base = self.overlay.base.chunks();
+        if own.is_empty() { base } else { Arc::new(base.iter().chain(own.iter()).cloned().collect()) }
     }
 
     /// Which rows of a chunk are visible, without those of a `_seq` below `oldest`.
@@ -475,6 +473,17 @@ impl OverlayView {
         hidden.range(positions).filter(|(_, h)| h.at <= self.at).map(|(&p, _)| p).collect()
     }
 
+    /// The rows of segments that the transaction has ended, by segment.
+    pub fn hidden_cold(&self) -> Vec<(u32, RoaringBitmap)> {
+        let mut hidden: BTreeMap<u32, RoaringBitmap> = BTreeMap::new();
+        for position in self.hidden(cold_position(0, 0)..u64::MAX) {
+            if let Some((segment, row)) = cold_row(position) {
+                hidden.entry(segment).or_default().insert(row);
+            }
+        }
+        hidden.into_iter().collect()
+    }
+
     /// Whether the transaction has ended the row at a position.
     pub fn is_hidden(&self, position: u64) -> bool {
         self.overlay.hidden.read().get(&position).is_some_and(|h| h.at <= self.at)
@@ -497,5 +506,14 @@ impl OverlayView {
     /// The own row of an encoded key.
     pub fn lookup_own(&self, key: &[u8]) -> Result<Option<(Arc<Chunk>, usize)>> {
         self.overlay.own.lookup(key, self.at)
+    }
+
+    /// The row of an encoded key in memory.
+    pub fn lookup(&self, key: &[u8]) -> Result<Option<(Arc<Chunk>, usize)>> {
+        if let Some(own) = self.lookup_own(key)? {
+            return Ok(Some(own));
+        }
+        let found = self.overlay.base.lookup(key, self.snapshot)?;
+        Ok(found.filter(|(chunk, row)| !self.is_hidden(chunk.base + *row as u64)))
     }
 }

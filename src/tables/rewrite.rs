@@ -24,7 +24,7 @@ use super::replay::outdated;
 use super::segment::{
     DeleteVector, ROW_GROUP_ROWS, SEGMENT_ROWS, Segment, SegmentMeta, SegmentRows, SegmentWriter, cold_position,
 };
-use super::seq::{Seq, SeqSpan};
+use super::seq::{Seq, first_seq_of_ms};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Instant};
 use crate::schema::{TableDefinition, TableOptions};
@@ -45,7 +45,7 @@ pub fn retained_since(definition: &TableDefinition) -> Seq {
     if hours == 0 {
         return Seq::MAX;
     }
-    SeqSpan::at_ms(platform::now_ms().saturating_sub(hours.saturating_mul(3_600_000)))
+    first_seq_of_ms(platform::now_ms().saturating_sub(hours.saturating_mul(3_600_000)))
 }
 
 /// What of the rows that have ended is kept.

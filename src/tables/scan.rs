@@ -16,7 +16,7 @@ use arrow::compute::{self, FilterBuilder, FilterPredicate};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{ColumnStatistics, DataFusionError, ScalarValue, Statistics, stats::Precision};
+use datafusion::common::{DataFusionError, Statistics, stats::Precision};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalExpr, PhysicalSortExpr};
@@ -28,10 +28,10 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, SortOrderPushdownResult,
 };
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 
 use super::chunk::{Chunk, Visibility};
-use super::cold_scan::{ColdReader, ColdRows, Step, Wanted};
+use super::cold_scan::{ColdReader, Step};
 use super::hot::HotTable;
 use super::index_access::{IndexAccess, Sorted};
 use super::log::ScopeKey;
@@ -39,7 +39,7 @@ use super::ordered_scan;
 use super::overlay::{OverlayView, TransactionView};
 use super::pins::SnapshotPin;
 use super::rewrite::retained_since;
-use super::segment::{ROW_ID_FIELD_ID, SEQ_FIELD_ID, ScanFilter, Segment};
+use super::segment::{ScanFilter, Segment, column_statistics};
 use super::seq::Seq;
 use super::store::TableStore;
 use crate::error::{ErrorCode, KalamError, Result};
@@ -174,9 +174,9 @@ pub(super) type Deletions = RangeInclusive<Seq>;
 /// The scan; see the module's comment.
 #[derive(Debug, Clone)]
 pub struct TableScanExec {
-    store: Arc<TableStore>,
-    table: Arc<CachedTableData>,
-    columns: Vec<ScanColumn>,
+    pub(super) store: Arc<TableStore>,
+    pub(super) table: Arc<CachedTableData>,
+    pub(super) columns: Vec<ScanColumn>,
     /// Encoded keys, where filters pin the whole key.
     keys: Option<Arc<[Vec<u8>]>>,
     /// The part of an index that it reads through.
@@ -184,14 +184,14 @@ pub struct TableScanExec {
     /// The order that it promises, where it is that of the index.
     index_order: Option<LexOrdering>,
     /// What rules out segments, row groups and pages.
-    filter: Option<Arc<ScanFilter>>,
-    fetch: Option<usize>,
+    pub(super) filter: Option<Arc<ScanFilter>>,
+    pub(super) fetch: Option<usize>,
     /// The order that it promises: one of the key.
     order: Option<LexOrdering>,
     /// Set when it is executed, if it names `_deleted`: then a deleted row has the `_seq` of its deletion.
-    deletions: Option<Deletions>,
+    pub(super) deletions: Option<Deletions>,
     properties: Arc<PlanProperties>,
-    metrics: ExecutionPlanMetricsSet,
+    pub(super) metrics: ExecutionPlanMetricsSet,
 }
 
 impl TableScanExec {
@@ -373,9 +373,9 @@ impl ExecutionPlan for TableScanExec {
                 None => {
                     let (order, fetch, schema) = (scan.index_order.clone(), scan.fetch, scan.schema());
                     let reader = scan.open(request, metrics).await.map_err(external)?;
-                    match order.filter(|_| reader.unsorted) {
+                    match order.filter(|_| reader.is_unsorted()) {
                         None => Ok(reader.into_stream()),
-                        // Rows of segments come by segment: of each there are no more than are asked for.
+                        // Of each segment there are no more rows than are asked for.
                         Some(order) => {
                             let rows = RecordBatchStreamAdapter::new(schema, reader.into_stream());
                             Ok(ordered_scan::sorted(Box::pin(rows), order, fetch).boxed())
@@ -441,7 +441,8 @@ impl ExecutionPlan for TableScanExec {
                 if segments.is_empty() {
                     statistics.total_byte_size = Precision::Inexact(s.bytes as usize);
                 } else {
-                    statistics.column_statistics = self.columns.iter().map(|c| column_statistics(&segments, c)).collect();
+                    statistics.column_statistics =
+                        self.columns.iter().map(|c| column_statistics(&segments, c)).collect();
                 }
             }
         }
@@ -466,8 +467,23 @@ pub(super) fn external(error: KalamError) -> DataFusionError {
 }
 
 impl TableScanExec {
+    /// The scope that it reads, the changes of it by the request's transaction, and its rows.
+    pub(super) async fn rows_of(&self, request: &Request) -> Result<(Option<OverlayView>, Arc<HotTable>)> {
+        let scope = request.scope(&self.table)?;
+        let overlay = match &request.transaction {
+            Some(transaction) => transaction.overlay(&scope, self.table.schema_version())?,
+            None => None,
+        };
+        let hot = match &overlay {
+            Some(overlay) => Arc::clone(overlay.base()),
+            None => self.store.hot(&scope, self.table.definition()).await?,
+        };
+        Ok((overlay, hot))
+    }
+
     async fn open(mut self, request: Arc<Request>, metrics: BaselineMetrics) -> Result<ChunkReader> {
-        let ScopeRows { hot, overlay, oldest } = self.rows_of(&request).await?;
+        let (overlay, hot) = self.rows_of(&request).await?;
+        let oldest = hot.expired_below(request.now_ms);
         self.deletions = self.deletions_of(&request);
         let wanted = self.wanted(request.snapshot);
         let (source, mut cold) = match &self.keys {
@@ -491,26 +507,20 @@ impl TableScanExec {
             }
             None => {
                 let view = hot.view();
-                let cold = ColdReader::scan(&view.segments, wanted, self.filter.clone(), &self.metrics);
-                (Source::Chunks(with_own_rows(view.chunks, overlay.as_ref())), cold)
+                let cold = ColdReader::scan(&view.segments, wanted, self.pruning(&view.segments), &self.metrics);
+                // A scope that a transaction changes is held: its chunks are those of the view.
+                (Source::Chunks(overlay.as_ref().map_or(view.chunks, OverlayView::chunks)), cold)
             }
             Some(keys) => {
                 let mut rows = Rows::new();
                 let mut missing = Vec::new();
                 for key in keys.iter() {
-                    if let Some(overlay) = &overlay
-                        && let Some(own) = overlay.lookup_own(key)?
-                    {
-                        rows.push(own);
-                        continue;
-                    }
-                    match hot.lookup(key, request.snapshot)? {
-                        Some((chunk, row)) => {
-                            let position = chunk.base + row as u64;
-                            if !overlay.as_ref().is_some_and(|overlay| overlay.is_hidden(position)) {
-                                rows.push((chunk, row));
-                            }
-                        }
+                    let found = match &overlay {
+                        Some(overlay) => overlay.lookup(key)?,
+                        None => hot.lookup(key, request.snapshot)?,
+                    };
+                    match found {
+                        Some(row) => rows.push(row),
                         None => missing.push(key.clone()),
                     }
                 }
@@ -525,111 +535,39 @@ impl TableScanExec {
         if let Some(overlay) = &overlay {
             cold.hide(overlay.hidden_cold());
         }
-        let unsorted = self.index_order.is_some() && !cold.is_done();
-        let remaining = self.fetch.filter(|_| !unsorted).unwrap_or(usize::MAX);
-        let worked = Instant::now();
-        Ok(ChunkReader { scan: self, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked, unsorted })
-    }
-
-    /// Where the rows are that a request sees.
-    async fn rows_of(&self, request: &Request) -> Result<ScopeRows> {
-        let scope = request.scope(&self.table)?;
-        let overlay = match &request.transaction {
-            Some(transaction) => transaction.overlay(&scope, self.table.schema_version())?,
-            None => None,
-        };
-        let hot = match &overlay {
-            Some(overlay) => Arc::clone(overlay.base()),
-            None => self.store.hot(&scope, self.table.definition()).await?,
-        };
-        let oldest = hot.expired_below(request.now_ms);
-        Ok(ScopeRows { hot, overlay, oldest })
-    }
-
-    /// Like [`TableScanExec::open`], in the order of the key.
-    async fn open_in_order(
-        mut self,
-        request: Arc<Request>,
-        metrics: BaselineMetrics,
-        order: &LexOrdering,
-        context: &TaskContext,
-    ) -> datafusion::common::Result<Batches> {
-        let ScopeRows { hot, overlay, oldest } = self.rows_of(&request).await.map_err(external)?;
-        self.deletions = self.deletions_of(&request);
-        let (view, schema) = (hot.view(), self.schema());
-        let chunks = with_own_rows(view.chunks, overlay.as_ref());
-        let (lanes, others) = ordered_scan::lanes(&view.segments, hot.key());
-        // Rows count once, when they leave.
-        let reader = |segments: &[Arc<Segment>], chunks, remaining| {
-            let wanted = self.wanted(request.snapshot);
-            let mut cold = ColdReader::scan(segments, wanted, self.filter.clone(), &self.metrics);
-            if let Some(overlay) = &overlay {
-                cold.hide(overlay.hidden_cold());
-            }
-            let (scan, request, metrics) = (self.clone(), Arc::clone(&request), metrics.intermediate());
-            let (source, overlay, worked) = (Source::Chunks(chunks), overlay.clone(), Instant::now());
-            let reader =
-                ChunkReader { scan, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked, unsorted: false };
-            let stream = RecordBatchStreamAdapter::new(Arc::clone(&schema), reader.into_stream());
-            Box::pin(stream) as SendableRecordBatchStream
-        };
-        let remaining = self.fetch.unwrap_or(usize::MAX);
-        let mut streams: Vec<_> = lanes.iter().map(|lane| reader(lane, Arc::default(), remaining)).collect();
-        if !chunks.is_empty() || !others.is_empty() || streams.is_empty() {
-            let unsorted = reader(&others, Arc::clone(&chunks), usize::MAX);
-            streams.push(ordered_scan::sorted(unsorted, order.clone(), self.fetch));
+        let (remaining, worked) = (self.fetch.unwrap_or(usize::MAX), Instant::now());
+        let mut reader =
+            ChunkReader { scan: self, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked };
+        if reader.is_unsorted() {
+            reader.remaining = usize::MAX;
         }
-        let merged = ordered_scan::merged(streams, order, self.fetch, &metrics, context)?;
-        Ok(merged.inspect_ok(move |batch| metrics.record_output(batch.num_rows())).boxed())
+        Ok(reader)
+    }
+
+    /// The filter, as far as bounds say what it rules out: a deleted row is shown with the `_seq` of its deletion, which
+    /// no bound knows.
+    pub(super) fn pruning(&self, segments: &[Arc<Segment>]) -> Option<Arc<ScanFilter>> {
+        let shows_deleted = self.deletions.as_ref().is_some_and(|deletions| {
+            let shown = |s: &Arc<Segment>| s.marks().tombstones().iter().any(|(seq, _)| deletions.contains(seq));
+            segments.iter().any(shown)
+        });
+        self.filter.clone().filter(|_| !shows_deleted)
     }
 
     /// The deleted rows that it gives.
-    fn deletions_of(&self, request: &Request) -> Option<Deletions> {
+    pub(super) fn deletions_of(&self, request: &Request) -> Option<Deletions> {
         let named = self.columns.contains(&ScanColumn::Deleted);
         named.then(|| retained_since(self.table.definition())..=request.snapshot)
     }
 
-    /// What it needs of cold rows.
-    fn wanted(&self, snapshot: Seq) -> Wanted {
-        let id = |column: &ScanColumn| match column {
-            ScanColumn::Table { id, .. } => Some(*id),
-            ScanColumn::Seq => Some(SEQ_FIELD_ID),
-            ScanColumn::RowId => Some(ROW_ID_FIELD_ID),
-            ScanColumn::Deleted | ScanColumn::Position => None,
-        };
-        let positions = self.columns.contains(&ScanColumn::Position);
-        let deletions = self.deletions.clone();
-        Wanted { ids: self.columns.iter().filter_map(id).collect(), positions, snapshot, deletions }
-    }
-
-    /// The batch of cold rows.
-    fn cold_batch(&self, rows: &ColdRows) -> Result<RecordBatch> {
-        if rows.schema_version > self.table.schema_version() {
-            return Err(super::replay::outdated());
-        }
-        let missing = |name| KalamError::internal(format_args!("cold rows without {name}"));
-        let column = |column: &ScanColumn| match column {
-            ScanColumn::Seq => rows.column(SEQ_FIELD_ID).cloned().ok_or_else(|| missing(SEQ_COLUMN)),
-            ScanColumn::RowId => rows.column(ROW_ID_FIELD_ID).cloned().ok_or_else(|| missing(ROW_ID_COLUMN)),
-            ScanColumn::Deleted => {
-                let deleted = rows.deleted.clone().map(|d| Arc::new(d) as ArrayRef);
-                deleted.ok_or_else(|| missing(DELETED_COLUMN))
-            }
-            ScanColumn::Position => {
-                let positions = rows.positions.clone().map(|p| Arc::new(p) as ArrayRef);
-                positions.ok_or_else(|| missing(POSITION_COLUMN))
-            }
-            ScanColumn::Table { id, .. } => {
-                self.as_now(column, rows.column(*id).cloned(), rows.schema_version, rows.len)
-            }
-        };
-        let columns = self.columns.iter().map(column).collect::<Result<Vec<_>>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(rows.len));
-        RecordBatch::try_new_with_options(self.schema(), columns, &options).map_err(KalamError::internal)
-    }
-
     /// The values of a column of the table, which were written under an earlier version of it, or before it was there.
-    fn as_now(&self, column: &ScanColumn, array: Option<ArrayRef>, version: u32, rows: usize) -> Result<ArrayRef> {
+    pub(super) fn as_now(
+        &self,
+        column: &ScanColumn,
+        array: Option<ArrayRef>,
+        version: u32,
+        rows: usize,
+    ) -> Result<ArrayRef> {
         let ScanColumn::Table { id, data_type, name, initial, since } = column else {
             return Err(KalamError::internal("a system column has no versions"));
         };
@@ -682,19 +620,22 @@ impl TableScanExec {
         chunk.deleted_at(row).filter(|seq| deletions.contains(seq))
     }
 
-    /// The visible rows of a chunk, with those that the scan gives as deleted.
-    fn with_deleted(&self, chunk: &Chunk, visible: Visibility) -> Visibility {
+    /// Which rows of a chunk the scan gives.
+    fn visibility(&self, chunk: &Chunk, overlay: Option<&OverlayView>, oldest: Seq, snapshot: Seq) -> Visibility {
+        let live = match overlay {
+            Some(overlay) => overlay.visibility(chunk, oldest),
+            None => chunk.visibility_since(oldest, snapshot),
+        };
         if self.deletions.is_none() {
-            return visible;
+            return live;
         }
-        let is_visible = |row| match &visible {
+        let is_live = |row| match &live {
             Visibility::None => false,
             Visibility::All => true,
             Visibility::First(rows) => row < *rows,
             Visibility::Some(mask) => mask.value(row),
         };
-        let shown = |row| is_visible(row) || self.deletion(chunk, row).is_some();
-        let mask = BooleanBuffer::collect_bool(chunk.len(), shown);
+        let mask = BooleanBuffer::collect_bool(chunk.len(), |row| is_live(row) || self.deletion(chunk, row).is_some());
         if mask.count_set_bits() == 0 { Visibility::None } else { Visibility::Some(mask) }
     }
 
@@ -752,63 +693,38 @@ impl Pick {
 
 type Rows = Vec<(Arc<Chunk>, usize)>;
 
-fn column_statistics(segments: &[Arc<Segment>], column: &ScanColumn) -> ColumnStatistics {
-    let bound = |min: bool| {
-        let bounds = segments.iter().map(|s| super::segment::bound(s, column, min)).collect::<Option<Vec<_>>>();
-        let better = |a: ScalarValue, b: ScalarValue| if (b < a) == min { b } else { a };
-        bounds.and_then(|b| b.into_iter().reduce(better)).map_or(Precision::Absent, Precision::Inexact)
-    };
-    let nulls: Option<u64> = segments.iter().map(|s| super::segment::null_count(s, column)).sum();
-    ColumnStatistics {
-        null_count: nulls.map_or(Precision::Absent, |n| Precision::Inexact(n as usize)),
-        min_value: bound(true),
-        max_value: bound(false),
-        ..ColumnStatistics::new_unknown()
-    }
-}
-
-enum Source {
+/// Where the hot rows of a scan are.
+pub(super) enum Source {
     Chunks(Arc<Vec<Arc<Chunk>>>),
     Rows(Rows),
 }
 
-type Batches = futures::stream::BoxStream<'static, datafusion::common::Result<RecordBatch>>;
-
-/// The rows of a table scope, as a request sees them.
-struct ScopeRows {
-    hot: Arc<HotTable>,
-    /// What the request's transaction changed.
-    overlay: Option<OverlayView>,
-    /// Rows with a lower `_seq` are events that are too old.
-    oldest: Seq,
-}
-
-/// Chunks of committed rows, and after them those of the transaction's own rows.
-fn with_own_rows(chunks: Arc<Vec<Arc<Chunk>>>, overlay: Option<&OverlayView>) -> Arc<Vec<Arc<Chunk>>> {
-    let own = overlay.map(OverlayView::own_chunks).unwrap_or_default();
-    if own.is_empty() { chunks } else { Arc::new(chunks.iter().chain(own.iter()).cloned().collect()) }
-}
+pub(super) type Batches = futures::stream::BoxStream<'static, datafusion::common::Result<RecordBatch>>;
 
 /// Gives the batches of a scan one by one.
-struct ChunkReader {
-    scan: TableScanExec,
-    request: Arc<Request>,
+pub(super) struct ChunkReader {
+    pub(super) scan: TableScanExec,
+    pub(super) request: Arc<Request>,
     /// What the request's transaction changed.
-    overlay: Option<OverlayView>,
-    cold: ColdReader,
-    source: Source,
+    pub(super) overlay: Option<OverlayView>,
+    pub(super) cold: ColdReader,
+    pub(super) source: Source,
     /// Rows with a lower `_seq` are events that are too old.
-    oldest: Seq,
-    next: usize,
-    remaining: usize,
-    metrics: BaselineMetrics,
-    worked: Instant,
-    /// Whether its rows still have to be brought into the order that the scan promises.
-    unsorted: bool,
+    pub(super) oldest: Seq,
+    pub(super) next: usize,
+    pub(super) remaining: usize,
+    pub(super) metrics: BaselineMetrics,
+    pub(super) worked: Instant,
 }
 
 impl ChunkReader {
-    fn into_stream(self) -> Batches {
+    /// Whether its rows still have to be brought into the order that an index promises: those of segments come by
+    /// segment.
+    fn is_unsorted(&self) -> bool {
+        self.scan.index_order.is_some() && !self.cold.is_done()
+    }
+
+    pub(super) fn into_stream(self) -> Batches {
         futures::stream::unfold(self, |mut reader| async move {
             reader.next_batch().await.map_err(external).transpose().map(|batch| (batch, reader))
         })
@@ -858,11 +774,7 @@ impl ChunkReader {
             }
             Source::Chunks(chunks) => {
                 let Some(chunk) = chunks.get(at) else { return Ok(None) };
-                let visible = match &self.overlay {
-                    Some(overlay) => overlay.visibility(chunk, self.oldest),
-                    None => chunk.visibility_since(self.oldest, self.request.snapshot),
-                };
-                Ok(Some(match self.scan.with_deleted(chunk, visible) {
+                Ok(Some(match self.scan.visibility(chunk, self.overlay.as_ref(), self.oldest, self.request.snapshot) {
                     Visibility::None => None,
                     Visibility::All => Some(self.scan.batch(chunk, &Pick::All)?),
                     Visibility::First(rows) => Some(self.scan.batch(chunk, &Pick::Range(0, rows))?),

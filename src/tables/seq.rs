@@ -31,11 +31,6 @@ impl SeqSpan {
         Self { first, len }
     }
 
-    /// No number that was handed out before a moment (milliseconds since the Unix epoch) is above this one.
-    pub fn at_ms(ms: u64) -> Seq {
-        compose(ms.saturating_sub(EPOCH_MS) * COUNTER, 0)
-    }
-
     /// When a number was handed out, about, in milliseconds since the Unix epoch.
     pub fn ms_of(seq: Seq) -> u64 {
         (seq.max(0) as u64 >> (COUNTER_BITS + WORKER_BITS)) + EPOCH_MS
@@ -160,6 +155,6 @@ mod tests {
         let generator = SeqGenerator::new(5);
         let span = generator.take_at(1, EPOCH_MS + 3);
         assert_eq!(span.first(), (3 << 22) | (5 << 12));
-        assert_eq!((SeqSpan::at_ms(EPOCH_MS + 3), SeqSpan::ms_of(span.first())), (3 << 22, EPOCH_MS + 3));
+        assert_eq!((first_seq_of_ms(EPOCH_MS + 3), SeqSpan::ms_of(span.first())), (3 << 22, EPOCH_MS + 3));
     }
 }

@@ -165,6 +165,13 @@ pub enum ColdCheck {
     At(u64),
 }
 
+impl ColdCheck {
+    /// Whether somebody has asked.
+    pub fn is_done(self) -> bool {
+        self != ColdCheck::Unchecked
+    }
+}
+
 /// What a commit promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
@@ -732,7 +739,8 @@ fn apply_one(
     let keys = ended.deleted.iter().map(|&p| write.hot.key_at(p)).collect::<Result<Vec<_>>>()?;
     let deletions = keys.len() as u64 + ended.cold_deletions();
     ended.replaced_at = commit;
-    ended.deleted_at = span.slice(0, deletions).last();
+    // Both are this commit's own numbers, so that taking it back takes nothing else back.
+    ended.deleted_at = if deletions == 0 { commit } else { span.slice(0, deletions).last() };
     ended.horizon = horizon;
     let mut used = deletions;
     let new: Vec<NewRows> = write

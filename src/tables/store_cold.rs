@@ -413,7 +413,7 @@ impl TableStore {
         let mut due = Vec::new();
         for (scope, table) in hot {
             let Some(definition) = definition(scope.table_no) else { continue };
-            if definition.table_type == TableType::Stream || self.pins.is_held(&scope) {
+            if table.is_stream() || self.pins.is_held(&scope) {
                 continue;
             }
             let view = table.view();
@@ -457,7 +457,9 @@ impl TableStore {
         if self.grown.load(Ordering::Relaxed) <= limit / RECOUNT_SHARE {
             return None;
         }
-        let hot = self.in_memory();
+        let mut hot = self.in_memory();
+        // Streams are in memory alone.
+        hot.retain(|(_, table)| !table.is_stream());
         let bytes: usize = hot.iter().map(|(_, table)| table.bytes()).sum();
         if bytes <= limit {
             self.grown.store(0, Ordering::Relaxed);

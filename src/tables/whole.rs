@@ -62,9 +62,9 @@ impl TableStore {
                 batch.delete_range(Partition::Log, scope.range());
             }
         }
+        let last_seq = span.last();
         let stored = !batch.is_empty();
         let durability = if stored { durability } else { Durability::Memory };
-        let last_seq = span.last();
         let scopes = scopes.into_iter().map(|(scope, _)| scope).collect();
         let future = self.join(&mut commits, Member { batch, last_seq, durability, scopes, segments: Vec::new() });
         drop(commits);

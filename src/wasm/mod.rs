@@ -4,6 +4,7 @@
 //! [`KalamError`]; buffers that leave are copies of their own, so that they can be transferred; and no call holds a
 //! borrow of the engine across an await, so calls may overlap in any order.
 
+mod cursor;
 mod transactions;
 mod values;
 
@@ -90,10 +91,10 @@ impl Engine {
                 user: optional_string(&config, "user")?.unwrap_or(defaults.user),
                 role: optional_string(&config, "role")?.map_or(Ok(defaults.role), |role| Role::parse(&role))?,
                 memory_limit: memory_limit.unwrap_or(defaults.memory_limit),
-                transaction_timeout: optional_number(&config, "transactionTimeoutMs")?
-                    .map_or(defaults.transaction_timeout, |ms| Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9))),
                 hot_limit: optional_number(&config, "hotLimit")?.map_or(defaults.hot_limit, |n| n as usize),
                 segment_cache: optional_number(&config, "segmentCache")?.map_or(defaults.segment_cache, |n| n as usize),
+                transaction_timeout: optional_number(&config, "transactionTimeoutMs")?
+                    .map_or(defaults.transaction_timeout, |ms| Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9))),
             };
             let backend: Arc<dyn StorageBackend> = match storage.as_str() {
                 "host" => Arc::new(HostBackend::new(supplied.unwrap_or_default().unchecked_into())?),

@@ -3,7 +3,8 @@
 // Invariant: an option that is not understood is an error. Ignoring one (a storage that does not exist here, a path)
 // would mean losing data silently.
 
-import { Connection, checkUser, durabilityOf } from './database.js'
+import { Connection, checkUser } from './database.js'
+import { durabilityOf } from './durability.js'
 import { EngineClient } from './engine/client.js'
 import { Link } from './engine/link.js'
 import type { EngineConfig } from './engine/surface.js'

@@ -3,8 +3,10 @@
 // Invariant: it keeps no state of the database. Every call is a request to the client, which knows whether an engine
 // lives; results are decoded and rows encoded here, in the caller's thread, so that the engine's is free for queries.
 
+import { durabilityOf } from './durability.js'
 import type { HostSource } from './engine/protocol.js'
 import { KalamError } from './errors.js'
+import { exportedFiles, joined, packedRows } from './export.js'
 import { type OpenedSource, openBytes, openResponse, openStream } from './import.js'
 import { decodeRows } from './packed/decode.js'
 import { encodeRows } from './packed/encode.js'
@@ -17,6 +19,8 @@ import type {
   DatabaseStatus,
   Durability,
   ExecResult,
+  ExportedFile,
+  ExportOptions,
   ImportOptions,
   ImportProgress,
   ImportSource,
@@ -25,25 +29,10 @@ import type {
   Params,
   Row,
   Rows,
+  StreamOptions,
   Transaction,
   TransactionOptions,
 } from './types.js'
-
-const DURABILITIES: readonly unknown[] = ['memory', 'relaxed', 'strict', undefined]
-
-/** Checks a durability and gives it as a property, or nothing. */
-export function durabilityOf(options: { durability?: Durability | undefined } | undefined): {
-  durability?: Durability
-} {
-  const durability = options?.durability
-  if (!DURABILITIES.includes(durability)) {
-    throw new KalamError({
-      code: 'INVALID_OPTION',
-      message: `durability is '${String(durability)}', expected 'memory', 'relaxed' or 'strict'`,
-    })
-  }
-  return durability === undefined ? {} : { durability }
-}
 
 /** Checks the name of a user: the scope of its rows is named by it. */
 export function checkUser(user: unknown): string {
@@ -59,6 +48,9 @@ interface Scope {
 }
 
 let sessions = 0
+
+/** Rows of one file of `exportFiles`, unless the caller says. */
+const ROWS_PER_FILE = 1_000_000
 
 /** The one implementation of {@link Database}. */
 export class Connection implements Database {
@@ -201,15 +193,26 @@ export class Connection implements Database {
     }
   }
 
+  async *stream<T = Row>(sql: string, params?: Params, options: StreamOptions = {}): AsyncGenerator<Rows<T>> {
+    for await (const { columns, packed } of packedRows(this.client, this.session(), sql, params, options)) {
+      yield withColumns<T>(decodeRows(packed, columns, this.int64) as T[], columns)
+    }
+  }
+
+  async export(source: string, options: Omit<ExportOptions, 'rowsPerFile'> = {}): Promise<Uint8Array> {
+    for await (const { bytes } of exportedFiles(this.client, this.session(), source, { ...options, rowsPerFile: undefined })) {
+      return bytes
+    }
+    return new Uint8Array()
+  }
+
+  exportFiles(source: string, options: ExportOptions = {}): AsyncGenerator<ExportedFile> {
+    return exportedFiles(this.client, this.session(), source, { rowsPerFile: ROWS_PER_FILE, ...options })
+  }
+
   async backup(options?: CallOptions): Promise<Uint8Array> {
     const { chunks } = await this.client.call('backup', {}, options, { readOnly: true })
-    const whole = new Uint8Array(chunks.reduce((sum, chunk) => sum + chunk.length, 0))
-    let at = 0
-    for (const chunk of chunks) {
-      whole.set(chunk, at)
-      at += chunk.length
-    }
-    return whole
+    return joined(chunks)
   }
 
   async transaction<T>(body: (tx: Transaction) => Promise<T> | T, options: TransactionOptions = {}): Promise<T> {

@@ -172,6 +172,30 @@ export interface ImportOptions extends CallOptions {
   onProgress?: ((progress: ImportProgress) => void) | undefined
 }
 
+/** Options of `stream`. */
+export interface StreamOptions extends CallOptions {
+  /** Rows of one piece, 1000 by default; the last one may have fewer. */
+  batchSize?: number | undefined
+}
+
+/** Options of `export` and `exportFiles`. */
+export interface ExportOptions extends CallOptions {
+  /** Format, `parquet` by default. `json` is an array of objects, `ndjson` one object per line. */
+  format?: ImportFormat | undefined
+  /** Parameters of the query. */
+  params?: Params | undefined
+  /** `exportFiles`: rows of one file, a million by default. */
+  rowsPerFile?: number | undefined
+}
+
+/** A file of `exportFiles`. */
+export interface ExportedFile {
+  /** `part-00000.parquet`, `part-00001.parquet`, … */
+  name: string
+  /** What is in it. */
+  bytes: Uint8Array
+}
+
 /** What `status` tells. */
 export interface DatabaseStatus {
   /** `single`: this connection owns the engine. */
@@ -250,6 +274,22 @@ export interface Database {
    * told, `CANCELLED` after an abort. After any of them nothing of the import stays.
    */
   import(table: string, source: ImportSource, options?: ImportOptions): Promise<ExecResult>
+
+  /**
+   * Runs a query and gives its rows piece by piece, all of one snapshot. Breaking the loop off ends the query.
+   *
+   * `for await (const rows of db.stream('SELECT * FROM big')) …`
+   */
+  stream<T = Row>(sql: string, params?: Params, options?: StreamOptions): AsyncGenerator<Rows<T>>
+
+  /** A table or the result of a query as the bytes of one file. */
+  export(source: string, options?: Omit<ExportOptions, 'rowsPerFile'>): Promise<Uint8Array>
+
+  /**
+   * A table or the result of a query as several files, in bounded memory: written to a folder they are a data set that
+   * DuckDB, pyarrow and Spark read.
+   */
+  exportFiles(source: string, options?: ExportOptions): AsyncGenerator<ExportedFile>
 
   /**
    * The whole database, as one state between two commits, in the bytes that `connect({ restore })` takes. Changes wait

@@ -42,6 +42,7 @@ class ScriptedEngine implements Engine {
   /** Which session each call came for, in order. */
   sessions: string[] = []
   endedSessions: string[] = []
+  closedCursors: string[] = []
 
   private heard(what: string, { user, session }: SessionOptions): void {
     this.sessions.push(user === undefined ? what : `${what} as ${user}`)
@@ -53,6 +54,23 @@ class ScriptedEngine implements Engine {
     private readonly world: World,
     private readonly onTrap: (error: Error) => void,
   ) {}
+
+  /** Gives two pieces; `closedCursors` tells that readers close what they open. */
+  async cursor(sql: string, _params: unknown, options: SessionOptions & { format?: string }): Promise<Cursor> {
+    this.heard('cursor', options)
+    let left = 2
+    const close = (): void => void this.closedCursors.push(sql)
+    const pack = (): Uint8Array => encodeRows('t', COLUMNS, [{ id: BigInt(left), name: sql }]).buffer
+    return {
+      columns: COLUMNS,
+      next: async () => {
+        if (sql.includes('fail late') && left === 1) throw { name: 'KalamError', code: 'TIMEOUT', message: 'late' }
+        return left-- > 0 ? [pack()] : []
+      },
+      nextPiece: async () => (left-- > 0 ? { bytes: new Uint8Array([left]), last: left === 0 } : undefined),
+      close,
+    }
+  }
 
   async run(sql: string, params: unknown, options: RunOptions): Promise<RunResult> {
     this.log.push(sql)

@@ -14,9 +14,9 @@ use arrow::array::{ArrayRef, BooleanArray};
 use arrow::compute;
 use parquet::bloom_filter::Sbbf;
 
+use super::ROW_ID_FIELD_ID;
 use super::cache::{Cached, Item};
 use super::reader::Segment;
-use super::ROW_ID_FIELD_ID;
 use crate::error::{KalamError, Result};
 use crate::schema::TableDefinition;
 use crate::tables::KeySpec;
@@ -175,7 +175,16 @@ pub(super) fn has_bloom(data_type: &KalamDataType) -> bool {
     use KalamDataType as T;
     matches!(
         data_type,
-        T::SmallInt | T::Int | T::BigInt | T::Text | T::Bytes | T::Uuid | T::Date | T::Timestamp | T::DateTime | T::Time
+        T::SmallInt
+            | T::Int
+            | T::BigInt
+            | T::Text
+            | T::Bytes
+            | T::Uuid
+            | T::Date
+            | T::Timestamp
+            | T::DateTime
+            | T::Time
     )
 }
 

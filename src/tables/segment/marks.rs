@@ -152,7 +152,10 @@ impl DeleteVector {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mut cursor = Cursor(bytes);
         Self::read(&mut cursor).filter(|_| cursor.0.is_empty()).ok_or_else(|| {
-            KalamError::new(ErrorCode::DataCorrupted, format!("a delete vector of {} bytes does not decode", bytes.len()))
+            KalamError::new(
+                ErrorCode::DataCorrupted,
+                format!("a delete vector of {} bytes does not decode", bytes.len()),
+            )
         })
     }
 

@@ -29,7 +29,7 @@ mod writer;
 pub use cache::{CacheStatistics, SegmentCache};
 pub use marks::{DeleteVector, decode_bitmap, encode_bitmap};
 pub use meta::{ColumnMeta, SegmentMeta};
-pub use prune::{ScanFilter, bound, null_count};
+pub use prune::{ScanFilter, column_statistics};
 pub use reader::{Segment, SegmentSource};
 pub use writer::{SegmentRows, SegmentWriter, write_segment};
 

@@ -13,7 +13,8 @@ use arrow::array::{Array, ArrayRef, BooleanArray, UInt64Array, new_null_array};
 use arrow::compute;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::pruning::PruningStatistics;
-use datafusion::common::{Column, ScalarValue};
+use datafusion::common::stats::Precision;
+use datafusion::common::{Column, ColumnStatistics, ScalarValue};
 use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
 use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
@@ -180,7 +181,7 @@ impl SegmentBounds<'_> {
 }
 
 /// A bound of a column of a segment in the column's type today, if one is known.
-pub fn bound(segment: &Segment, column: &ScanColumn, min: bool) -> Option<ScalarValue> {
+fn bound(segment: &Segment, column: &ScanColumn, min: bool) -> Option<ScalarValue> {
     let meta = segment.meta();
     match column {
         ScanColumn::Seq => Some(ScalarValue::Int64(Some(if min { meta.min_seq } else { meta.max_seq }))),
@@ -197,7 +198,7 @@ pub fn bound(segment: &Segment, column: &ScanColumn, min: bool) -> Option<Scalar
 }
 
 /// How many values of a column of a segment are NULL, ended rows included.
-pub fn null_count(segment: &Segment, column: &ScanColumn) -> Option<u64> {
+fn null_count(segment: &Segment, column: &ScanColumn) -> Option<u64> {
     match column {
         ScanColumn::Seq | ScanColumn::RowId | ScanColumn::Deleted | ScanColumn::Position => Some(0),
         ScanColumn::Table { id, initial, .. } => Some(match segment.meta().column(*id) {
@@ -205,6 +206,23 @@ pub fn null_count(segment: &Segment, column: &ScanColumn) -> Option<u64> {
             None if initial.is_some() => 0,
             None => segment.meta().rows.into(),
         }),
+    }
+}
+
+/// What is known of a column over some segments, for the optimizer; inexact, because rows have ended and others are
+/// in memory.
+pub fn column_statistics(segments: &[Arc<Segment>], column: &ScanColumn) -> ColumnStatistics {
+    let bound = |min: bool| {
+        let bounds = segments.iter().map(|s| bound(s, column, min)).collect::<Option<Vec<_>>>();
+        let better = |a: ScalarValue, b: ScalarValue| if (b < a) == min { b } else { a };
+        bounds.and_then(|b| b.into_iter().reduce(better)).map_or(Precision::Absent, Precision::Inexact)
+    };
+    let nulls: Option<u64> = segments.iter().map(|s| null_count(s, column)).sum();
+    ColumnStatistics {
+        null_count: nulls.map_or(Precision::Absent, |n| Precision::Inexact(n as usize)),
+        min_value: bound(true),
+        max_value: bound(false),
+        ..ColumnStatistics::new_unknown()
     }
 }
 
@@ -259,7 +277,8 @@ impl FileBounds<'_> {
         let schema = self.footer.reader.schema();
         let root = self.footer.reader.parquet_schema().get_column_root_idx(leaf);
         let converter =
-            StatisticsConverter::from_column_index(leaf, schema.field(root), self.footer.reader.parquet_schema()).ok()?;
+            StatisticsConverter::from_column_index(leaf, schema.field(root), self.footer.reader.parquet_schema())
+                .ok()?;
         let values: ArrayRef = match self.pages_of {
             None => match bound {
                 Bound::Min => converter.row_group_mins(parquet.row_groups()).ok()?,

@@ -264,12 +264,7 @@ impl Segment {
     }
 
     /// Decodes columns of a row group, all rows or those of a selection.
-    async fn decode(
-        &self,
-        group: usize,
-        ids: &[u32],
-        selection: Option<RowSelection>,
-    ) -> Result<Vec<(u32, ArrayRef)>> {
+    async fn decode(&self, group: usize, ids: &[u32], selection: Option<RowSelection>) -> Result<Vec<(u32, ArrayRef)>> {
         let footer = self.footer().await?;
         let mut roots: Vec<(usize, u32)> = Vec::with_capacity(ids.len());
         for id in ids {

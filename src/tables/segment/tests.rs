@@ -87,10 +87,8 @@ fn key_of(definition: &TableDefinition, values: &[Value]) -> Vec<u8> {
 
 /// 70 000 rows: three row groups. Keys are even numbers.
 fn wide() -> Fixture {
-    let definition = table(
-        &[("id", KalamDataType::BigInt), ("name", KalamDataType::Text), ("n", KalamDataType::Double)],
-        &["id"],
-    );
+    let definition =
+        table(&[("id", KalamDataType::BigInt), ("name", KalamDataType::Text), ("n", KalamDataType::Double)], &["id"]);
     let part = |start: i64, end: i64| SegmentRows {
         columns: vec![
             ints((start..end).map(|i| i * 2)),
@@ -164,7 +162,8 @@ fn keys_are_found_where_they_are() {
 #[test]
 fn a_lookup_reads_little_and_a_second_one_nothing() {
     let definition = table(&[("id", KalamDataType::Uuid), ("v", KalamDataType::Bytes)], &["id"]);
-    let noise = |i: u64, salt: u64| (i ^ salt).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29).wrapping_mul(salt | 1);
+    let noise =
+        |i: u64, salt: u64| (i ^ salt).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29).wrapping_mul(salt | 1);
     let mut ids: Vec<[u8; 16]> = (0..40_000u64)
         .map(|i| {
             let mut id = [0; 16];
@@ -312,7 +311,10 @@ fn damage_is_found_and_named() {
     assert!(message.starts_with("segment 1 of table 'app.t' is damaged: part 1 of "), "{message}");
     fixture.store(&fixture.file.slice(..fixture.file.len() - 100));
     let message = scrub(&fixture.open()).message().to_owned();
-    assert!(message.starts_with(&format!("segment 1 of table 'app.t' is damaged: part {} of ", parts - 1)), "{message}");
+    assert!(
+        message.starts_with(&format!("segment 1 of table 'app.t' is damaged: part {} of ", parts - 1)),
+        "{message}"
+    );
     let mut gone = WriteBatch::new();
     gone.delete_blob(BLOB);
     block_on(fixture.backend.commit(gone, Durability::Memory)).unwrap();
@@ -379,4 +381,3 @@ proptest! {
         prop_assert_eq!(fixture.find(&segment, &[key]), vec![(0, last as u32)]);
     }
 }
-

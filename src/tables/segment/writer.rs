@@ -132,7 +132,11 @@ impl SegmentWriter {
     /// run hands in at most [`ROW_GROUP_ROWS`] rows.
     pub fn push(&mut self, rows: &SegmentRows) -> Result<()> {
         if rows.len() > self.room() {
-            return Err(KalamError::internal(format_args!("{} rows for a segment with room for {}", rows.len(), self.room())));
+            return Err(KalamError::internal(format_args!(
+                "{} rows for a segment with room for {}",
+                rows.len(),
+                self.room()
+            )));
         }
         self.observe(rows)?;
         let mut columns: Vec<ArrayRef> = vec![Arc::new(rows.seqs.clone())];
@@ -190,7 +194,11 @@ impl SegmentWriter {
 }
 
 /// Writes one segment of rows that are there already; see [`SegmentWriter`].
-pub fn write_segment(definition: &Arc<TableDefinition>, number: u32, rows: &[SegmentRows]) -> Result<(Bytes, SegmentMeta)> {
+pub fn write_segment(
+    definition: &Arc<TableDefinition>,
+    number: u32,
+    rows: &[SegmentRows],
+) -> Result<(Bytes, SegmentMeta)> {
     let mut writer = SegmentWriter::new(definition, number)?;
     rows.iter().try_for_each(|rows| writer.push(rows))?;
     writer.finish()
@@ -245,10 +253,10 @@ fn properties(definition: &TableDefinition, compression: Compression) -> WriterP
     }
     if let [key] = definition.key_columns().as_slice() {
         if has_bloom(&key.data_type) {
-        builder = builder
-            .set_column_bloom_filter_enabled(path(&key.name), true)
-            .set_column_bloom_filter_fpp(path(&key.name), BLOOM_FALSE_POSITIVES)
-            .set_column_bloom_filter_max_ndv(path(&key.name), ROW_GROUP_ROWS as u64);
+            builder = builder
+                .set_column_bloom_filter_enabled(path(&key.name), true)
+                .set_column_bloom_filter_fpp(path(&key.name), BLOOM_FALSE_POSITIVES)
+                .set_column_bloom_filter_max_ndv(path(&key.name), ROW_GROUP_ROWS as u64);
         }
         if key.data_type.is_integer() {
             builder = builder

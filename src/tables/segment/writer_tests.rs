@@ -49,10 +49,10 @@ fn flights(rows: usize) -> (Arc<TableDefinition>, SegmentRows) {
         &["id"],
     );
     let mut random = Random(42);
-    let mut column = |f: &mut dyn FnMut(&mut Random, usize) -> u64| -> Vec<u64> {
-        (0..rows).map(|i| f(&mut random, i)).collect()
-    };
-    let code = |n: u64| -> String { [n / 26 % 26, n % 26, n * 7 % 26].iter().map(|c| (b'A' + *c as u8) as char).collect() };
+    let mut column =
+        |f: &mut dyn FnMut(&mut Random, usize) -> u64| -> Vec<u64> { (0..rows).map(|i| f(&mut random, i)).collect() };
+    let code =
+        |n: u64| -> String { [n / 26 % 26, n % 26, n * 7 % 26].iter().map(|c| (b'A' + *c as u8) as char).collect() };
     let int = |v: Vec<u64>| Arc::new(v.into_iter().map(|n| Some(n as i32 - 20)).collect::<Int32Array>()) as ArrayRef;
     let text = |v: Vec<u64>| Arc::new(v.into_iter().map(|n| Some(code(n))).collect::<StringArray>()) as ArrayRef;
     let distance = column(&mut |r, _| 100 + r.skewed(2600));
@@ -60,9 +60,13 @@ fn flights(rows: usize) -> (Arc<TableDefinition>, SegmentRows) {
     let jitter = column(&mut |r, _| r.below(30));
     let columns: Vec<ArrayRef> = vec![
         ints(0..rows as i64),
-        Arc::new(column(&mut |_, i| 11_000 + i as u64 / 16_000).into_iter().map(|n| Some(n as i32)).collect::<Date32Array>()),
+        Arc::new(
+            column(&mut |_, i| 11_000 + i as u64 / 16_000).into_iter().map(|n| Some(n as i32)).collect::<Date32Array>(),
+        ),
         text(column(&mut |r, _| r.skewed(14))),
-        Arc::new(column(&mut |r, _| r.below(4500)).into_iter().map(|n| Some(format!("N{n}AA"))).collect::<StringArray>()),
+        Arc::new(
+            column(&mut |r, _| r.below(4500)).into_iter().map(|n| Some(format!("N{n}AA"))).collect::<StringArray>(),
+        ),
         int(column(&mut |r, _| r.skewed(7000))),
         text(column(&mut |r, _| r.skewed(300))),
         text(column(&mut |r, _| r.skewed(300))),
@@ -70,7 +74,12 @@ fn flights(rows: usize) -> (Arc<TableDefinition>, SegmentRows) {
         int(delay.iter().zip(&jitter).map(|(d, j)| d + j).collect()),
         int(distance.iter().map(|d| d / 7 + 20).collect()),
         int(distance),
-        Arc::new(column(&mut |r, _| 300 + r.below(1100)).into_iter().map(|n| Some(n as f64 / 60.0)).collect::<Float64Array>()),
+        Arc::new(
+            column(&mut |r, _| 300 + r.below(1100))
+                .into_iter()
+                .map(|n| Some(n as f64 / 60.0))
+                .collect::<Float64Array>(),
+        ),
         Arc::new(column(&mut |r, _| r.below(50)).into_iter().map(|n| Some(n == 0)).collect::<BooleanArray>()),
     ];
     let seqs = Int64Array::from_iter_values((0..rows as i64).map(|i| 1 << 40 | i));

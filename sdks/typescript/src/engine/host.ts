@@ -11,7 +11,7 @@ import type { HostStorage } from '../storage.js'
 import type { ConnectProgress } from '../types.js'
 import type { ResolvedWasm } from '../wasm.js'
 import type { FromHost, HostSource, Op, Ops, Progress, ToHost } from './protocol.js'
-import type { Engine, SessionOptions, Surface } from './surface.js'
+import type { Cursor, Engine, SessionOptions, Surface } from './surface.js'
 
 /** What a host needs from its surroundings. */
 export interface HostEnvironment {
@@ -38,6 +38,8 @@ export class EngineHost {
   private storage: HostStorage | undefined
   private trapped = false
   private readonly running = new Map<number, Running>()
+  /** Open cursors, by the id of the call that opened them. */
+  private readonly cursors = new Map<number, Cursor>()
 
   constructor(
     private readonly post: Post,
@@ -138,6 +140,44 @@ export class EngineHost {
       ...(durability !== undefined && { durability }),
       ...(timeoutMs !== undefined && { timeoutMs }),
     })
+  }
+
+  protected async cursor(args: Ops['cursor']['args'], id: number): Promise<Ops['cursor']['result']> {
+    const { sql, params, format, rowsPerFile, durability, ...rest } = args
+    const cursor = await this.opened.cursor(sql, params, {
+      requestId: id,
+      ...sessionOf(rest),
+      ...(format !== undefined && { format }),
+      ...(rowsPerFile !== undefined && { rowsPerFile }),
+      ...(durability !== undefined && { durability }),
+    })
+    this.cursors.set(id, cursor)
+    return { cursor: id, columns: cursor.columns }
+  }
+
+  protected async fetch({ cursor, rows }: Ops['fetch']['args'], _: number, running: Running) {
+    return { packed: await this.readCursor(cursor, running, open => open.next(rows)) }
+  }
+
+  protected fetchPiece({ cursor }: Ops['fetchPiece']['args'], _: number, running: Running) {
+    return this.readCursor(cursor, running, open => open.nextPiece())
+  }
+
+  private async readCursor<T>(id: number, { abort }: Running, read: (cursor: Cursor) => Promise<T>): Promise<T> {
+    const cursor = this.cursors.get(id)
+    if (cursor === undefined) throw new KalamError({ code: 'CONNECTION_CLOSED', message: 'the cursor is closed' })
+    const close = (): void => cursor.close()
+    abort.signal.addEventListener('abort', close, { once: true })
+    try {
+      return await read(cursor)
+    } finally {
+      abort.signal.removeEventListener('abort', close)
+    }
+  }
+
+  protected async closeCursor({ cursor }: Ops['closeCursor']['args']): Promise<undefined> {
+    this.cursors.get(cursor)?.close()
+    this.cursors.delete(cursor)
   }
 
   protected async begin({ readOnly, ...rest }: Ops['begin']['args']): Promise<Ops['begin']['result']> {
@@ -244,6 +284,11 @@ function sessionOf({ user, session, transaction }: SessionOptions): SessionOptio
 /** The buffers of a result that change hands instead of being copied. */
 function buffersOf(op: Op, result: unknown): Transferable[] {
   if (op === 'backup') return (result as Ops['backup']['result']).chunks.map(chunk => chunk.buffer as ArrayBuffer)
+  if (op === 'fetch') return (result as Ops['fetch']['result']).packed.map(buffer => buffer.buffer as ArrayBuffer)
+  if (op === 'fetchPiece') {
+    const piece = result as Ops['fetchPiece']['result']
+    return piece === undefined ? [] : [piece.bytes.buffer as ArrayBuffer]
+  }
   if (op !== 'run') return []
   const { packed, ipc } = result as Ops['run']['result']
   const buffers = new Set<ArrayBuffer>()

@@ -5,7 +5,7 @@
 // a worker; everything in them survives structured cloning.
 
 import type { KalamErrorInit } from '../errors.js'
-import type { ConnectProgress, Durability, ExecResult, ImportFormat, ImportProgress } from '../types.js'
+import type { ColumnInfo, ConnectProgress, Durability, ExecResult, ImportFormat, ImportProgress } from '../types.js'
 import type { ResolvedWasm } from '../wasm.js'
 import type { EngineConfig, EngineStatus, RunMode, RunResult, SessionOptions, TableInfo } from './surface.js'
 
@@ -27,6 +27,22 @@ export interface Ops {
     args: SessionOptions & { sql: string; params: unknown; mode: RunMode; durability?: Durability; timeoutMs?: number }
     result: RunResult
   }
+  /** Opens a cursor; `format` makes it one of files. */
+  cursor: {
+    args: SessionOptions & {
+      sql: string
+      params: unknown
+      format?: ImportFormat
+      rowsPerFile?: number
+      durability?: Durability
+    }
+    result: { cursor: number; columns: ColumnInfo[] }
+  }
+  /** The next rows of a cursor; no buffer at the end. */
+  fetch: { args: SessionOptions & { cursor: number; rows: number }; result: { packed: Uint8Array[] } }
+  /** The next piece of a cursor of files; `last` ends a file. */
+  fetchPiece: { args: SessionOptions & { cursor: number }; result: { bytes: Uint8Array; last: boolean } | undefined }
+  closeCursor: { args: SessionOptions & { cursor: number }; result: undefined }
   begin: { args: SessionOptions & { readOnly?: boolean }; result: { transaction: string } }
   commit: { args: { transaction: string; durability?: Durability }; result: ExecResult }
   rollback: { args: { transaction: string }; result: undefined }

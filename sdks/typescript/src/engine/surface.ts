@@ -87,7 +87,19 @@ export interface Importer {
   abort(): void
 }
 
+export interface Cursor {
+  readonly columns: ColumnInfo[]
+  next(maxRows: number): Promise<Uint8Array[]>
+  nextPiece(): Promise<{ bytes: Uint8Array; last: boolean } | undefined>
+  close(): void
+}
+
 export interface Engine {
+  cursor(
+    sql: string,
+    params: unknown,
+    options: SessionOptions & { format?: ImportFormat; rowsPerFile?: number; durability?: Durability; requestId?: number },
+  ): Promise<Cursor>
   run(sql: string, params: unknown, options: RunOptions): Promise<RunResult>
   cancel(requestId: number): void
   endSession(user: string, session: string): void
