@@ -51,14 +51,14 @@ def answers(setup, queries):
     return {name: rows(connection.execute(sql).fetchall()) for name, sql in queries.items()}
 
 
-def folder(path, order):
+def read_folder(folder, order):
     import pyarrow.parquet as parquet
 
-    files = sorted(glob.glob(f"{path}/*.parquet"))
+    files = sorted(glob.glob(f"{folder}/*.parquet"))
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     keys = ", ".join(f'"{c}"' for c in order)
-    by_duckdb = connection.execute(f"SELECT * FROM read_parquet('{path}/*.parquet') ORDER BY {keys}").fetchall()
+    by_duckdb = connection.execute(f"SELECT * FROM read_parquet('{folder}/*.parquet') ORDER BY {keys}").fetchall()
     table = parquet.ParquetDataset(files).read().sort_by([(c, "ascending") for c in order])
     schema = parquet.ParquetFile(files[0]).schema_arrow
     ids = {f.name: int((f.metadata or {}).get(b"PARQUET:field_id", b"-1")) for f in schema}
@@ -67,5 +67,5 @@ def folder(path, order):
 
 
 request = json.load(sys.stdin)
-answer = folder(**request) if "folder" in request else answers(**request)
+answer = read_folder(**request) if "folder" in request else answers(**request)
 json.dump(answer, sys.stdout)
