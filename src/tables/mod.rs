@@ -5,6 +5,8 @@ mod chunk;
 mod hot;
 mod key_spec;
 mod log;
+pub mod parameters;
+mod pins;
 mod provider;
 mod replay;
 mod scan;

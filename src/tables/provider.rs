@@ -8,19 +8,17 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Column, DataFusionError, ScalarValue};
-use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType as DfTableType};
+use datafusion::common::DataFusionError;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType as DfTableType};
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::key_spec::KeySpec;
-use super::scan::{ScanColumn, TableScanExec, schema_with_system_columns, system_columns, table_columns};
+use super::pins::{KeyPins, is_pinned};
+use super::scan::{ScanColumn, ScanKeys, TableScanExec, schema_with_system_columns, system_columns, table_columns};
 use super::store::TableStore;
 use crate::error::{KalamError, Result};
 use crate::schema::{CachedTableData, ProviderFactory, TableDefinition, TableId};
 use crate::types::KalamDataType;
-
-/// At most so many keys of an IN list are looked up one by one; more are scanned for.
-const MAX_KEYS: usize = 1000;
 
 /// What every table provider can tell.
 pub trait BaseTableProvider: TableProvider {
@@ -93,7 +91,7 @@ impl TableProviderCore {
     pub fn key_scan(&self, projection: Option<&[usize]>, keys: Vec<Vec<u8>>) -> Result<TableScanExec> {
         let (schema, columns) = self.projected(projection).map_err(KalamError::internal)?;
         let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
-        Ok(TableScanExec::new(store, table, schema, columns, Some(Arc::from(keys)), None))
+        Ok(TableScanExec::new(store, table, schema, columns, Some(ScanKeys::Known(Arc::from(keys))), None))
     }
 
     fn projected(&self, projection: Option<&[usize]>) -> datafusion::common::Result<(SchemaRef, Vec<ScanColumn>)> {
@@ -106,43 +104,6 @@ impl TableProviderCore {
         })
     }
 
-    /// The encoded keys that the filters leave, if they pin the whole key.
-    fn keys(&self, filters: &[Expr]) -> Option<Vec<Vec<u8>>> {
-        let definition = self.table.definition();
-        let key_columns = definition.key_columns();
-        if key_columns.is_empty() {
-            return None;
-        }
-        let mut pinned = Vec::with_capacity(key_columns.len());
-        for column in &key_columns {
-            let values = filters.iter().find_map(|f| pinned_values(f, &column.name))?;
-            pinned.push(values);
-        }
-        let combinations = pinned.iter().map(Vec::len).product::<usize>();
-        if combinations > MAX_KEYS {
-            return None;
-        }
-        let mut keys = Vec::with_capacity(combinations);
-        for i in 0..combinations {
-            let mut rest = i;
-            let mut arrays = Vec::with_capacity(pinned.len());
-            for (values, column) in pinned.iter().zip(&key_columns) {
-                let value = &values[rest % values.len()];
-                rest /= values.len();
-                if value.is_null() || value.data_type() != column.data_type.arrow_type() {
-                    return None;
-                }
-                arrays.push(value.to_array().ok()?);
-            }
-            let mut key = Vec::new();
-            self.key.codec().encode(&arrays, 0, &mut key).ok()?;
-            keys.push(key);
-        }
-        keys.sort_unstable();
-        keys.dedup();
-        Some(keys)
-    }
-
     fn scan(
         &self,
         projection: Option<&Vec<usize>>,
@@ -150,7 +111,11 @@ impl TableProviderCore {
         limit: Option<usize>,
     ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
         let (schema, columns) = self.projected(projection.map(Vec::as_slice))?;
-        let keys = self.keys(filters).map(Arc::from);
+        let keys = match KeyPins::of(self.table.definition(), filters) {
+            Some(pins) if pins.are_constant() => Some(ScanKeys::Known(Arc::from(pins.keys(&self.key)?))),
+            Some(pins) => Some(ScanKeys::Pinned(Arc::new(pins))),
+            None => None,
+        };
         // A filter above the scan would see too few rows if the scan stopped at the limit.
         let fetch = limit.filter(|_| filters.is_empty());
         let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
@@ -165,33 +130,6 @@ pub(super) fn plan_schema(schema: &Schema) -> SchemaRef {
         Err(_) => Arc::clone(field),
     };
     Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
-}
-
-/// The values that a filter pins a column to: `column = value` or `column IN (values)`.
-fn pinned_values(filter: &Expr, name: &str) -> Option<Vec<ScalarValue>> {
-    let is_column = |e: &Expr| matches!(e, Expr::Column(Column { name: n, .. }) if n == name);
-    let literal = |e: &Expr| match e {
-        Expr::Literal(value, _) => Some(value.clone()),
-        _ => None,
-    };
-    match filter {
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => {
-            if is_column(left) {
-                literal(right).map(|v| vec![v])
-            } else if is_column(right) {
-                literal(left).map(|v| vec![v])
-            } else {
-                None
-            }
-        }
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
-            let mut values = pinned_values(left, name)?;
-            values.extend(pinned_values(right, name)?);
-            Some(values)
-        }
-        Expr::InList(list) if !list.negated && is_column(&list.expr) => list.list.iter().map(literal).collect(),
-        _ => None,
-    }
 }
 
 /// One data set for everyone in the database.
@@ -247,7 +185,7 @@ impl TableProvider for SharedTableProvider {
         filters: &[&Expr],
     ) -> Result<Vec<TableProviderFilterPushDown>, DataFusionError> {
         let key_columns = self.core.table.definition().key_columns();
-        let useful = |f: &&Expr| key_columns.iter().any(|c| pinned_values(f, &c.name).is_some());
+        let useful = |f: &&Expr| key_columns.iter().any(|c| is_pinned(f, &c.name, &c.data_type.arrow_type()));
         // Inexact: the filter stays above the scan and has the last word.
         Ok(filters
             .iter()

@@ -25,7 +25,9 @@ use futures::StreamExt;
 
 use super::chunk::{Chunk, Visibility};
 use super::hot::HotTable;
+use super::key_spec::KeySpec;
 use super::log::ScopeKey;
+use super::pins::KeyPins;
 use super::seq::Seq;
 use super::store::TableStore;
 use crate::error::{ErrorCode, KalamError, Result};
@@ -137,14 +139,33 @@ pub fn system_columns(table: &CachedTableData) -> Vec<(Field, ScanColumn)> {
     columns
 }
 
+/// The keys that a scan looks up.
+#[derive(Debug, Clone)]
+pub enum ScanKeys {
+    /// These, encoded.
+    Known(Arc<[Vec<u8>]>),
+    /// Those that parameters give when the plan runs.
+    Pinned(Arc<KeyPins>),
+}
+
+impl ScanKeys {
+    /// How many at the most.
+    fn len(&self) -> usize {
+        match self {
+            Self::Known(keys) => keys.len(),
+            Self::Pinned(pins) => pins.combinations(),
+        }
+    }
+}
+
 /// The scan; see the module's comment.
 #[derive(Debug, Clone)]
 pub struct TableScanExec {
     store: Arc<TableStore>,
     table: Arc<CachedTableData>,
     columns: Vec<ScanColumn>,
-    /// Encoded keys, where filters pin the whole key.
-    keys: Option<Arc<[Vec<u8>]>>,
+    /// Where filters pin the whole key.
+    keys: Option<ScanKeys>,
     fetch: Option<usize>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -157,7 +178,7 @@ impl TableScanExec {
         table: Arc<CachedTableData>,
         schema: SchemaRef,
         columns: Vec<ScanColumn>,
-        keys: Option<Arc<[Vec<u8>]>>,
+        keys: Option<ScanKeys>,
         fetch: Option<usize>,
     ) -> Self {
         let properties = PlanProperties::new(
@@ -248,7 +269,11 @@ impl ExecutionPlan for TableScanExec {
             .ok_or_else(|| external(KalamError::internal("a plan was run without a request")))?;
         let schema = self.schema();
         let metrics = BaselineMetrics::new(&self.metrics, 0);
-        let scan = self.clone();
+        let mut scan = self.clone();
+        if let Some(ScanKeys::Pinned(pins)) = &self.keys {
+            let spec = KeySpec::new(self.table.definition()).map_err(external)?;
+            scan.keys = Some(ScanKeys::Known(Arc::from(pins.keys(&spec)?)));
+        }
         let open = async move { scan.open(request, metrics).await.map_err(external) };
         let stream = futures::stream::once(open)
             .map(|opened| match opened {
@@ -287,6 +312,11 @@ impl ExecutionPlan for TableScanExec {
         false
     }
 
+    /// For another run of a kept plan: what the last one measured is not counted again.
+    fn reset_state(self: Arc<Self>) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(Self { metrics: ExecutionPlanMetricsSet::new(), ..self.as_ref().clone() }))
+    }
+
     fn fetch(&self) -> Option<usize> {
         self.fetch
     }
@@ -305,7 +335,8 @@ impl TableScanExec {
         let hot = self.store.hot(&request.scope(&self.table), self.table.definition()).await?;
         let source = match &self.keys {
             None => Source::Chunks(hot.chunks()),
-            Some(keys) => Source::Rows(lookup_all(&hot, keys, request.snapshot)?),
+            Some(ScanKeys::Known(keys)) => Source::Rows(lookup_all(&hot, keys, request.snapshot)?),
+            Some(ScanKeys::Pinned(_)) => return Err(KalamError::internal("a scan ran before its keys were known")),
         };
         let remaining = self.fetch.unwrap_or(usize::MAX);
         Ok(ChunkReader { scan: self, request, source, next: 0, remaining, metrics, worked: Instant::now() })
