@@ -4,8 +4,6 @@
 //! then commits by itself (autocommit), in order, and the first error ends the request. A statement that lost a race
 //! against another writer (`SERIALIZATION_FAILURE`) is run again from the start: nothing of it was applied.
 
-use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -16,30 +14,34 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::{Expr as DfExpr, LogicalPlan};
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use datafusion::sql::sqlparser::ast::{self, Expr, ObjectType, Value as SqlValue, Visit, visit_expressions};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::sql::sqlparser::ast::{self, ObjectType};
 use futures::StreamExt;
 use parking_lot::RwLock;
 
+use super::arrays;
 use super::catalog::{Extras, Names, plan_statement};
 use super::datafusion_session;
 use super::errors::from_datafusion;
 use super::handlers;
+use super::handlers::prepare::PreparedStatements;
 use super::memory::QueryMemory;
 use super::params::Params;
-use super::parser::{self, Statement};
+use super::parser::Statement;
+use super::plan_cache::{Origin, PlanCache, PlanFor, ReadyPlan};
 use super::rewrite::visible_name;
+use super::statement_cache::StatementCache;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Instant};
 use crate::schema::{DEFAULT_NAMESPACE, SchemaRegistry};
 use crate::storage::Durability;
-use crate::tables::{Request, Seq, SystemTablesRegistry, TableStore};
+use crate::tables::{Gauges, Request, Seq, SystemTablesRegistry, TableStore};
 use crate::types::{KalamDataType, coerce_array};
 
 /// A statement that keeps losing races against other writers fails after so many attempts.
 const ATTEMPTS: usize = 20;
 
-/// Words that make a statement depend on the clock.
+/// What functions of the clock begin with.
 const CLOCK_WORDS: [&str; 4] = ["now", "current_", "today", "localtime"];
 
 /// Who asks: the user of USER tables and the namespace of bare names.
@@ -47,12 +49,14 @@ const CLOCK_WORDS: [&str; 4] = ["now", "current_", "today", "localtime"];
 pub struct Session {
     user: Arc<str>,
     namespace: RwLock<Arc<str>>,
+    prepared: PreparedStatements,
 }
 
 impl Session {
     /// A session in the namespace `default`.
     pub fn new(user: impl Into<Arc<str>>) -> Self {
-        Self { user: user.into(), namespace: RwLock::new(Arc::from(DEFAULT_NAMESPACE)) }
+        let namespace = RwLock::new(Arc::from(DEFAULT_NAMESPACE));
+        Self { user: user.into(), namespace, prepared: PreparedStatements::default() }
     }
 
     /// The user.
@@ -63,6 +67,11 @@ impl Session {
     /// The namespace of bare table names.
     pub fn namespace(&self) -> Arc<str> {
         Arc::clone(&self.namespace.read())
+    }
+
+    /// What PREPARE has prepared.
+    pub(super) fn prepared(&self) -> &PreparedStatements {
+        &self.prepared
     }
 
     pub(super) fn use_namespace(&self, namespace: &str) {
@@ -81,11 +90,19 @@ pub struct ExecuteOptions {
     pub deadline: Option<Instant>,
     /// Whether statements that pin a key may go past the planner: off only to compare both ways.
     pub short_path: bool,
+    /// Whether parsed statements and plans are kept and used again: off only to compare both ways.
+    pub caches: bool,
 }
 
 impl Default for ExecuteOptions {
     fn default() -> Self {
-        Self { durability: Durability::default(), cancelled: Arc::default(), deadline: None, short_path: true }
+        Self {
+            durability: Durability::default(),
+            cancelled: Arc::default(),
+            deadline: None,
+            short_path: true,
+            caches: true,
+        }
     }
 }
 
@@ -143,6 +160,20 @@ pub struct SqlExecutor {
     system: Arc<SystemTablesRegistry>,
     memory: Arc<QueryMemory>,
     state: Arc<SessionState>,
+    caches: Arc<Caches>,
+}
+
+/// Statements and plans that are kept, for all sessions.
+#[derive(Debug, Default)]
+struct Caches {
+    statements: StatementCache,
+    plans: PlanCache,
+}
+
+impl Gauges for Caches {
+    fn gauges(&self) -> Vec<(&'static str, u64)> {
+        self.statements.gauges().into_iter().chain(self.plans.gauges()).collect()
+    }
 }
 
 impl SqlExecutor {
@@ -155,8 +186,10 @@ impl SqlExecutor {
     ) -> Result<Self> {
         let memory = Arc::new(QueryMemory::new(memory_limit));
         let state = Arc::new(datafusion_session::session_state(Arc::clone(&memory) as _)?);
+        let caches = Arc::new(Caches::default());
         system.add_gauges(Arc::clone(&memory) as _);
-        Ok(Self { registry, store, system, memory, state })
+        system.add_gauges(Arc::clone(&caches) as _);
+        Ok(Self { registry, store, system, memory, state, caches })
     }
 
     /// The registry.
@@ -177,6 +210,14 @@ impl SqlExecutor {
     /// The id of the node that this executor runs on.
     pub fn node_id(&self) -> &Arc<str> {
         self.system.node_id()
+    }
+
+    pub(super) fn statement_cache(&self) -> &StatementCache {
+        &self.caches.statements
+    }
+
+    pub(super) fn plan_cache(&self) -> &PlanCache {
+        &self.caches.plans
     }
 
     /// Bytes that running queries have reserved.
@@ -203,6 +244,7 @@ impl SqlExecutor {
             options,
             state: Arc::clone(&self.state),
             started_us: platform::now_us(),
+            origin: None,
         }
     }
 
@@ -214,64 +256,57 @@ impl SqlExecutor {
         params: &Params,
         options: &ExecuteOptions,
     ) -> Result<Vec<StatementResult>> {
-        let statements = parser::parse(sql)?;
-        let mut used = BTreeSet::new();
-        for statement in &statements {
-            placeholders(statement, &mut used);
-        }
+        let parsed = self.statement_cache().parse(sql, options.caches)?;
+        let used = &parsed.placeholders;
         params.check_all_used(used.iter().map(String::as_str))?;
-        for placeholder in &used {
+        for placeholder in used {
             params.get(placeholder)?;
         }
-        let lower = sql.to_lowercase();
-        let clock = CLOCK_WORDS.iter().any(|word| lower.contains(word));
-        let mut results = Vec::with_capacity(statements.len());
-        for statement in statements {
-            let started_us = platform::now_us();
-            let state = if clock {
-                let mut state = self.state.as_ref().clone();
-                state.mark_start_execution();
-                // The same moment for now() in the text and NOW() in a default, to the microsecond that is stored.
-                let now = chrono::DateTime::from_timestamp_micros(started_us);
-                state.execution_props_mut().query_execution_start_time = now;
-                Arc::new(state)
-            } else {
-                Arc::clone(&self.state)
-            };
-            let execution = Execution { executor: self, session, params, options, state, started_us };
-            results.push(execution.statement(statement).await?);
+        let mut results = Vec::with_capacity(parsed.statements.len());
+        for index in 0..parsed.statements.len() {
+            results.push(self.run(session, Origin { text: &parsed, index }, params, options).await?);
         }
         Ok(results)
     }
-}
 
-/// Collects the placeholders of a statement.
-fn placeholders(statement: &Statement, used: &mut BTreeSet<String>) {
-    match statement {
-        Statement::Explain { statement, .. } => placeholders(statement, used),
-        Statement::Sql(statement) => collect_placeholders(statement.as_ref(), used),
-        Statement::With(with, statement) => {
-            collect_placeholders(with, used);
-            collect_placeholders(statement.as_ref(), used);
-        }
-        Statement::CreateTable(_, create) => {
-            if let Some(query) = &create.query {
-                collect_placeholders(query.as_ref(), used);
-            }
-        }
-        _ => {}
+    /// Parses a text and keeps it for its executions. Returns its placeholders, as they are written.
+    pub fn prepare(&self, sql: &str) -> Result<Vec<String>> {
+        Ok(self.statement_cache().parse(sql, true)?.placeholders.iter().cloned().collect())
     }
-}
 
-fn collect_placeholders(statement: &impl Visit, used: &mut BTreeSet<String>) {
-    let _ = visit_expressions(statement, |expr| {
-        if let Expr::Value(value) = expr
-            && let SqlValue::Placeholder(name) = &value.value
+    /// Runs one parsed statement.
+    pub(super) async fn run(
+        &self,
+        session: &Session,
+        origin: Origin<'_>,
+        params: &Params,
+        options: &ExecuteOptions,
+    ) -> Result<StatementResult> {
+        let started_us = platform::now_us();
+        let state = if origin.text.clock {
+            let mut state = self.state.as_ref().clone();
+            state.mark_start_execution();
+            // The same moment for now() in the text and NOW() in a default, to the microsecond that is stored.
+            let now = chrono::DateTime::from_timestamp_micros(started_us);
+            state.execution_props_mut().query_execution_start_time = now;
+            Arc::new(state)
+        } else {
+            Arc::clone(&self.state)
+        };
+        let parsed = origin.parsed();
+        let execution = Execution { executor: self, session, params, options, state, started_us, origin: Some(origin) };
+        if !parsed.arrays.is_empty()
+            && arrays::has_arrays(&parsed.arrays, params)?
+            && let Statement::Sql(statement) = &parsed.statement
         {
-            used.insert(name.clone());
+            let mut statement = statement.clone();
+            let params = arrays::expand(&mut statement, params)?;
+            // How many elements there are is part of the statement now: it is nobody's but this run's.
+            let execution = Execution { params: &params, origin: None, ..execution };
+            return execution.statement(&Statement::Sql(statement)).await;
         }
-        ControlFlow::<()>::Continue(())
-    });
+        execution.statement(&parsed.statement).await
+    }
 }
 
 /// One statement being run.
@@ -283,51 +318,56 @@ pub(super) struct Execution<'a> {
     pub state: Arc<SessionState>,
     /// When the statement began: what NOW() gives, in a default too.
     pub started_us: i64,
+    /// Where it was parsed from; `None` if it is not as it was parsed.
+    pub origin: Option<Origin<'a>>,
 }
 
 impl Execution<'_> {
-    async fn statement(&self, statement: Statement) -> Result<StatementResult> {
+    async fn statement(&self, statement: &Statement) -> Result<StatementResult> {
         match statement {
             Statement::CreateNamespace { name, if_not_exists } => {
-                handlers::namespace::create(self, &name, if_not_exists).await
+                handlers::namespace::create(self, name, *if_not_exists).await
             }
-            Statement::DropNamespace { name, if_exists } => handlers::namespace::drop(self, &name, if_exists).await,
-            Statement::UseNamespace(name) => handlers::namespace::use_namespace(self, &name).await,
+            Statement::DropNamespace { name, if_exists } => handlers::namespace::drop(self, name, *if_exists).await,
+            Statement::UseNamespace(name) => handlers::namespace::use_namespace(self, name).await,
             Statement::ShowNamespaces => handlers::show::namespaces(self).await,
             Statement::ShowStats => handlers::show::stats(self).await,
             Statement::ShowTables(namespace) => handlers::show::tables(self, namespace.as_ref()).await,
-            Statement::Describe(name) => handlers::show::describe(self, &name).await,
-            Statement::DescribeHistory(name) => handlers::show::history(self, &name).await,
-            Statement::CreateTable(kind, create) => handlers::table::create(self, kind, *create).await,
+            Statement::Describe(name) => handlers::show::describe(self, name).await,
+            Statement::DescribeHistory(name) => handlers::show::history(self, name).await,
+            Statement::CreateTable(kind, create) => handlers::table::create(self, *kind, create.as_ref().clone()).await,
             Statement::Explain { analyze, verbose, statement } => {
-                handlers::explain::explain(self, analyze, verbose, *statement).await
+                handlers::explain::explain(self, *analyze, *verbose, statement.as_ref().clone()).await
             }
-            Statement::With(with, statement) => match *statement {
+            Statement::Prepare { name, types, statement } => {
+                handlers::prepare::prepare(self, name, types, statement.as_ref().clone())
+            }
+            Statement::Execute { name, arguments } => Box::pin(handlers::prepare::execute(self, name, arguments)).await,
+            Statement::Deallocate(name) => handlers::prepare::deallocate(self, name.as_ref()),
+            Statement::With(with, statement) => match statement.as_ref() {
                 ast::Statement::Update(update) => {
-                    self.retrying(|| handlers::update::update(self, &update, Some(&with))).await
+                    self.retrying(|| handlers::update::update(self, update, Some(with))).await
                 }
                 ast::Statement::Delete(delete) => {
-                    self.retrying(|| handlers::delete::delete(self, &delete, Some(&with))).await
+                    self.retrying(|| handlers::delete::delete(self, delete, Some(with))).await
                 }
-                other => Err(unsupported_statement(&other)),
+                other => Err(unsupported_statement(other)),
             },
-            Statement::Sql(statement) => match *statement {
+            Statement::Sql(statement) => match statement.as_ref() {
                 // A query is run again if an ALTER came between its planning and its reading.
-                ast::Statement::Query(query) => {
-                    self.retrying(|| handlers::query::query(self, query.as_ref().clone())).await
-                }
-                ast::Statement::Insert(insert) => self.retrying(|| handlers::insert::insert(self, &insert)).await,
-                ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, &update, None)).await,
-                ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, &delete, None)).await,
-                ast::Statement::AlterTable(alter) => self.retrying(|| handlers::alter::alter(self, &alter)).await,
-                ast::Statement::CreateView(create) => self.retrying(|| handlers::view::create(self, &create)).await,
+                ast::Statement::Query(query) => self.retrying(|| handlers::query::query(self, query)).await,
+                ast::Statement::Insert(insert) => self.retrying(|| handlers::insert::insert(self, insert)).await,
+                ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, update, None)).await,
+                ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, delete, None)).await,
+                ast::Statement::AlterTable(alter) => self.retrying(|| handlers::alter::alter(self, alter)).await,
+                ast::Statement::CreateView(create) => self.retrying(|| handlers::view::create(self, create)).await,
                 ast::Statement::Drop { object_type: ObjectType::View, if_exists, names, cascade, .. } => {
-                    handlers::view::drop(self, &names, if_exists, cascade).await
+                    handlers::view::drop(self, names, *if_exists, *cascade).await
                 }
                 ast::Statement::Drop { object_type: ObjectType::Table, if_exists, names, .. } => {
-                    handlers::table::drop(self, &names, if_exists).await
+                    handlers::table::drop(self, names, *if_exists).await
                 }
-                other => Err(unsupported_statement(&other)),
+                other => Err(unsupported_statement(other)),
             },
         }
     }
@@ -361,10 +401,14 @@ impl Execution<'_> {
 
     /// Plans a query or the SELECT behind another statement, with its parameters in place.
     pub async fn plan(&self, statement: ast::Statement, extras: &Extras) -> Result<LogicalPlan> {
+        self.params.bind(self.logical(statement, extras).await?)
+    }
+
+    /// Plans a query or the SELECT behind another statement, with placeholders for its parameters.
+    pub async fn logical(&self, statement: ast::Statement, extras: &Extras) -> Result<LogicalPlan> {
         let namespace = self.session.namespace();
         let names = Names { registry: &self.executor.registry, namespace: &namespace };
-        let plan = plan_statement(&self.state, names, statement, extras).await?;
-        self.params.bind(plan)
+        plan_statement(&self.state, names, statement, extras).await
     }
 
     /// The physical plan of a logical one.
@@ -382,6 +426,11 @@ impl Execution<'_> {
 
     /// Runs a physical plan to its end.
     pub async fn collect(&self, plan: Arc<dyn ExecutionPlan>, request: Arc<Request>) -> Result<Vec<RecordBatch>> {
+        self.collect_ready(&ReadyPlan::new(plan), request).await
+    }
+
+    /// Runs a plan with its parameters to its end.
+    pub async fn collect_ready(&self, plan: &ReadyPlan, request: Arc<Request>) -> Result<Vec<RecordBatch>> {
         let config = self.state.config().clone().with_extension(Arc::clone(&request));
         let context = TaskContext::new(
             None,
@@ -393,7 +442,7 @@ impl Execution<'_> {
             Default::default(),
             Arc::clone(self.state.runtime_env()),
         );
-        let mut stream = execute_stream(plan, Arc::new(context)).map_err(from_datafusion)?;
+        let mut stream = plan.execute(Arc::new(context)).map_err(from_datafusion)?;
         let mut batches = Vec::new();
         let mut worked = Instant::now();
         while let Some(batch) = stream.next().await {
@@ -408,6 +457,18 @@ impl Execution<'_> {
             request.check()?;
         }
         Ok(batches)
+    }
+
+    /// Runs the SELECT that is a part of this statement by a plan that is kept, or else kept from now on; columns keep
+    /// the types that DataFusion gives them.
+    pub async fn select_part(
+        &self,
+        part: PlanFor,
+        request: Arc<Request>,
+        build: impl FnOnce() -> Result<(ast::Query, Extras)>,
+    ) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+        let plan = self.ready_plan(part, build).await?;
+        Ok((plan.plan.schema(), self.collect_ready(&plan, request).await?))
     }
 
     /// Plans and runs the SELECT behind a statement; columns keep the types that DataFusion gives them.

@@ -1,6 +1,7 @@
 //! SQL: from text to rows.
 
 mod arithmetic;
+mod arrays;
 mod casts;
 mod catalog;
 mod correlated;
@@ -12,12 +13,16 @@ mod functions;
 mod handlers;
 mod import;
 mod interrupt;
+mod lru;
 mod memory;
+mod open_parameters;
 pub mod packed;
 mod params;
 mod parser;
+mod plan_cache;
 mod rewrite;
 mod short_path;
+mod statement_cache;
 mod type_planner;
 mod views;
 mod wildcards;

@@ -21,14 +21,25 @@ use super::handlers::query::item_names;
 use super::parser::{self, Statement};
 use crate::error::Result;
 use crate::schema::TableDefinition;
-use crate::tables::{SharedTableProvider, TableProviderCore};
+use crate::tables::{SharedTableProvider, TableProviderCore, TableScanExec};
 use crate::types::{ColumnBuilder, KalamDataType, Value};
 
 /// At most so many keys of an IN list are looked up one by one.
 const MAX_KEYS: usize = 1000;
 
-/// Runs a query if it has the shape; `None` hands it to the planner.
+/// Runs a query if it has the shape; `None` hands it to the planner. It has been asked for by [`is_key_query`].
 pub async fn query(execution: &Execution<'_>, query: &Query) -> Result<Option<StatementResult>> {
+    let Some((scan, items)) = query_scan(execution, query).await? else { return Ok(None) };
+    let schema = datafusion::physical_plan::ExecutionPlan::schema(&scan);
+    let batches = execution.collect(Arc::new(scan), execution.request()).await?;
+    Ok(Some(StatementResult::rows(finish_rows(&schema, batches, item_names(items))?)))
+}
+
+/// The lookup that a query is, and its list.
+pub async fn query_scan<'a>(
+    execution: &Execution<'_>,
+    query: &'a Query,
+) -> Result<Option<(TableScanExec, &'a [SelectItem])>> {
     let Some(shape) = KeyQuery::of(query) else { return Ok(None) };
     let Ok(id) = table_id(shape.table, &execution.session.namespace()) else { return Ok(None) };
     // Views have no provider, and system tables one of another kind.
@@ -38,10 +49,7 @@ pub async fn query(execution: &Execution<'_>, query: &Query) -> Result<Option<St
     let core = provider.core();
     let Some(projection) = shape.projection(core.definition()) else { return Ok(None) };
     let Some(keys) = keys_of(execution, core, shape.selection, &shape.alias)? else { return Ok(None) };
-    let scan = core.key_scan(Some(&projection), keys)?;
-    let schema = datafusion::physical_plan::ExecutionPlan::schema(&scan);
-    let batches = execution.collect(Arc::new(scan), execution.request()).await?;
-    Ok(Some(StatementResult::rows(finish_rows(&schema, batches, item_names(shape.items))?)))
+    Ok(Some((core.key_scan(Some(&projection), keys)?, shape.items)))
 }
 
 /// The rows of an UPDATE's or DELETE's target if its WHERE pins the whole key: every column of `core`, hidden ones
@@ -53,10 +61,22 @@ pub async fn target_rows(
     alias: &Ident,
     request: Arc<crate::tables::Request>,
 ) -> Result<Option<Vec<RecordBatch>>> {
+    match target_scan(execution, core, selection, alias)? {
+        Some(scan) => execution.collect(Arc::new(scan), request).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The lookup of the rows of an UPDATE's or DELETE's target.
+pub fn target_scan(
+    execution: &Execution<'_>,
+    core: &TableProviderCore,
+    selection: Option<&Expr>,
+    alias: &Ident,
+) -> Result<Option<TableScanExec>> {
     let Some(selection) = selection else { return Ok(None) };
     let Some(keys) = keys_of(execution, core, selection, &fold(alias))? else { return Ok(None) };
-    let scan = core.key_scan(None, keys)?;
-    execution.collect(Arc::new(scan), request).await.map(Some)
+    core.key_scan(None, keys).map(Some)
 }
 
 /// A column of one constant, by the rules of assignment; `None` if the expression is no constant.
@@ -89,22 +109,17 @@ struct KeyQuery<'a> {
 }
 
 impl<'a> KeyQuery<'a> {
+    /// The parts of a query that [`is_key_query`] has found to be one.
     fn of(query: &'a Query) -> Option<Self> {
-        let template = template()?;
         let SetExpr::Select(select) = query.body.as_ref() else { return None };
-        let SetExpr::Select(bare) = template.body.as_ref() else { return None };
-        let [TableWithJoins { relation, joins }] = select.from.as_slice() else { return None };
-        let TableFactor::Table { name, alias, .. } = relation else { return None };
-        let selection = select.selection.as_ref()?;
-        let columns_renamed = alias.as_ref().is_some_and(|a| !a.columns.is_empty());
-        if !joins.is_empty() || columns_renamed || !is_bare_query(query, template) || !is_bare(select, bare) {
+        let [TableWithJoins { relation: TableFactor::Table { name, alias, .. }, .. }] = select.from.as_slice() else {
             return None;
-        }
+        };
         let alias = match alias {
             Some(alias) => fold(&alias.name),
             None => fold(name.0.last()?.as_ident()?),
         };
-        Some(Self { table: name, alias, items: &select.projection, selection })
+        Some(Self { table: name, alias, items: &select.projection, selection: select.selection.as_ref()? })
     }
 
     /// Places of the listed columns, if the list holds columns only.
@@ -130,6 +145,21 @@ impl<'a> KeyQuery<'a> {
         let unique = names.iter().enumerate().all(|(i, name)| !names[..i].contains(name));
         unique.then_some(places)
     }
+}
+
+/// Whether a query looks like a lookup of keys: one table, a WHERE of nothing but equalities, and no other clause. It
+/// is asked once for each text.
+pub fn is_key_query(query: &Query) -> bool {
+    let Some(template) = template() else { return false };
+    let (SetExpr::Select(select), SetExpr::Select(bare)) = (query.body.as_ref(), template.body.as_ref()) else {
+        return false;
+    };
+    let [TableWithJoins { relation: TableFactor::Table { alias, .. }, joins }] = select.from.as_slice() else {
+        return false;
+    };
+    let columns_renamed = alias.as_ref().is_some_and(|a| !a.columns.is_empty());
+    let pins = select.selection.as_ref().is_some_and(|selection| conjuncts(selection, &mut Vec::new()));
+    pins && joins.is_empty() && !columns_renamed && is_bare_query(query, template) && is_bare(select, bare)
 }
 
 /// `SELECT 1 FROM t`, parsed once: what a query without any further clause looks like.

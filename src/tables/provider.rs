@@ -3,7 +3,7 @@
 //! One [`TableProviderCore`] serves every kind of table. Invariant: a provider holds no user and no snapshot; both
 //! come with the request (`scan.rs`), so the registry caches one provider per table for all users.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
@@ -82,6 +82,11 @@ impl TableProviderCore {
         self.table.definition()
     }
 
+    /// Whether it serves this definition of its table.
+    pub fn is_of(&self, table: &Arc<CachedTableData>) -> bool {
+        Arc::ptr_eq(&self.table, table)
+    }
+
     /// What identifies its rows.
     pub fn key(&self) -> &KeySpec {
         &self.key
@@ -136,12 +141,24 @@ pub(super) fn plan_schema(schema: &Schema) -> SchemaRef {
 #[derive(Debug)]
 pub struct SharedTableProvider {
     core: TableProviderCore,
+    /// The same table with its hidden columns, made when a statement first changes rows.
+    with_positions: OnceLock<Arc<SharedTableProvider>>,
 }
 
 impl SharedTableProvider {
     /// A provider on a core.
     pub fn new(core: TableProviderCore) -> Self {
-        Self { core }
+        Self { core, with_positions: OnceLock::new() }
+    }
+
+    /// The provider of the same table with its hidden columns after its own; the same `Arc` each time.
+    pub fn with_positions(&self) -> Result<Arc<Self>> {
+        if let Some(provider) = self.with_positions.get() {
+            return Ok(Arc::clone(provider));
+        }
+        let (store, table) = (Arc::clone(&self.core.store), Arc::clone(&self.core.table));
+        let made = Arc::new(Self::new(TableProviderCore::with_system_columns(store, table)?));
+        Ok(Arc::clone(self.with_positions.get_or_init(|| made)))
     }
 
     /// Its core.

@@ -16,18 +16,29 @@ use super::super::catalog::{Extras, Names, fold};
 use super::super::errors::from_datafusion;
 use super::super::executor::{Execution, Rows, StatementResult, finish_rows};
 use super::super::parser::{self, Statement};
+use super::super::plan_cache::PlanFor;
 use super::query::item_names;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{CachedTableData, TableDefinition};
 use crate::tables::{
     HotTable, POSITION_COLUMN, PreparedRows, ROW_ID_COLUMN, Request, ScopeKey, ScopeWrite, SharedTableProvider,
-    TableProviderCore,
+    TableProviderCore, TableScanExec,
 };
 
 /// The relation that an UPDATE or DELETE changes, in the SELECT that finds its rows.
 pub const TARGET: &str = "$target";
 /// The relation that RETURNING reads.
 const RETURNING: &str = "$returning";
+
+/// How an UPDATE or DELETE finds its rows, for EXPLAIN.
+pub struct Explained {
+    /// The SELECT of the rows.
+    pub query: ast::Query,
+    /// The table.
+    pub target: Target,
+    /// The lookup that takes the place of the SELECT, if the statement goes past the planner.
+    pub lookup: Option<TableScanExec>,
+}
 
 /// The table that a statement changes, as its session sees it.
 pub struct Target {
@@ -60,9 +71,41 @@ impl Target {
         self.table.definition()
     }
 
-    /// The table with its hidden columns.
-    pub fn core(&self, execution: &Execution<'_>) -> Result<TableProviderCore> {
-        TableProviderCore::with_system_columns(Arc::clone(execution.executor.store()), Arc::clone(&self.table))
+    /// The table with its hidden columns; the one that its provider keeps, if that is of this definition.
+    pub fn provider(&self, execution: &Execution<'_>) -> Result<Arc<SharedTableProvider>> {
+        let kept = execution.executor.registry().cached_provider(self.table.table_id());
+        if let Some(kept) = &kept
+            && let Some(provider) = kept.downcast_ref::<SharedTableProvider>()
+            && provider.core().is_of(&self.table)
+        {
+            return provider.with_positions();
+        }
+        let store = Arc::clone(execution.executor.store());
+        let core = TableProviderCore::with_system_columns(store, Arc::clone(&self.table))?;
+        Ok(Arc::new(SharedTableProvider::new(core)))
+    }
+
+    /// Runs the SELECT of the rows to change. Fails with a conflict if the table's definition is not that of this
+    /// target any more: its plan would be of another.
+    pub async fn select(
+        &self,
+        execution: &Execution<'_>,
+        build: impl FnOnce() -> Result<(ast::Query, Extras)>,
+    ) -> Result<Vec<RecordBatch>> {
+        let plan = execution.ready_plan(PlanFor::Rows, build).await?;
+        self.check_current(execution).await?;
+        execution.collect_ready(&plan, Arc::clone(&self.request)).await
+    }
+
+    async fn check_current(&self, execution: &Execution<'_>) -> Result<()> {
+        let current = execution.executor.registry().table(self.table.table_id()).await?;
+        if !current.is_some_and(|current| Arc::ptr_eq(&current, &self.table)) {
+            return Err(KalamError::new(
+                ErrorCode::Conflict,
+                format!("the definition of '{}' was changed meanwhile", self.table.table_id()),
+            ));
+        }
+        Ok(())
     }
 
     /// Rows of [`Target::core`] in the order that UPDATE and DELETE select them: position, row id if there is one,
@@ -80,8 +123,7 @@ impl Target {
 
     /// The provider of [`TARGET`].
     pub fn extras(&self, execution: &Execution<'_>) -> Result<Extras> {
-        let core = self.core(execution)?;
-        Ok(Extras::from([(TARGET.to_owned(), Arc::new(SharedTableProvider::new(core)) as _)]))
+        Ok(Extras::from([(TARGET.to_owned(), self.provider(execution)? as _)]))
     }
 
     /// A batch of the table's columns, checked against NOT NULL. `first_row` is the number of its first row, from 1.
@@ -103,14 +145,7 @@ impl Target {
         if rows_affected == 0 {
             return Ok(StatementResult::default());
         }
-        let registry = execution.executor.registry();
-        let current = registry.table(self.table.table_id()).await?;
-        if !current.is_some_and(|current| Arc::ptr_eq(&current, &self.table)) {
-            return Err(KalamError::new(
-                ErrorCode::Conflict,
-                format!("the definition of '{}' was changed meanwhile", self.table.table_id()),
-            ));
-        }
+        self.check_current(execution).await?;
         let write = ScopeWrite {
             scope: self.scope,
             hot: self.hot,

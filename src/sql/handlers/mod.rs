@@ -7,6 +7,7 @@ pub mod dml;
 pub mod explain;
 pub mod insert;
 pub mod namespace;
+pub mod prepare;
 pub mod query;
 pub mod show;
 pub mod table;

@@ -4,18 +4,23 @@ use datafusion::sql::sqlparser::ast::{self, Expr, SelectItem, SetExpr};
 
 use super::super::catalog::{Extras, fold};
 use super::super::executor::{Execution, StatementResult, finish_rows};
+use super::super::plan_cache::PlanFor;
 use super::super::short_path;
 use crate::error::Result;
 
 /// Runs a query.
-pub async fn query(execution: &Execution<'_>, query: ast::Query) -> Result<StatementResult> {
+pub async fn query(execution: &Execution<'_>, query: &ast::Query) -> Result<StatementResult> {
+    let parsed = execution.origin.map(|origin| origin.parsed());
+    let key_query = parsed.map_or_else(|| short_path::is_key_query(query), |parsed| parsed.key_query);
     if execution.options.short_path
-        && let Some(result) = short_path::query(execution, &query).await?
+        && key_query
+        && let Some(result) = short_path::query(execution, query).await?
     {
         return Ok(result);
     }
-    let names = column_names(&query);
-    let (schema, batches) = execution.select(query, &Extras::new(), execution.request()).await?;
+    let names = parsed.map_or_else(|| column_names(query), |parsed| parsed.names.clone());
+    let build = || Ok((query.clone(), Extras::new()));
+    let (schema, batches) = execution.select_part(PlanFor::Rows, execution.request(), build).await?;
     Ok(StatementResult::rows(finish_rows(&schema, batches, names)?))
 }
 

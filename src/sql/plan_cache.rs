@@ -1,0 +1,363 @@
+//! Physical plans, kept for the next run of the same statement.
+//!
+//! A plan is kept under the statement, the part of it, the namespace, the user and what planning could see of the
+//! parameters: their types, and the values of those that a plan cannot leave open (LIMIT, NULL). Invariant: a kept
+//! plan gives what planning again would give. So none outlives the catalog that it was planned with
+//! (`SchemaRegistry::catalog_version`); none is kept whose planning looked at the clock or at anything else that a
+//! stable function tells; scans decide when they run what they read; and a plan serves one run at a time, each with
+//! its state and its metrics set anew. Whoever finds a plan in use plans for itself.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Result as DfResult, ScalarValue};
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::physical_expr::expressions::DynamicFilterPhysicalExpr;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
+use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::sql::sqlparser::ast;
+use parking_lot::Mutex;
+
+use super::catalog::Extras;
+use super::datafusion_session;
+use super::errors::from_datafusion;
+use super::executor::Execution;
+use super::lru::Lru;
+use super::open_parameters::{OpenParameter, number_parameters, open_parameters};
+use super::params::Params;
+use super::statement_cache::{ParsedStatement, ParsedText};
+use crate::error::Result;
+use crate::tables::parameters::{ParameterValues, WithValues, within};
+use crate::types::Value;
+
+/// At most so many plans are kept.
+const MAX_PLANS: usize = 256;
+/// They take about so many bytes at the most.
+const MAX_BYTES: usize = 16 << 20;
+/// About how many bytes an operator takes with its expressions and schemas.
+const BYTES_PER_OPERATOR: usize = 4 << 10;
+
+/// Which of the SELECTs behind a statement a plan is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PlanFor {
+    /// The query, the rows that UPDATE and DELETE change, or those that INSERT takes.
+    Rows,
+    /// The expressions among the values of an INSERT, by the number of their query.
+    Values(usize),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    text: u64,
+    statement: usize,
+    part: PlanFor,
+    namespace: Arc<str>,
+    user: Arc<str>,
+    parameters: Vec<u8>,
+}
+
+/// A plan that is kept.
+struct KeptPlan {
+    plan: Arc<dyn ExecutionPlan>,
+    /// By their numbers in the plan.
+    parameters: Vec<OpenParameter>,
+    in_use: AtomicBool,
+}
+
+#[derive(Clone)]
+enum Entry {
+    Plan(Arc<KeptPlan>),
+    /// Planning looked at more than its key tells.
+    Never,
+}
+
+struct Plans {
+    /// The catalog that all of them were planned with.
+    catalog: u64,
+    entries: Lru<Key, Entry>,
+}
+
+/// The cache.
+pub struct PlanCache {
+    plans: Mutex<Plans>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl fmt::Debug for PlanCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PlanCache").field("plans", &self.plans.lock().entries.len()).finish_non_exhaustive()
+    }
+}
+
+impl Default for PlanCache {
+    fn default() -> Self {
+        let plans = Plans { catalog: 0, entries: Lru::new(MAX_PLANS, MAX_BYTES) };
+        Self { plans: Mutex::new(plans), hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+    }
+}
+
+impl PlanCache {
+    fn get(&self, key: &Key, catalog: u64) -> Option<Entry> {
+        let mut plans = self.plans.lock();
+        if plans.catalog != catalog {
+            plans.entries.clear();
+            plans.catalog = catalog;
+        }
+        plans.entries.get(key).cloned()
+    }
+
+    fn insert(&self, key: Key, catalog: u64, entry: Entry) {
+        let bytes = match &entry {
+            Entry::Plan(kept) => operators(kept.plan.as_ref()) * BYTES_PER_OPERATOR,
+            Entry::Never => size_of::<Key>(),
+        };
+        let mut plans = self.plans.lock();
+        if plans.catalog == catalog {
+            plans.entries.insert(key, entry, bytes);
+        }
+    }
+
+    /// Hits, misses, plans, and about how many bytes they take.
+    pub fn gauges(&self) -> [(&'static str, u64); 4] {
+        let plans = self.plans.lock();
+        [
+            ("plan_cache_hits", self.hits.load(Ordering::Relaxed)),
+            ("plan_cache_misses", self.misses.load(Ordering::Relaxed)),
+            ("plan_cache_size", plans.entries.len() as u64),
+            ("plan_cache_bytes", plans.entries.bytes() as u64),
+        ]
+    }
+}
+
+fn operators(plan: &dyn ExecutionPlan) -> usize {
+    1 + plan.children().into_iter().map(|child| operators(child.as_ref())).sum::<usize>()
+}
+
+/// Gives a kept plan free when its run ends, however it ends.
+struct Lease(Arc<KeptPlan>);
+
+impl Lease {
+    fn take(kept: &Arc<KeptPlan>) -> Option<Self> {
+        (!kept.in_use.swap(true, Ordering::AcqRel)).then(|| Self(Arc::clone(kept)))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.in_use.store(false, Ordering::Release);
+    }
+}
+
+/// A plan that is ready to run once.
+pub struct ReadyPlan {
+    /// The plan.
+    pub plan: Arc<dyn ExecutionPlan>,
+    values: ParameterValues,
+    _lease: Option<Lease>,
+}
+
+impl ReadyPlan {
+    /// A plan without open parameters.
+    pub fn new(plan: Arc<dyn ExecutionPlan>) -> Self {
+        Self { plan, values: Arc::from([]), _lease: None }
+    }
+
+    /// Starts it.
+    pub fn execute(
+        &self,
+        context: Arc<datafusion::execution::TaskContext>,
+    ) -> DfResult<datafusion::execution::SendableRecordBatchStream> {
+        let stream = within(&self.values, || execute_stream(Arc::clone(&self.plan), context))?;
+        Ok(Box::pin(WithValues::new(stream, Arc::clone(&self.values))))
+    }
+}
+
+/// Where a statement that runs was parsed from.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// The text.
+    pub text: &'a ParsedText,
+    /// Which of its statements.
+    pub index: usize,
+}
+
+impl<'a> Origin<'a> {
+    /// The statement with what its text tells.
+    pub fn parsed(&self) -> &'a ParsedStatement {
+        &self.text.statements[self.index]
+    }
+}
+
+impl Execution<'_> {
+    /// The plan of one of the SELECTs behind this statement: a kept one, or what `build` gives, planned.
+    pub async fn ready_plan(
+        &self,
+        part: PlanFor,
+        build: impl FnOnce() -> Result<(ast::Query, Extras)>,
+    ) -> Result<ReadyPlan> {
+        let cache = self.executor.plan_cache();
+        let catalog = self.executor.registry().catalog_version();
+        let key = match self.origin.filter(|origin| self.options.caches && !origin.text.clock) {
+            Some(origin) => Some(key_of(self, origin, part)?),
+            None => None,
+        };
+        if let Some(key) = &key
+            && let Some(Entry::Plan(kept)) = cache.get(key, catalog)
+            && let Some(ready) = ready(&kept, self.params)?
+        {
+            cache.hits.fetch_add(1, Ordering::Relaxed);
+            return Ok(ready);
+        }
+        cache.misses.fetch_add(1, Ordering::Relaxed);
+        let (query, extras) = build()?;
+        let logical = self.logical(ast::Statement::Query(Box::new(query)), &extras).await?;
+        if let (Some(key), Some(origin)) = (key, self.origin)
+            && !matches!(cache.get(&key, catalog), Some(Entry::Never))
+        {
+            match self.kept_plan(&logical, &origin.parsed().fixed).await {
+                Some(kept) => {
+                    let kept = Arc::new(kept);
+                    // In use from the start, so that nobody takes it while this run has it.
+                    let ready = ready(&kept, self.params)?;
+                    cache.insert(key, catalog, Entry::Plan(kept));
+                    if let Some(ready) = ready {
+                        return Ok(ready);
+                    }
+                }
+                None => cache.insert(key, catalog, Entry::Never),
+            }
+        }
+        let bound = self.params.bind(logical)?;
+        Ok(ReadyPlan::new(self.physical(&bound).await?))
+    }
+
+    /// A plan that can be kept; `None` if this one cannot, or cannot be made without the parameters' values.
+    async fn kept_plan(&self, logical: &LogicalPlan, fixed: &[String]) -> Option<KeptPlan> {
+        if depends_on_the_moment(logical) {
+            return None;
+        }
+        // Errors come again, with their right place, when the statement is planned with its values.
+        let open = open_parameters(logical, self.params, fixed).ok()??;
+        let optimized = self.state.optimize(&open).ok()?;
+        let (numbered, parameters) = number_parameters(optimized, logical).ok()?;
+        let plan = self.state.query_planner().create_physical_plan(&numbered, self.state.as_ref()).await.ok()?;
+        let plan = datafusion_session::one_partition(plan);
+        can_run_again(&plan).ok()?.then(|| KeptPlan { plan, parameters, in_use: AtomicBool::new(false) })
+    }
+
+    /// Whether a statement's query has a kept plan, for EXPLAIN.
+    pub fn plan_cache_state(&self, text: &ParsedText) -> Result<&'static str> {
+        let origin = Origin { text, index: 0 };
+        if text.clock {
+            return Ok("not kept: the statement asks for the time");
+        }
+        let catalog = self.executor.registry().catalog_version();
+        Ok(match self.executor.plan_cache().get(&key_of(self, origin, PlanFor::Rows)?, catalog) {
+            Some(Entry::Plan(_)) => "hit",
+            Some(Entry::Never) => "not kept: planning needs the values of the parameters, or the moment",
+            None => "miss",
+        })
+    }
+}
+
+/// A kept plan with the values of a run; `None` if it is in use.
+fn ready(kept: &Arc<KeptPlan>, params: &Params) -> Result<Option<ReadyPlan>> {
+    let Some(lease) = Lease::take(kept) else { return Ok(None) };
+    let mut values = Vec::with_capacity(kept.parameters.len());
+    for parameter in &kept.parameters {
+        let Some(value) = parameter.value(params)? else { return Ok(None) };
+        values.push(value);
+    }
+    let plan = reset_plan_states(Arc::clone(&kept.plan)).map_err(from_datafusion)?;
+    Ok(Some(ReadyPlan { plan, values: Arc::<[ScalarValue]>::from(values), _lease: Some(lease) }))
+}
+
+fn key_of(execution: &Execution<'_>, origin: Origin<'_>, part: PlanFor) -> Result<Key> {
+    let parsed = origin.parsed();
+    let mut parameters = Vec::with_capacity(parsed.placeholders.len());
+    for placeholder in &parsed.placeholders {
+        let value = execution.params.get(placeholder)?;
+        describe(value, &mut parameters);
+        if parsed.fixed.contains(placeholder) {
+            parameters.extend(format!("={value:?};").bytes());
+        }
+    }
+    Ok(Key {
+        text: origin.text.id,
+        statement: origin.index,
+        part,
+        namespace: execution.session.namespace(),
+        user: Arc::clone(execution.session.user()),
+        parameters,
+    })
+}
+
+/// What planning sees of a parameter: its type, and whether an integer fits INT.
+fn describe(value: &Value, out: &mut Vec<u8>) {
+    out.push(match value {
+        Value::Null => 0,
+        Value::Boolean(_) => 1,
+        Value::BigInt(n) if i32::try_from(*n).is_ok() => 2,
+        Value::BigInt(_) => 3,
+        Value::Double(_) => 4,
+        Value::Decimal { .. } => 5,
+        Value::Text(_) => 6,
+        Value::Bytes(_) => 7,
+        Value::Timestamp(_) => 8,
+        Value::DateTime(_) => 9,
+        Value::Date(_) => 10,
+        Value::Time(_) => 11,
+        Value::Uuid(_) => 12,
+        Value::Json(_) => 13,
+        Value::Embedding(_) => 14,
+    });
+    match value {
+        Value::Decimal { scale, .. } => out.push(*scale),
+        Value::Embedding(values) => out.extend((values.len() as u32).to_le_bytes()),
+        _ => {}
+    }
+}
+
+/// Whether a plan calls a function that is computed when a statement is planned and may give something else for the
+/// next: the time, the session.
+fn depends_on_the_moment(plan: &LogicalPlan) -> bool {
+    let stable = |expr: &Expr| match expr {
+        Expr::ScalarFunction(call) => call.func.signature().volatility == Volatility::Stable,
+        Expr::ScalarVariable(..) => true,
+        _ => false,
+    };
+    let mut found = false;
+    // The closures never fail.
+    let _ = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            found = found || expr.exists(|e| Ok(stable(e))).unwrap_or(true);
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    found
+}
+
+/// Whether a plan can be set back to its start: not if operators share state that no reset reaches.
+fn can_run_again(plan: &Arc<dyn ExecutionPlan>) -> DfResult<bool> {
+    let mut can = true;
+    plan.apply(|node| {
+        if node.is::<RecursiveQueryExec>() {
+            can = false;
+        }
+        node.apply_expressions(&mut |expr| {
+            expr.apply(|expr| {
+                if expr.is::<DynamicFilterPhysicalExpr>() {
+                    can = false;
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })?;
+        Ok(if can { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+    })?;
+    Ok(can)
+}

@@ -1,0 +1,289 @@
+//! Kept statements and plans give what parsing and planning anew gives.
+//!
+//! A random script runs on two databases, one with the caches and one without: queries and changes with parameters of
+//! changing types, in two sessions and two namespaces, between definitions that come, change and go. Every outcome is
+//! compared: rows, column names and types, affected rows, or the error with its position.
+#![cfg(not(target_arch = "wasm32"))]
+
+use std::sync::Arc;
+
+use futures::executor::block_on;
+use kalamdb::context::{AppContext, Config};
+use kalamdb::error::{ErrorCode, Result};
+use kalamdb::sql::{ExecuteOptions, Params, Session};
+use kalamdb::storage::MemoryBackend;
+use kalamdb::types::Value;
+use proptest::prelude::*;
+
+struct Database {
+    context: Arc<AppContext>,
+    sessions: Vec<Session>,
+    caches: bool,
+}
+
+const SETUP: &str = "CREATE TABLE t (id INT PRIMARY KEY, n BIGINT, s SMALLINT, name TEXT, x DOUBLE, d DECIMAL(10,2), at TIMESTAMP);
+    CREATE TABLE u (a TEXT, b BIGINT, v TEXT, PRIMARY KEY (b, a));
+    CREATE TABLE small (k SMALLINT PRIMARY KEY, v TEXT);
+    CREATE TABLE bag (g INT, w TEXT);
+    CREATE VIEW v AS SELECT id, name, n * 2 AS m FROM t WHERE n IS NOT NULL;
+    CREATE NAMESPACE other;
+    CREATE TABLE other.t (id INT PRIMARY KEY, name TEXT, n BIGINT);
+    CREATE TABLE other.u (a TEXT, b BIGINT, v TEXT, PRIMARY KEY (b, a));
+    INSERT INTO t SELECT value, value % 4, value, 'n' || value, value / 2.0, value, TIMESTAMP '2026-01-01 00:00:00' FROM generate_series(0, 9) AS g(value);
+    INSERT INTO t (id, name) VALUES (100, NULL);
+    INSERT INTO u SELECT 'k' || (value % 3), value, 'v' || value FROM generate_series(0, 9) AS g(value);
+    INSERT INTO small SELECT value, 's' FROM generate_series(0, 4) AS g(value);
+    INSERT INTO bag SELECT value % 3, 'w' || value FROM generate_series(0, 11) AS g(value);
+    INSERT INTO other.t VALUES (1, 'one', 1), (2, 'two', 2);
+    INSERT INTO other.u VALUES ('o', 1, 'v')";
+
+impl Database {
+    async fn open(caches: bool) -> Result<Self> {
+        let context = AppContext::open(Arc::new(MemoryBackend::new()), Config::default()).await?;
+        let sessions = vec![Session::new("ann"), Session::new("ben")];
+        let database = Self { context, sessions, caches };
+        database.execute(0, SETUP, &Params::default(), true).await?;
+        Ok(database)
+    }
+
+    async fn execute(
+        &self,
+        session: usize,
+        sql: &str,
+        params: &Params,
+        short_path: bool,
+    ) -> Result<Vec<kalamdb::sql::StatementResult>> {
+        let options = ExecuteOptions { caches: self.caches, short_path, ..ExecuteOptions::default() };
+        self.context.executor().execute(&self.sessions[session], sql, params, &options).await
+    }
+
+    /// What a request did, as text.
+    async fn run(&self, step: &Step) -> String {
+        let outcome = self.execute(step.session, &step.sql, &step.params(), step.short_path).await;
+        let ordered = step.sql.contains("ORDER BY");
+        match outcome {
+            Err(error) => error.to_string(),
+            Ok(results) => results
+                .iter()
+                .map(|r| match &r.rows {
+                    None => format!("{} rows;", r.rows_affected),
+                    Some(rows) => {
+                        let names: Vec<String> =
+                            rows.schema.fields().iter().map(|f| format!("{}:{}", f.name(), f.data_type())).collect();
+                        let batch = arrow::compute::concat_batches(&rows.schema, &rows.batches).expect("one schema");
+                        let mut lines: Vec<String> =
+                            (0..batch.num_rows()).map(|i| format!("{:?}", batch.slice(i, 1).columns())).collect();
+                        if !ordered {
+                            lines.sort();
+                        }
+                        format!("{} rows {} {}", r.rows_affected, names.join(","), lines.join("\n"))
+                    }
+                })
+                .collect(),
+        }
+    }
+
+    fn gauge(&self, name: &str) -> u64 {
+        let sql = format!("SELECT value FROM system.stats WHERE key = '{name}' OR key = 'query_memory_limit_bytes'");
+        let results = block_on(self.execute(0, &sql, &Params::default(), true)).expect("statistics");
+        let rows = results[0].rows.as_ref().expect("rows");
+        let text = format!("{:?}", rows.batches);
+        panic!("{text}")
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Step {
+    session: usize,
+    sql: String,
+    values: [Value; 3],
+    short_path: bool,
+}
+
+impl Step {
+    /// As many parameters as the text uses.
+    fn params(&self) -> Params {
+        let used = (1..=3).rev().find(|n| self.sql.contains(&format!("${n}"))).unwrap_or(0);
+        Params::Positional(self.values[..used].to_vec())
+    }
+}
+
+/// Statements that come again and again, so that kept plans are used.
+const QUERIES: &[&str] = &[
+    "SELECT * FROM t WHERE id = $1",
+    "SELECT id, name FROM t WHERE id = $1 OR id = $2",
+    "SELECT id FROM t WHERE id IN ($1, $2, $3) ORDER BY id",
+    "SELECT id FROM t WHERE id BETWEEN $1 AND $2 ORDER BY id",
+    "SELECT id, $1 AS p FROM t WHERE n < $2 ORDER BY id",
+    "SELECT id FROM t WHERE id > $1 ORDER BY id LIMIT $2",
+    "SELECT id FROM t WHERE id > $1 ORDER BY n DESC, id LIMIT 3 OFFSET 1",
+    "SELECT $1 IS NULL, $1 = $2, id FROM t WHERE $1 IS NOT NULL AND id = $2",
+    "SELECT id FROM t WHERE $1 IS NULL OR name = $1 ORDER BY id",
+    "SELECT name FROM t WHERE name LIKE $1 ORDER BY name",
+    "SELECT id + $1, n * $2 FROM t WHERE id < 5 ORDER BY id",
+    "SELECT x FROM t WHERE x > $1 ORDER BY x",
+    "SELECT d FROM t WHERE d = $1",
+    "SELECT id FROM t WHERE at >= $1 ORDER BY id",
+    "SELECT s FROM t WHERE s = $1",
+    "SELECT v FROM small WHERE k = $1",
+    "SELECT v FROM small WHERE k IN ($1, $2)",
+    "SELECT count(*), sum(n), min(name) FROM t WHERE id <= $1",
+    "SELECT n, count(*) AS c FROM t WHERE id <> $1 GROUP BY n HAVING count(*) > $2 ORDER BY n",
+    "SELECT n + $1 AS k, count(*) FROM t GROUP BY n + $1 ORDER BY k",
+    "SELECT t.id, u.v FROM t JOIN u ON t.id = u.b WHERE u.a = $1 ORDER BY t.id",
+    "SELECT t.id, u.v FROM t LEFT JOIN u ON t.id = u.b AND u.a = $1 WHERE t.id < $2 ORDER BY t.id",
+    "SELECT a.id, b.id FROM t a, t b WHERE a.n = b.id AND a.id < $1 ORDER BY a.id, b.id",
+    "SELECT a.id, b.k FROM t a CROSS JOIN small b WHERE a.id + b.k = $1 ORDER BY a.id",
+    "SELECT id FROM t WHERE n IN (SELECT b FROM u WHERE v <> $1) ORDER BY id",
+    "SELECT id, (SELECT max(b) FROM u WHERE u.b <= $1) AS m FROM t WHERE id < $2 ORDER BY id",
+    "SELECT id FROM t WHERE n = (SELECT min(b) FROM u WHERE b > $1) ORDER BY id",
+    "SELECT id FROM t WHERE EXISTS (SELECT 1 FROM u WHERE u.b = t.id AND u.a = $1) ORDER BY id",
+    "SELECT id FROM t o WHERE n > (SELECT avg(n) FROM t i WHERE i.id < o.id + $1) ORDER BY id",
+    "SELECT id FROM t WHERE id < $1 UNION ALL SELECT b FROM u WHERE b > $2",
+    "SELECT id FROM t EXCEPT SELECT b FROM u WHERE b < $1",
+    "SELECT * FROM v WHERE id = $1",
+    "SELECT sum(m) FROM v WHERE m > $1",
+    "SELECT v FROM u WHERE b = $1 AND a = $2",
+    "SELECT v FROM u WHERE b = $1",
+    "SELECT g, row_number() OVER (PARTITION BY g ORDER BY w) AS r FROM bag WHERE g <> $1 ORDER BY g, r",
+    "SELECT DISTINCT g FROM bag WHERE w > $1 ORDER BY g",
+    "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < $1) SELECT count(*) FROM c",
+    "WITH q AS (SELECT id, n FROM t WHERE n = $1) SELECT a.id, b.id FROM q a JOIN q b ON a.id = b.id ORDER BY a.id",
+    "SELECT CASE WHEN id = $1 THEN $2 ELSE name END AS c FROM t ORDER BY id",
+    "SELECT coalesce(n, $1) FROM t ORDER BY id",
+    "SELECT upper($1), length($2)",
+    "SELECT 10 / $1",
+    "SELECT CAST($1 AS INT), CAST($2 AS TEXT)",
+    "VALUES ($1, $2), ($2, $1)",
+    "SELECT id, now() > TIMESTAMP '2020-01-01 00:00:00' FROM t WHERE id = $1",
+    "SELECT count(*) FROM generate_series(1, 5) AS g(i) WHERE i <= $1",
+    "SELECT id, _seq > 0 FROM t WHERE id = $1 ORDER BY id",
+    "SELECT id FROM t WHERE id = ANY ($1) ORDER BY id",
+    "SELECT missing FROM t WHERE id = $1",
+    "SELECT extra FROM t WHERE id = $1",
+    "SELECT * FROM t WHERE id <= $1 ORDER BY id",
+    "SELECT string_agg(name, $1) FROM (SELECT name FROM t WHERE id < 3 ORDER BY id)",
+    "SELECT id, lag(id, $1) OVER (ORDER BY id) FROM t ORDER BY id",
+    "SELECT table_name FROM information_schema.tables WHERE table_name = $1",
+];
+
+const CHANGES: &[&str] = &[
+    "INSERT INTO t (id, n, name) VALUES ($1, $2, $3)",
+    "INSERT INTO t (id, n) VALUES ($1 + 20, 1 + 2)",
+    "INSERT INTO t (id, n) SELECT b + 200, b FROM u WHERE b = $1",
+    "UPDATE t SET n = $1 WHERE id = $2",
+    "UPDATE t SET n = n + $1 WHERE id = $2",
+    "UPDATE t SET n = $1 WHERE n = $2 RETURNING id, n",
+    "UPDATE t SET n = u.b FROM u WHERE u.b = t.id AND u.a = $1",
+    "UPDATE t SET name = $1 WHERE id IN (SELECT b FROM u WHERE b < $2)",
+    "DELETE FROM t WHERE id = $1",
+    "DELETE FROM t WHERE id > $1 AND n = $2",
+    "DELETE FROM bag WHERE g = $1 RETURNING *",
+    "INSERT INTO bag VALUES ($1, $2)",
+    "INSERT INTO u VALUES ($1, $2, $3)",
+    "PREPARE p AS SELECT id, n FROM t WHERE id = $1 ORDER BY id",
+    "PREPARE p (TEXT) AS SELECT count(*) FROM u WHERE a = $1",
+    "EXECUTE p ($1)",
+    "EXECUTE p (1 + 1)",
+    "DEALLOCATE p",
+];
+
+const DEFINITIONS: &[&str] = &[
+    "USE other",
+    "USE default",
+    "ALTER TABLE t ADD COLUMN extra INT DEFAULT 7",
+    "ALTER TABLE t DROP COLUMN extra",
+    "ALTER TABLE default.t ALTER COLUMN n TYPE DOUBLE",
+    "ALTER TABLE default.t ALTER COLUMN n TYPE BIGINT",
+    "ALTER TABLE default.t RENAME COLUMN name TO title",
+    "ALTER TABLE default.t RENAME COLUMN title TO name",
+    "DROP TABLE small; CREATE TABLE small (k SMALLINT PRIMARY KEY, v TEXT); INSERT INTO small VALUES (1, 'new')",
+    "DROP TABLE small; CREATE TABLE small (k TEXT PRIMARY KEY, v TEXT); INSERT INTO small VALUES ('1', 'text')",
+    "DROP TABLE bag",
+    "CREATE TABLE IF NOT EXISTS bag (g INT, w TEXT); INSERT INTO bag VALUES (1, 'again')",
+    "CREATE OR REPLACE VIEW default.v AS SELECT id, name, n * 3 AS m FROM default.t",
+    "CREATE OR REPLACE VIEW default.v AS SELECT id, n AS m FROM default.t WHERE id < 5",
+    "DROP VIEW v",
+];
+
+fn value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        8 => (0..11i64).prop_map(Value::BigInt),
+        1 => Just(Value::BigInt(5_000_000_000)),
+        1 => Just(Value::BigInt(40_000)),
+        1 => Just(Value::BigInt(-1)),
+        2 => Just(Value::Null),
+        2 => prop_oneof![Just(2.0), Just(1.5), Just(-0.0)].prop_map(Value::Double),
+        1 => Just(Value::Decimal { unscaled: 150, scale: 2 }),
+        1 => Just(Value::Decimal { unscaled: 3, scale: 0 }),
+        4 => prop_oneof![Just("k1"), Just("n3"), Just("n%"), Just("3"), Just(""), Just("2026-01-01"), Just("t")]
+            .prop_map(|t| Value::Text(t.to_owned())),
+        1 => Just(Value::Boolean(true)),
+        1 => Just(Value::Timestamp(1_767_225_600_000_000)),
+        1 => prop_oneof![Just("[1, 2, 3]"), Just("[]"), Just("[\"k1\", null]")].prop_map(|t| Value::Json(t.to_owned())),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let sql = prop_oneof![
+        12 => prop::sample::select(QUERIES).prop_map(str::to_owned),
+        5 => prop::sample::select(CHANGES).prop_map(str::to_owned),
+        2 => prop::sample::select(DEFINITIONS).prop_map(str::to_owned),
+        1 => (prop::sample::select(QUERIES), prop::sample::select(CHANGES)).prop_map(|(a, b)| format!("{b}; {a}")),
+    ];
+    (prop_oneof![4 => Just(0usize), 1 => Just(1)], sql, [value(), value(), value()], prop::bool::weighted(0.7))
+        .prop_map(|(session, sql, values, short_path)| Step { session, sql, values, short_path })
+}
+
+/// Cases of a run: KALAM_PLAN_CASES for more.
+fn cases() -> u32 {
+    std::env::var("KALAM_PLAN_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn caches_change_no_answer(steps in prop::collection::vec((step(), 1..3usize), 20..60)) {
+        block_on(async {
+            let (kept, fresh) = (Database::open(true).await?, Database::open(false).await?);
+            for (step, times) in &steps {
+                for _ in 0..*times {
+                    let (a, b) = (kept.run(step).await, fresh.run(step).await);
+                    assert_eq!(a, b, "{step:?}");
+                }
+            }
+            Ok::<(), kalamdb::error::KalamError>(())
+        })
+        .map_err(|e| TestCaseError::fail(e.to_string()))?;
+    }
+}
+
+/// Every query with every pair of values, twice in a row, so that each plan is used with values it was not made for.
+#[test]
+fn every_query_with_every_type() -> Result<()> {
+    let values = [
+        Value::BigInt(2),
+        Value::BigInt(7),
+        Value::BigInt(1 << 40),
+        Value::Null,
+        Value::Double(2.5),
+        Value::Text("k1".into()),
+        Value::Text("n3".into()),
+        Value::Boolean(true),
+        Value::Json("[2, 7]".into()),
+    ];
+    block_on(async {
+        let (kept, fresh) = (Database::open(true).await?, Database::open(false).await?);
+        for sql in QUERIES {
+            for (i, a) in values.iter().enumerate() {
+                for b in [a, &values[(i + 1) % values.len()]] {
+                    let values = [a.clone(), b.clone(), Value::BigInt(3)];
+                    let step = Step { session: 0, sql: (*sql).to_owned(), values, short_path: false };
+                    assert_eq!(kept.run(&step).await, fresh.run(&step).await, "{step:?}");
+                }
+            }
+        }
+        Ok(())
+    })
+}
