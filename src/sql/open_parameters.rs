@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result as DfResult, ScalarValue};
 use datafusion::logical_expr::expr::{Between, InList, Placeholder};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
@@ -31,6 +31,11 @@ pub struct OpenParameter {
 }
 
 impl OpenParameter {
+    /// As it is written, with its `$`.
+    pub fn placeholder(&self) -> &str {
+        &self.placeholder
+    }
+
     /// Its value in a run; `None` if the value is not of the type that was planned for.
     pub fn value(&self, params: &Params) -> Result<Option<ScalarValue>> {
         let scalar = params.scalar(&self.placeholder, self.expected.as_ref())?;
@@ -66,7 +71,7 @@ pub fn open_parameters(plan: &LogicalPlan, params: &Params, fixed: &[String]) ->
             if !expr.exists(|e| Ok(matches!(e, Expr::Placeholder(_))))? {
                 return Ok(Transformed::no(expr));
             }
-            needs_values |= is_values;
+            needs_values |= is_values || has_constant_argument(&expr)?;
             let name = names.save(&expr);
             let opened = expr.transform_up(|expr| opener.open(expr, &schema))?;
             Ok(opened.update_data(|expr| name.restore(expr)))
@@ -75,6 +80,23 @@ pub fn open_parameters(plan: &LogicalPlan, params: &Params, fixed: &[String]) ->
     });
     let opened = opened.data().map_err(super::errors::from_datafusion)?;
     Ok((!needs_values).then_some(opened))
+}
+
+/// Whether a parameter is a constant argument of an aggregate or window function (`string_agg(x, $1)`, `lag(x, $1)`):
+/// these read it when they are made, before there are values.
+fn has_constant_argument(expr: &Expr) -> DfResult<bool> {
+    let is_constant = |argument: &Expr| -> DfResult<bool> {
+        let open = argument.exists(|e| Ok(matches!(e, Expr::Placeholder(_))))?;
+        Ok(open && argument.column_refs().is_empty())
+    };
+    expr.exists(|expr| {
+        let arguments = match expr {
+            Expr::AggregateFunction(call) => &call.params.args,
+            Expr::WindowFunction(call) => &call.params.args,
+            _ => return Ok(false),
+        };
+        arguments.iter().try_fold(false, |found, argument| Ok(found || is_constant(argument)?))
+    })
 }
 
 struct Opener<'a> {
@@ -129,6 +151,31 @@ impl Opener<'_> {
         let is_int = matches!(beside.get_type(schema), Ok(DataType::Int32));
         (fits && is_int && *field.data_type() == DataType::Int64).then(|| open(id.clone(), DataType::Int32))
     }
+}
+
+/// Whether an optimized plan casts a parameter. With its value in place that is computed while planning, and what does
+/// not convert fails there, whether or not there is a row to compute it for.
+pub fn casts_a_parameter(plan: &LogicalPlan) -> bool {
+    let casts = |expr: &Expr| match expr {
+        Expr::ScalarFunction(call) if call.func.name().contains("cast_") => {
+            call.args.iter().any(|argument| matches!(argument, Expr::Placeholder(_)))
+        }
+        Expr::Cast(cast) => match cast.expr.as_ref() {
+            Expr::Placeholder(Placeholder { field: Some(field), .. }) => !field.data_type().is_numeric(),
+            _ => false,
+        },
+        _ => false,
+    };
+    let mut found = false;
+    // The closures never fail.
+    let _ = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            found = found || expr.exists(|e| Ok(casts(e))).unwrap_or(true);
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    found
 }
 
 fn is_comparison(op: Operator) -> bool {

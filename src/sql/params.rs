@@ -2,7 +2,7 @@
 //!
 //! Invariant: a parameter is a typed value in the plan, never text in the statement.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
@@ -112,9 +112,10 @@ impl Params {
 }
 
 /// The types that a plan tells for its placeholders. One that stands in places of different types has none: its value
-/// keeps the type that it has by itself, and each place converts it.
-pub(super) fn placeholder_types(plan: &LogicalPlan) -> DfResult<HashMap<String, Option<DataType>>> {
-    let mut types: HashMap<String, Option<DataType>> = HashMap::new();
+/// keeps the type that it has by itself, and each place converts it. In order, so that of several values that do not
+/// fit the same one is named each time.
+pub(super) fn placeholder_types(plan: &LogicalPlan) -> DfResult<BTreeMap<String, Option<DataType>>> {
+    let mut types: BTreeMap<String, Option<DataType>> = BTreeMap::new();
     let mut conflicting = HashSet::new();
     plan.apply_with_subqueries(|plan| {
         plan.apply_expressions(|expr| {

@@ -26,7 +26,7 @@ use super::datafusion_session;
 use super::errors::from_datafusion;
 use super::executor::Execution;
 use super::lru::Lru;
-use super::open_parameters::{OpenParameter, number_parameters, open_parameters};
+use super::open_parameters::{OpenParameter, casts_a_parameter, number_parameters, open_parameters};
 use super::params::Params;
 use super::statement_cache::{ParsedStatement, ParsedText};
 use crate::error::Result;
@@ -64,6 +64,8 @@ struct KeptPlan {
     plan: Arc<dyn ExecutionPlan>,
     /// By their numbers in the plan.
     parameters: Vec<OpenParameter>,
+    /// Their numbers in the order of their names: of several values that do not fit, the first is named.
+    in_order: Vec<usize>,
     in_use: AtomicBool,
 }
 
@@ -243,10 +245,15 @@ impl Execution<'_> {
         // Errors come again, with their right place, when the statement is planned with its values.
         let open = open_parameters(logical, self.params, fixed).ok()??;
         let optimized = self.state.optimize(&open).ok()?;
+        if casts_a_parameter(&optimized) {
+            return None;
+        }
         let (numbered, parameters) = number_parameters(optimized, logical).ok()?;
         let plan = self.state.query_planner().create_physical_plan(&numbered, self.state.as_ref()).await.ok()?;
         let plan = datafusion_session::one_partition(plan);
-        can_run_again(&plan).ok()?.then(|| KeptPlan { plan, parameters, in_use: AtomicBool::new(false) })
+        let mut in_order: Vec<usize> = (0..parameters.len()).collect();
+        in_order.sort_by(|a, b| parameters[*a].placeholder().cmp(parameters[*b].placeholder()));
+        can_run_again(&plan).ok()?.then(|| KeptPlan { plan, parameters, in_order, in_use: AtomicBool::new(false) })
     }
 
     /// Whether a statement's query has a kept plan, for EXPLAIN.
@@ -267,10 +274,10 @@ impl Execution<'_> {
 /// A kept plan with the values of a run; `None` if it is in use.
 fn ready(kept: &Arc<KeptPlan>, params: &Params) -> Result<Option<ReadyPlan>> {
     let Some(lease) = Lease::take(kept) else { return Ok(None) };
-    let mut values = Vec::with_capacity(kept.parameters.len());
-    for parameter in &kept.parameters {
-        let Some(value) = parameter.value(params)? else { return Ok(None) };
-        values.push(value);
+    let mut values = vec![ScalarValue::Null; kept.parameters.len()];
+    for &number in &kept.in_order {
+        let Some(value) = kept.parameters[number].value(params)? else { return Ok(None) };
+        values[number] = value;
     }
     let plan = reset_plan_states(Arc::clone(&kept.plan)).map_err(from_datafusion)?;
     Ok(Some(ReadyPlan { plan, values: Arc::<[ScalarValue]>::from(values), _lease: Some(lease) }))
