@@ -17,6 +17,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::physical_expr::expressions::DynamicFilterPhysicalExpr;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::sqlparser::ast;
 use parking_lot::Mutex;
@@ -358,7 +359,8 @@ fn can_run_again(plan: &Arc<dyn ExecutionPlan>) -> DfResult<bool> {
         }
         node.apply_expressions(&mut |expr| {
             expr.apply(|expr| {
-                if expr.is::<DynamicFilterPhysicalExpr>() {
+                // A sort with a limit has one for itself, which its reset makes anew; nothing else may read it.
+                if expr.is::<DynamicFilterPhysicalExpr>() && !node.is::<SortExec>() {
                     can = false;
                 }
                 Ok(TreeNodeRecursion::Continue)
