@@ -26,6 +26,7 @@ export type {
   JsonValue,
   Param,
   Params,
+  PreparedStatement,
   Row,
   Rows,
   Value,

@@ -126,6 +126,10 @@ export class EngineHost {
     })
   }
 
+  protected prepare({ sql }: Ops['prepare']['args']) {
+    return this.opened.prepare(sql)
+  }
+
   protected describe({ table }: Ops['describe']['args']) {
     return this.opened.describe(table)
   }

@@ -27,6 +27,8 @@ export interface Ops {
     args: { sql: string; params: unknown; mode: RunMode; durability?: Durability; timeoutMs?: number }
     result: RunResult
   }
+  /** Parses and keeps; gives the placeholders as they are written. */
+  prepare: { args: { sql: string }; result: string[] }
   describe: { args: { table: string }; result: TableInfo }
   insertPacked: {
     args: { table: string; columns: string[]; packed: Uint8Array; durability?: Durability }

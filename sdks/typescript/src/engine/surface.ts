@@ -72,6 +72,7 @@ export interface Importer {
 
 export interface Engine {
   run(sql: string, params: unknown, options: RunOptions): Promise<RunResult>
+  prepare(sql: string): Promise<string[]>
   cancel(requestId: number): void
   describe(table: string): Promise<TableInfo>
   insertPacked(
