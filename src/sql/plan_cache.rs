@@ -370,3 +370,80 @@ fn can_run_again(plan: &Arc<dyn ExecutionPlan>) -> DfResult<bool> {
     })?;
     Ok(can)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::executor::{ExecuteOptions, Session, SqlExecutor};
+    use super::super::parser::Statement;
+    use super::*;
+    use crate::schema::SchemaRegistry;
+    use crate::storage::{CountingBackend, MemoryBackend, StorageBackend};
+    use crate::tables::{SystemProviders, SystemTablesRegistry, TableProviders, TableStore};
+    use futures::executor::block_on;
+
+    async fn executor() -> Result<SqlExecutor> {
+        let counting = Arc::new(CountingBackend::new(Arc::new(MemoryBackend::new())));
+        let backend: Arc<dyn StorageBackend> = Arc::clone(&counting) as _;
+        let store = TableStore::open(Arc::clone(&backend), 1).await?;
+        let registry = Arc::new(SchemaRegistry::new(backend));
+        registry.ensure_defaults().await?;
+        let node = Arc::from("node");
+        let system = SystemTablesRegistry::open(node, counting, &registry, Arc::clone(&store)).await?;
+        let providers = Arc::new(TableProviders::new(Arc::clone(&store)));
+        registry.set_provider_factory(Arc::new(SystemProviders::new(Arc::clone(&system), providers)));
+        SqlExecutor::new(registry, store, system, 64 << 20)
+    }
+
+    /// Names of operators with the rows that they counted.
+    fn counted(plan: &dyn ExecutionPlan, out: &mut Vec<(String, Option<usize>)>) {
+        let rows = plan.metrics().and_then(|m| m.output_rows());
+        out.push((plan.name().to_owned(), rows));
+        plan.children().into_iter().for_each(|child| counted(child.as_ref(), out));
+    }
+
+    #[test]
+    fn every_run_counts_its_own_rows_and_gives_the_plan_back() -> Result<()> {
+        block_on(async {
+            let executor = executor().await?;
+            let (session, options) = (Session::new("ann"), ExecuteOptions::default());
+            let setup = "CREATE TABLE t (id INT PRIMARY KEY, n INT);
+                INSERT INTO t SELECT value, value % 3 FROM generate_series(0, 20) AS g(value)";
+            executor.execute(&session, setup, &Params::default(), &options).await?;
+            for sql in [
+                "SELECT id FROM t WHERE n >= $1",
+                "SELECT id FROM t WHERE id = $1 OR id = 3",
+                "SELECT id FROM t WHERE n = $1 ORDER BY id DESC LIMIT 3",
+                "SELECT a.id FROM t a JOIN t b ON a.id = b.n WHERE a.n <= $1",
+                "SELECT n, count(*) FROM t WHERE id > $1 GROUP BY n",
+                "SELECT id, row_number() OVER (PARTITION BY n ORDER BY id) FROM t WHERE id > $1",
+                "SELECT id FROM t WHERE id < $1 UNION ALL SELECT n FROM t",
+                "SELECT id FROM t WHERE n = (SELECT min(n) FROM t WHERE id >= $1)",
+                "SELECT a.id FROM t a CROSS JOIN t b WHERE a.id + b.id = $1",
+                "SELECT count(*) FROM generate_series(1, 5) AS g(i) WHERE i <= $1",
+            ] {
+                let text = executor.statement_cache().parse(sql, true)?;
+                let params = Params::Positional(vec![Value::BigInt(1)]);
+                let mut execution = executor.execution(&session, &params, &options);
+                execution.origin = Some(Origin { text: &text, index: 0 });
+                let Statement::Sql(statement) = &text.statements[0].statement else { panic!("{sql}") };
+                let ast::Statement::Query(query) = statement.as_ref() else { panic!("{sql}") };
+                let build = || Ok((query.as_ref().clone(), Extras::new()));
+                let mut runs = Vec::new();
+                for _ in 0..3 {
+                    let ready = execution.ready_plan(PlanFor::Rows, build).await?;
+                    assert!(ready._lease.is_some(), "{sql} is kept");
+                    let other = execution.ready_plan(PlanFor::Rows, build).await?;
+                    assert!(other._lease.is_none() || !Arc::ptr_eq(&other.plan, &ready.plan), "{sql}");
+                    drop(other);
+                    execution.collect_ready(&ready, execution.request()).await?;
+                    let mut rows = Vec::new();
+                    counted(ready.plan.as_ref(), &mut rows);
+                    runs.push(rows);
+                }
+                assert_eq!(runs[0], runs[1], "{sql}");
+                assert_eq!(runs[1], runs[2], "{sql}");
+            }
+            Ok(())
+        })
+    }
+}
