@@ -503,33 +503,52 @@ fn tells_time(plan: &LogicalPlan) -> bool {
     found
 }
 
-/// Gives a result's columns the names of its SELECT list, where known, and types that this engine has.
-pub(super) fn finish_rows(schema: &SchemaRef, batches: Vec<RecordBatch>, names: Option<Vec<String>>) -> Result<Rows> {
-    let names = names.filter(|n| n.len() == schema.fields().len());
-    let mut types = Vec::with_capacity(schema.fields().len());
-    let mut fields = Vec::with_capacity(schema.fields().len());
-    for (i, field) in schema.fields().iter().enumerate() {
-        // What has no type of ours (intervals, say) is shown as text.
-        let data_type = match field.data_type() {
-            // What counts rows (row_number, rank, approx_distinct) is unsigned in DataFusion and BIGINT in SQL.
-            DataType::UInt64 => KalamDataType::BigInt,
-            _ => KalamDataType::from_arrow_field(field).unwrap_or(KalamDataType::Text),
-        };
-        let name = names.as_ref().map_or_else(|| visible_name(field.name()), |n| &n[i]);
-        let mut ours = data_type.arrow_field(name, field.is_nullable(), 0);
-        ours.set_metadata(
-            ours.metadata()
-                .iter()
-                .filter(|(k, _)| *k == crate::types::TYPE_KEY)
-                .map(|(k, v)| (k.clone(), v.clone()))
-                .collect(),
-        );
-        fields.push(ours);
-        types.push(data_type);
+/// What the rows of a query look like to its caller.
+#[derive(Debug)]
+pub(super) struct RowFormat {
+    schema: SchemaRef,
+    types: Vec<KalamDataType>,
+}
+
+impl RowFormat {
+    /// Gives a result's columns the names of its SELECT list, where known, and types that this engine has.
+    pub fn new(schema: &SchemaRef, names: Option<Vec<String>>) -> Self {
+        let names = names.filter(|n| n.len() == schema.fields().len());
+        let mut types = Vec::with_capacity(schema.fields().len());
+        let mut fields = Vec::with_capacity(schema.fields().len());
+        for (i, field) in schema.fields().iter().enumerate() {
+            // What has no type of ours (intervals, say) is shown as text.
+            let data_type = match field.data_type() {
+                // What counts rows (row_number, rank, approx_distinct) is unsigned in DataFusion and BIGINT in SQL.
+                DataType::UInt64 => KalamDataType::BigInt,
+                _ => KalamDataType::from_arrow_field(field).unwrap_or(KalamDataType::Text),
+            };
+            let name = names.as_ref().map_or_else(|| visible_name(field.name()), |n| &n[i]);
+            let mut ours = data_type.arrow_field(name, field.is_nullable(), 0);
+            ours.set_metadata(
+                ours.metadata()
+                    .iter()
+                    .filter(|(k, _)| *k == crate::types::TYPE_KEY)
+                    .map(|(k, v)| (k.clone(), v.clone()))
+                    .collect(),
+            );
+            fields.push(ours);
+            types.push(data_type);
+        }
+        Self { schema: Arc::new(Schema::new(fields)), types }
     }
-    let schema = Arc::new(Schema::new(fields));
-    let batches = batches.into_iter().map(|batch| convert(&schema, &types, &batch)).collect::<Result<_>>()?;
-    Ok(Rows { schema, batches })
+
+    /// Rows of that format.
+    pub fn rows(&self, batches: Vec<RecordBatch>) -> Result<Rows> {
+        let convert = |batch| convert(&self.schema, &self.types, &batch);
+        let batches = batches.into_iter().map(convert).collect::<Result<_>>()?;
+        Ok(Rows { schema: Arc::clone(&self.schema), batches })
+    }
+}
+
+/// The rows of a query; see [`RowFormat::new`].
+pub(super) fn finish_rows(schema: &SchemaRef, batches: Vec<RecordBatch>, names: Option<Vec<String>>) -> Result<Rows> {
+    RowFormat::new(schema, names).rows(batches)
 }
 
 fn convert(schema: &SchemaRef, types: &[KalamDataType], batch: &RecordBatch) -> Result<RecordBatch> {

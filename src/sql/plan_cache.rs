@@ -8,9 +8,10 @@
 //! its state and its metrics set anew. Whoever finds a plan in use plans for itself.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result as DfResult, ScalarValue};
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
@@ -25,12 +26,13 @@ use parking_lot::Mutex;
 use super::catalog::Extras;
 use super::datafusion_session;
 use super::errors::from_datafusion;
-use super::executor::Execution;
+use super::executor::{Execution, RowFormat};
 use super::lru::Lru;
 use super::open_parameters::{OpenParameter, casts_a_parameter, number_parameters, open_parameters};
 use super::params::Params;
 use super::statement_cache::{ParsedStatement, ParsedText};
 use crate::error::Result;
+use crate::tables::TableScanExec;
 use crate::tables::parameters::{ParameterValues, WithValues, within};
 use crate::types::Value;
 
@@ -48,6 +50,8 @@ pub enum PlanFor {
     Rows,
     /// The expressions among the values of an INSERT, by the number of their query.
     Values(usize),
+    /// The lookup of a query that goes past the planner.
+    Lookup,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -67,12 +71,24 @@ struct KeptPlan {
     parameters: Vec<OpenParameter>,
     /// Their numbers in the order of their names: of several values that do not fit, the first is named.
     in_order: Vec<usize>,
+    format: OnceLock<Arc<RowFormat>>,
     in_use: AtomicBool,
+}
+
+/// A query that goes past the planner, as far as it is the same for all keys.
+pub struct KeptLookup {
+    /// The provider of its table.
+    pub provider: Arc<dyn TableProvider>,
+    /// The lookup, of no key.
+    pub scan: TableScanExec,
+    /// What its rows look like.
+    pub format: RowFormat,
 }
 
 #[derive(Clone)]
 enum Entry {
     Plan(Arc<KeptPlan>),
+    Lookup(Arc<KeptLookup>),
     /// Planning looked at more than its key tells.
     Never,
 }
@@ -116,6 +132,7 @@ impl PlanCache {
     fn insert(&self, key: Key, catalog: u64, entry: Entry) {
         let bytes = match &entry {
             Entry::Plan(kept) => operators(kept.plan.as_ref()) * BYTES_PER_OPERATOR,
+            Entry::Lookup(_) => BYTES_PER_OPERATOR,
             Entry::Never => size_of::<Key>(),
         };
         let mut plans = self.plans.lock();
@@ -160,13 +177,22 @@ pub struct ReadyPlan {
     /// The plan.
     pub plan: Arc<dyn ExecutionPlan>,
     values: ParameterValues,
-    _lease: Option<Lease>,
+    lease: Option<Lease>,
 }
 
 impl ReadyPlan {
     /// A plan without open parameters.
     pub fn new(plan: Arc<dyn ExecutionPlan>) -> Self {
-        Self { plan, values: Arc::from([]), _lease: None }
+        Self { plan, values: Arc::from([]), lease: None }
+    }
+
+    /// What its rows look like, where the SELECT list tells these names.
+    pub fn format(&self, names: Option<&Vec<String>>) -> Arc<RowFormat> {
+        let format = || Arc::new(RowFormat::new(&self.plan.schema(), names.cloned()));
+        match &self.lease {
+            Some(lease) => Arc::clone(lease.0.format.get_or_init(format)),
+            None => format(),
+        }
     }
 
     /// Starts it.
@@ -238,6 +264,41 @@ impl Execution<'_> {
         Ok(ReadyPlan::new(self.physical(&bound).await?))
     }
 
+    /// The lookup that this query is, if it is kept.
+    pub fn kept_lookup(&self) -> Result<Option<Arc<KeptLookup>>> {
+        let Some(key) = self.lookup_key() else { return Ok(None) };
+        let cache = self.executor.plan_cache();
+        match cache.get(&key, self.executor.registry().catalog_version()) {
+            Some(Entry::Lookup(lookup)) => {
+                cache.hits.fetch_add(1, Ordering::Relaxed);
+                Ok(Some(lookup))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Keeps the lookup that this query is; `catalog` is the catalog's version from before its table was looked up.
+    pub fn keep_lookup(&self, catalog: u64, lookup: &Arc<KeptLookup>) {
+        let cache = self.executor.plan_cache();
+        if let Some(key) = self.lookup_key() {
+            cache.misses.fetch_add(1, Ordering::Relaxed);
+            cache.insert(key, catalog, Entry::Lookup(Arc::clone(lookup)));
+        }
+    }
+
+    /// Types of parameters say nothing here: the lookup itself declines what is no key.
+    fn lookup_key(&self) -> Option<Key> {
+        let origin = self.origin.filter(|_| self.options.caches)?;
+        Some(Key {
+            text: origin.text.id,
+            statement: origin.index,
+            part: PlanFor::Lookup,
+            namespace: self.session.namespace(),
+            user: Arc::clone(self.session.user()),
+            parameters: Vec::new(),
+        })
+    }
+
     /// A plan that can be kept; `None` if this one cannot, or cannot be made without the parameters' values.
     async fn kept_plan(&self, logical: &LogicalPlan, fixed: &[String]) -> Option<KeptPlan> {
         if depends_on_the_moment(logical) {
@@ -254,7 +315,13 @@ impl Execution<'_> {
         let plan = datafusion_session::one_partition(plan);
         let mut in_order: Vec<usize> = (0..parameters.len()).collect();
         in_order.sort_by(|a, b| parameters[*a].placeholder().cmp(parameters[*b].placeholder()));
-        can_run_again(&plan).ok()?.then(|| KeptPlan { plan, parameters, in_order, in_use: AtomicBool::new(false) })
+        can_run_again(&plan).ok()?.then(|| KeptPlan {
+            plan,
+            parameters,
+            in_order,
+            format: OnceLock::new(),
+            in_use: AtomicBool::new(false),
+        })
     }
 
     /// Whether a statement's query has a kept plan, for EXPLAIN.
@@ -265,7 +332,7 @@ impl Execution<'_> {
         }
         let catalog = self.executor.registry().catalog_version();
         Ok(match self.executor.plan_cache().get(&key_of(self, origin, PlanFor::Rows)?, catalog) {
-            Some(Entry::Plan(_)) => "hit",
+            Some(Entry::Plan(_) | Entry::Lookup(_)) => "hit",
             Some(Entry::Never) => "not kept: planning needs the values of the parameters, or the moment",
             None => "miss",
         })
@@ -281,7 +348,7 @@ fn ready(kept: &Arc<KeptPlan>, params: &Params) -> Result<Option<ReadyPlan>> {
         values[number] = value;
     }
     let plan = reset_plan_states(Arc::clone(&kept.plan)).map_err(from_datafusion)?;
-    Ok(Some(ReadyPlan { plan, values: Arc::<[ScalarValue]>::from(values), _lease: Some(lease) }))
+    Ok(Some(ReadyPlan { plan, values: Arc::<[ScalarValue]>::from(values), lease: Some(lease) }))
 }
 
 fn key_of(execution: &Execution<'_>, origin: Origin<'_>, part: PlanFor) -> Result<Key> {
@@ -431,9 +498,9 @@ mod tests {
                 let mut runs = Vec::new();
                 for _ in 0..3 {
                     let ready = execution.ready_plan(PlanFor::Rows, build).await?;
-                    assert!(ready._lease.is_some(), "{sql} is kept");
+                    assert!(ready.lease.is_some(), "{sql} is kept");
                     let other = execution.ready_plan(PlanFor::Rows, build).await?;
-                    assert!(other._lease.is_none() || !Arc::ptr_eq(&other.plan, &ready.plan), "{sql}");
+                    assert!(other.lease.is_none() || !Arc::ptr_eq(&other.plan, &ready.plan), "{sql}");
                     drop(other);
                     execution.collect_ready(&ready, execution.request()).await?;
                     let mut rows = Vec::new();

@@ -10,15 +10,17 @@ use std::sync::{Arc, OnceLock};
 
 use arrow::array::ArrayRef;
 use arrow::record_batch::RecordBatch;
+use datafusion::catalog::TableProvider;
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, Expr, Ident, ObjectName, Query, Select, SelectItem, SetExpr, TableFactor, TableWithJoins,
 };
 
 use super::catalog::{fold, table_id};
-use super::executor::{Execution, StatementResult, finish_rows};
+use super::executor::{Execution, RowFormat, StatementResult};
 use super::handlers::insert::literal;
 use super::handlers::query::item_names;
 use super::parser::{self, Statement};
+use super::plan_cache::KeptLookup;
 use crate::error::Result;
 use crate::schema::TableDefinition;
 use crate::tables::{SharedTableProvider, TableProviderCore, TableScanExec};
@@ -29,27 +31,51 @@ const MAX_KEYS: usize = 1000;
 
 /// Runs a query if it has the shape; `None` hands it to the planner. It has been asked for by [`is_key_query`].
 pub async fn query(execution: &Execution<'_>, query: &Query) -> Result<Option<StatementResult>> {
-    let Some((scan, items)) = query_scan(execution, query).await? else { return Ok(None) };
-    let schema = datafusion::physical_plan::ExecutionPlan::schema(&scan);
+    let Some(shape) = KeyQuery::of(query) else { return Ok(None) };
+    let Some(lookup) = lookup_of(execution, &shape).await? else { return Ok(None) };
+    let Some(scan) = scan_of(execution, &shape, &lookup)? else { return Ok(None) };
     let batches = execution.collect(Arc::new(scan), execution.request()).await?;
-    Ok(Some(StatementResult::rows(finish_rows(&schema, batches, item_names(items))?)))
+    Ok(Some(StatementResult::rows(lookup.format.rows(batches)?)))
 }
 
-/// The lookup that a query is, and its list.
-pub async fn query_scan<'a>(
-    execution: &Execution<'_>,
-    query: &'a Query,
-) -> Result<Option<(TableScanExec, &'a [SelectItem])>> {
+/// The lookup that a query is, for EXPLAIN.
+pub async fn query_scan(execution: &Execution<'_>, query: &Query) -> Result<Option<TableScanExec>> {
     let Some(shape) = KeyQuery::of(query) else { return Ok(None) };
+    match lookup_of(execution, &shape).await? {
+        Some(lookup) => scan_of(execution, &shape, &lookup),
+        None => Ok(None),
+    }
+}
+
+/// What is the same for all keys: kept for the next run of the same text.
+async fn lookup_of(execution: &Execution<'_>, shape: &KeyQuery<'_>) -> Result<Option<Arc<KeptLookup>>> {
+    if let Some(kept) = execution.kept_lookup()? {
+        return Ok(Some(kept));
+    }
+    let registry = execution.executor.registry();
+    let catalog = registry.catalog_version();
     let Ok(id) = table_id(shape.table, &execution.session.namespace()) else { return Ok(None) };
     // Views have no provider, and system tables one of another kind.
-    let Some(provider) = execution.executor.registry().provider(&id).await? else { return Ok(None) };
-    let provider: &dyn std::any::Any = provider.as_ref();
-    let Some(provider) = provider.downcast_ref::<SharedTableProvider>() else { return Ok(None) };
-    let core = provider.core();
+    let Some(provider) = registry.provider(&id).await? else { return Ok(None) };
+    let Some(core) = core_of(&provider) else { return Ok(None) };
     let Some(projection) = shape.projection(core.definition()) else { return Ok(None) };
-    let Some(keys) = keys_of(execution, core, shape.selection, &shape.alias)? else { return Ok(None) };
-    Ok(Some((core.key_scan(Some(&projection), keys)?, shape.items)))
+    let scan = core.key_scan(Some(&projection), Vec::new())?;
+    let format = RowFormat::new(&datafusion::physical_plan::ExecutionPlan::schema(&scan), item_names(shape.items));
+    let lookup = Arc::new(KeptLookup { scan, format, provider });
+    execution.keep_lookup(catalog, &lookup);
+    Ok(Some(lookup))
+}
+
+fn core_of(provider: &Arc<dyn TableProvider>) -> Option<&TableProviderCore> {
+    let provider: &dyn std::any::Any = provider.as_ref();
+    provider.downcast_ref::<SharedTableProvider>().map(SharedTableProvider::core)
+}
+
+/// The lookup of the keys that WHERE pins.
+fn scan_of(execution: &Execution<'_>, shape: &KeyQuery<'_>, lookup: &KeptLookup) -> Result<Option<TableScanExec>> {
+    let Some(core) = core_of(&lookup.provider) else { return Ok(None) };
+    let keys = keys_of(execution, core, shape.selection, &shape.alias)?;
+    Ok(keys.map(|keys| lookup.scan.with_keys(keys)))
 }
 
 /// The rows of an UPDATE's or DELETE's target if its WHERE pins the whole key: every column of `core`, hidden ones

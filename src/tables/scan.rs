@@ -163,7 +163,7 @@ impl ScanKeys {
 pub struct TableScanExec {
     store: Arc<TableStore>,
     table: Arc<CachedTableData>,
-    columns: Vec<ScanColumn>,
+    columns: Arc<[ScanColumn]>,
     /// Where filters pin the whole key.
     keys: Option<ScanKeys>,
     fetch: Option<usize>,
@@ -190,12 +190,20 @@ impl TableScanExec {
         Self {
             store,
             table,
-            columns,
+            columns: Arc::from(columns),
             keys,
             fetch,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
+    }
+}
+
+impl TableScanExec {
+    /// The same scan, of other keys.
+    pub fn with_keys(&self, keys: Vec<Vec<u8>>) -> Self {
+        let keys = Some(ScanKeys::Known(Arc::from(keys)));
+        Self { keys, metrics: ExecutionPlanMetricsSet::new(), ..self.clone() }
     }
 }
 

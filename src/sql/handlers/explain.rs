@@ -37,7 +37,7 @@ pub async fn explain(
         ast::Statement::Query(query) => {
             if execution.options.short_path
                 && short_path::is_key_query(query)
-                && let Some((scan, _)) = short_path::query_scan(execution, query).await?
+                && let Some(scan) = short_path::query_scan(execution, query).await?
             {
                 return key_lookup(execution, lines, Arc::new(scan), analyze).await;
             }

@@ -3,7 +3,7 @@
 use datafusion::sql::sqlparser::ast::{self, Expr, SelectItem, SetExpr};
 
 use super::super::catalog::{Extras, fold};
-use super::super::executor::{Execution, StatementResult, finish_rows};
+use super::super::executor::{Execution, StatementResult};
 use super::super::plan_cache::PlanFor;
 use super::super::short_path;
 use crate::error::Result;
@@ -20,8 +20,9 @@ pub async fn query(execution: &Execution<'_>, query: &ast::Query) -> Result<Stat
     }
     let names = parsed.map_or_else(|| column_names(query), |parsed| parsed.names.clone());
     let build = || Ok((query.clone(), Extras::new()));
-    let (schema, batches) = execution.select_part(PlanFor::Rows, execution.request(), build).await?;
-    Ok(StatementResult::rows(finish_rows(&schema, batches, names)?))
+    let plan = execution.ready_plan(PlanFor::Rows, build).await?;
+    let batches = execution.collect_ready(&plan, execution.request()).await?;
+    Ok(StatementResult::rows(plan.format(names.as_ref()).rows(batches)?))
 }
 
 /// Names of a query's columns as they are written: the alias, the column, or the text of the expression. `None` when
