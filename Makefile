@@ -42,10 +42,13 @@ check: ## rustfmt, clippy for native and wasm32, biome, tsc, licences and adviso
 	@scripts/setup.sh --quiet
 	@scripts/check.sh
 
-bench: ## build the release profile, then measure it: SQL in memory, and the demo's import and queries on IndexedDB
+bench: ## build the release profile, then measure it beside its peers in Chromium, the demo, and the registry
 	@$(MAKE) --no-print-directory build PROFILE=release
 	@node scripts/bench.mjs
+	@scripts/bench-browser.sh
 	@CI=1 node scripts/demo.mjs
+	@cargo bench --bench registry
+	@scripts/wasm-test.sh --test bench_registry -- --nocapture
 
 fmt: ## format the Rust and JavaScript sources and repair what the linter can
 	@scripts/setup.sh --quiet

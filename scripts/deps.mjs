@@ -39,7 +39,7 @@ for (const crate of crates) {
   }
 }
 
-const locks = ['', 'sdks/typescript', 'www', 'tests/browser']
+const locks = ['', 'sdks/typescript', 'www', 'tests/browser', 'benches/browser']
   .map(dir => join(dir, 'package-lock.json'))
   .filter(path => existsSync(join(root, path)))
 const npm = locks.flatMap(path => npmPackagesOf(json(path), path))

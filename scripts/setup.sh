@@ -29,12 +29,14 @@ need() { # Debian package, what it is for, where other systems get it, the comma
   fi
 }
 have_libc() { [ "$(uname)" != Linux ] || printf '#include <stdlib.h>\n' | cc -E - ; }
+have_venv() { python3 -c 'import ensurepip, venv'; }
 need gcc "links native Rust builds" "Xcode's command line tools, or the system's gcc" command -v cc
 need libc6-dev "C headers for the native build of zstd" "glibc-devel or musl-dev" have_libc
 need clang "compiles zstd's C to wasm32, which gcc cannot" "brew install llvm; dnf install clang; pacman -S clang" command -v clang
 need llvm "llvm-ar packs those wasm objects into a library" "brew install llvm; dnf install llvm; pacman -S llvm" command -v llvm-ar
 need binaryen "wasm-opt makes the release a tenth smaller" "brew install binaryen; dnf install binaryen; pacman -S binaryen" command -v wasm-opt
 need chromium "the browser that the tests and the demo run in" "Chromium or Chrome; CHROMIUM may name it" find_chromium
+need python3-venv "a folder for the Python packages that tests compare with" "Python 3 with venv" have_venv
 need chromium-driver "drives Chromium in the wasm tests" "the browser's ChromeDriver; CHROMEDRIVER may name it" find_chromedriver
 if [ "${#missing[@]}" -gt 0 ]; then
   if command -v apt-get >/dev/null; then
@@ -100,6 +102,17 @@ if [ "$("$KALAMDB_TOOLS/bin/wasm-bindgen" --version 2>/dev/null)" != "wasm-bindg
     say "setup: its lock file cannot be met by this registry; trying without it"
     install_bindgen
   }
+fi
+
+# --- Python -------------------------------------------------------------------------------------------------------
+# DuckDB and pyarrow answer the same questions in tests. The stamp names the interpreter too: a new one needs new wheels.
+key=$(cat tests/python/requirements.txt <(python3 --version) | sha256sum | cut -d' ' -f1)
+if [ "$(cat "$KALAMDB_PYTHON/.kalamdb-stamp" 2>/dev/null)" != "$key" ]; then
+  install "DuckDB and pyarrow into $KALAMDB_PYTHON" "tests compare answers and exported files with theirs"
+  rm -rf "$KALAMDB_PYTHON"
+  python3 -m venv "$KALAMDB_PYTHON"
+  "$KALAMDB_PYTHON/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: -r tests/python/requirements.txt
+  say "$key" >"$KALAMDB_PYTHON/.kalamdb-stamp"
 fi
 
 # --- npm ----------------------------------------------------------------------------------------------------------

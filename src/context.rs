@@ -6,17 +6,21 @@
 
 use std::fmt;
 use std::hash::Hasher;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{ErrorCode, KalamError, Result};
+use crate::jobs::{JobKind, JobManager, RetentionJob};
 use crate::platform;
 use crate::schema::SchemaRegistry;
 use crate::sql::{Session, SqlExecutor};
+use crate::storage::backup::{DATABASE_KEY, check_restored};
 use crate::storage::record::{self, RecordKind};
-use crate::storage::{CountingBackend, Durability, Partition, StorageBackend, WriteBatch};
+use crate::storage::{
+    Backup, CountingBackend, Durability, GatedBackend, Partition, Restore, StorageBackend, WriteBatch,
+};
 use crate::tables::{SystemProviders, SystemTablesRegistry, TableProviders, TableStore};
 
 /// The version of this engine.
@@ -24,9 +28,6 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The on-disk format that this engine writes, and the greatest that it opens; see ARCHITECTURE.md.
 pub const FORMAT: u32 = 1;
-
-/// Key of the record that says what a database is.
-const DATABASE_KEY: &[u8] = b"database";
 
 /// The user of a session that names none.
 pub const DEFAULT_USER: &str = "default";
@@ -106,6 +107,8 @@ struct DatabaseRecord {
 pub struct AppContext {
     node_id: NodeId,
     backend: Arc<dyn StorageBackend>,
+    gated: Arc<GatedBackend>,
+    jobs: Arc<JobManager>,
     registry: Arc<SchemaRegistry>,
     store: Arc<TableStore>,
     executor: Arc<SqlExecutor>,
@@ -115,7 +118,9 @@ pub struct AppContext {
 impl AppContext {
     /// Opens the database that a backend holds, and makes it if there is none.
     pub async fn open(backend: Arc<dyn StorageBackend>, config: Config) -> Result<Arc<Self>> {
-        let counting = Arc::new(CountingBackend::new(backend));
+        check_restored(backend.as_ref()).await?;
+        let gated = Arc::new(GatedBackend::new(backend));
+        let counting = Arc::new(CountingBackend::new(Arc::clone(&gated) as _));
         let backend: Arc<dyn StorageBackend> = Arc::clone(&counting) as _;
         let given = config.node_id.as_deref().map(NodeId::new).transpose()?;
         let stored = read_database(backend.as_ref()).await?;
@@ -133,7 +138,29 @@ impl AppContext {
         registry.set_provider_factory(Arc::new(SystemProviders::new(Arc::clone(&system), providers)));
         let executor = SqlExecutor::new(Arc::clone(&registry), Arc::clone(&store), system, config.memory_limit)?;
         let executor = Arc::new(executor);
-        Ok(Arc::new(Self { node_id, backend, registry, store, executor, session: Arc::new(Session::new(config.user)) }))
+        let jobs = open_jobs(&backend, &executor).await?;
+        let session = Arc::new(Session::new(config.user));
+        Ok(Arc::new(Self { node_id, backend, gated, jobs, registry, store, executor, session }))
+    }
+
+    /// Restores a backup into an empty backend, and opens what was restored. `DATABASE_EXISTS` if it is not empty.
+    pub async fn restore(backend: Arc<dyn StorageBackend>, bytes: &[u8], config: Config) -> Result<Arc<Self>> {
+        let mut restore = Restore::begin(Arc::clone(&backend)).await?;
+        restore.push(bytes).await?;
+        restore.finish().await?;
+        Self::open(backend, config).await
+    }
+
+    /// The whole database as a stream of bytes: one state, between two commits. Commits wait until it is dropped.
+    pub async fn backup(&self) -> Backup {
+        let about = serde_json::json!({
+            "format": FORMAT,
+            "engine": VERSION,
+            "nodeId": self.node_id.as_str(),
+            "storage": self.backend.kind(),
+            "createdAtMs": platform::now_ms(),
+        });
+        Backup::new(self.gated.close_gate().await, &about)
     }
 
     /// The node's id.
@@ -161,6 +188,11 @@ impl AppContext {
         self.executor.system()
     }
 
+    /// Runs what nobody waits for, when it is told that there is time.
+    pub fn jobs(&self) -> &Arc<JobManager> {
+        &self.jobs
+    }
+
     /// Runs statements.
     pub fn executor(&self) -> &Arc<SqlExecutor> {
         &self.executor
@@ -173,9 +205,20 @@ impl AppContext {
 
     /// Waits for what is under way and closes the backend.
     pub async fn close(&self) -> Result<()> {
-        self.store.close().await?;
-        self.backend.close().await
+        let finished = self.store.close().await;
+        // Whatever the store's last words met, the backend is not held any longer.
+        self.backend.close().await.and(finished)
     }
+}
+
+async fn open_jobs(backend: &Arc<dyn StorageBackend>, executor: &SqlExecutor) -> Result<Arc<JobManager>> {
+    let system = executor.system();
+    let retention = RetentionJob::new(Arc::clone(backend), system.jobs().clone());
+    let kinds: Vec<Arc<dyn JobKind>> = vec![Arc::new(retention)];
+    let jobs = JobManager::open(system, Arc::clone(backend), Arc::clone(executor.store()), kinds).await?;
+    let manager: Weak<JobManager> = Arc::downgrade(&jobs);
+    system.set_job_manager(manager);
+    Ok(jobs)
 }
 
 async fn read_database(backend: &dyn StorageBackend) -> Result<Option<DatabaseRecord>> {

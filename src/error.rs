@@ -66,12 +66,18 @@ error_codes! {
     CyclicView = "CYCLIC_VIEW", "42P17";
     /// No index of that name.
     IndexNotFound = "INDEX_NOT_FOUND", "42704";
+    /// No constraint of that name.
+    ConstraintNotFound = "CONSTRAINT_NOT_FOUND", "42704";
+    /// No job of that id.
+    JobNotFound = "JOB_NOT_FOUND", "42704";
     /// No column of that name.
     ColumnNotFound = "COLUMN_NOT_FOUND", "42703";
     /// A column name that fits more than one table.
     AmbiguousColumn = "AMBIGUOUS_COLUMN", "42702";
     /// A column named twice.
     DuplicateColumn = "DUPLICATE_COLUMN", "42701";
+    /// A list of columns that no key or UNIQUE constraint has.
+    InvalidColumnReference = "INVALID_COLUMN_REFERENCE", "42P10";
     /// No function of that name and argument types.
     FunctionNotFound = "FUNCTION_NOT_FOUND", "42883";
     /// No type of that name.
@@ -126,6 +132,8 @@ error_codes! {
     Timeout = "TIMEOUT", "57014", retryable;
     /// Another engine owns the database.
     DatabaseLocked = "DATABASE_LOCKED", "55006", retryable;
+    /// A database that is to be made new is there already.
+    DatabaseExists = "DATABASE_EXISTS", "42P04";
     /// The connection or database is closed.
     Closed = "CONNECTION_CLOSED", "08003";
     /// The storage failed.

@@ -8,6 +8,7 @@
 pub mod context;
 pub mod error;
 pub mod ingest;
+pub mod jobs;
 pub mod platform;
 pub mod schema;
 pub mod sql;

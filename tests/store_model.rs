@@ -93,6 +93,16 @@ enum Step {
     Shift(i64),
     /// `DELETE … WHERE k < n`.
     Delete(i64),
+    /// `INSERT … ON CONFLICT DO UPDATE SET v = v + 1`: refused as a whole when a key comes twice.
+    Upsert(Vec<i64>),
+    /// The same, one statement for each key, awaited together.
+    UpsertTogether(Vec<i64>),
+    /// `TRUNCATE` of both tables.
+    Truncate,
+    /// `INSERT`, `TRUNCATE` and `INSERT` awaited together.
+    TruncateTogether(i64, i64),
+    /// `ALTER COLUMN v TYPE BIGINT USING v + n`.
+    Rewrite(i64),
     /// Storage fails for the next so many commits.
     Fail(u32),
     /// Closes and opens again, or loses the process without closing.
@@ -106,6 +116,11 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (1..100i64, 1..5i64).prop_map(|(n, m)| Step::Update(n, m)),
         1 => prop_oneof![Just(1i64), Just(7), Just(-3)].prop_map(Step::Shift),
         1 => (0..60i64).prop_map(Step::Delete),
+        2 => prop::collection::vec(0..60i64, 1..12).prop_map(Step::Upsert),
+        1 => prop::collection::vec(0..20i64, 1..8).prop_map(Step::UpsertTogether),
+        1 => Just(Step::Truncate),
+        1 => (0..60i64, 0..60i64).prop_map(|(a, b)| Step::TruncateTogether(a, b)),
+        1 => (1..100i64).prop_map(Step::Rewrite),
         2 => (1..3u32).prop_map(Step::Fail),
         1 => any::<bool>().prop_map(|clean| Step::Reopen { clean }),
     ]
@@ -246,6 +261,58 @@ impl Run {
                 for table in ["keyed", "bag"] {
                     let text = format!("DELETE FROM {table} WHERE k < {n}");
                     self.change(&text, |o| only(o, table, o.map(|k, v| (k >= *n).then_some((k, v))))).await?;
+                }
+            }
+            Step::Upsert(keys) => {
+                let values: Vec<String> = keys.iter().map(|k| format!("({k}, 1)")).collect();
+                let text = format!(
+                    "INSERT INTO keyed VALUES {} ON CONFLICT (k) DO UPDATE SET v = keyed.v + excluded.v",
+                    values.join(", ")
+                );
+                if keys.iter().enumerate().any(|(i, k)| keys[..i].contains(k)) {
+                    let error = sql(&self.context, &text).await.expect_err("a key twice");
+                    assert_eq!(error.code(), ErrorCode::TooManyRows, "{error}");
+                    return Ok(());
+                }
+                self.change(&text, |o| {
+                    let mut next = o.clone();
+                    keys.iter().for_each(|k| *next.keyed.entry(*k).or_default() += 1);
+                    next
+                })
+                .await?;
+            }
+            Step::UpsertTogether(keys) => {
+                let upsert =
+                    |k| format!("INSERT INTO keyed VALUES ({k}, 1) ON CONFLICT (k) DO UPDATE SET v = keyed.v + 1");
+                let texts: Vec<String> = keys.iter().map(upsert).collect();
+                let (context, failing) = (Arc::clone(&self.context), self.failing());
+                let outcomes = join_all(texts.iter().map(|text| sql(&context, text))).await;
+                for (k, outcome) in keys.iter().zip(outcomes) {
+                    match outcome {
+                        Ok(_) => *self.oracle.keyed.entry(*k).or_default() += 1,
+                        Err(e) => assert!(failing && e.code() == ErrorCode::QuotaExceeded, "{e}"),
+                    }
+                }
+            }
+            Step::Truncate => self.change("TRUNCATE keyed, bag", |_| Oracle::default()).await?,
+            Step::TruncateTogether(a, b) => {
+                let (context, failing) = (Arc::clone(&self.context), self.failing());
+                let insert = |k| format!("INSERT INTO keyed VALUES ({k}, 1) ON CONFLICT DO NOTHING");
+                let texts = [insert(a), "TRUNCATE keyed".into(), insert(b)];
+                let outcomes = join_all(texts.iter().map(|text| sql(&context, text))).await;
+                let now = pairs(&self.context, "keyed").await?;
+                if let Err(error) = outcomes.into_iter().collect::<Result<Vec<_>>>() {
+                    assert!(failing && error.code() == ErrorCode::QuotaExceeded, "{error}");
+                } else {
+                    // Whatever the order: nothing is left but rows that came after.
+                    assert!(now.iter().all(|(k, v)| (k == a || k == b) && *v == 1), "{now:?}");
+                }
+                self.oracle.keyed = now.into_iter().collect();
+            }
+            Step::Rewrite(n) => {
+                for table in ["keyed", "bag"] {
+                    let text = format!("ALTER TABLE {table} ALTER COLUMN v TYPE BIGINT USING v + {n}");
+                    self.change(&text, |o| only(o, table, o.map(|k, v| Some((k, v + n))))).await?;
                 }
             }
             Step::Fail(n) => self.backend.failures.store(*n, Ordering::Relaxed),

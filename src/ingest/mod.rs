@@ -1,11 +1,12 @@
-//! Files from outside, decoded into batches: Parquet, CSV, JSON, NDJSON, Arrow.
+//! Files in and out: Parquet, CSV, JSON, NDJSON, Arrow.
 //!
-//! Invariant: nothing is written here. A decoder turns bytes into batches with the file's own column names and types,
+//! Invariant: nothing of the database is written here. A decoder turns bytes into batches with the file's own column names and types,
 //! or fails with `INVALID_DATA` that says where; what becomes of the batches is the importer's business, so a file
 //! that fails half-way leaves no trace.
 
 mod csv;
 mod json;
+mod write;
 
 use std::io::Cursor;
 
@@ -16,6 +17,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::error::{ErrorCode, KalamError, Result};
 
+pub use write::FileWriter;
 pub use csv::{CsvBatch, CsvDecoder, CsvOptions};
 
 /// Rows per batch that a decoder gives.

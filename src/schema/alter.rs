@@ -85,13 +85,19 @@ impl TableDefinition {
     /// ALTER COLUMN TYPE. Unless the old type widens to the new one ([`KalamDataType::widens_to`]), the caller
     /// checks that every row can be coerced.
     pub fn alter_type(&self, name: &str, to: KalamDataType, now_ms: u64, by: &str) -> Result<Self> {
-        let column = self.existing(name)?;
-        let from = column.data_type;
+        let from = self.existing(name)?.data_type;
         if !from.assignable_to(&to) {
             let message = format!("column '{name}' of type {from} cannot become {to}: its values do not convert");
             return Err(KalamError::new(ErrorCode::DatatypeMismatch, message)
-                .with_hint("Add a column of the new type, fill it with UPDATE, and drop the old one."));
+                .with_hint("Say with USING how they do, as in ALTER COLUMN c TYPE t USING expression."));
         }
+        self.alter_type_using(name, to, now_ms, by)
+    }
+
+    /// ALTER COLUMN TYPE … USING: between any two types. The caller writes every row anew.
+    pub fn alter_type_using(&self, name: &str, to: KalamDataType, now_ms: u64, by: &str) -> Result<Self> {
+        let column = self.existing(name)?;
+        let from = column.data_type;
         if !to.can_be_key() {
             self.not_a_key(column, &format!("become {to}"))?;
         }
@@ -100,7 +106,13 @@ impl TableDefinition {
             Some(value) => ColumnDefault::literal(&value.coerce(&to).map_err(|e| Self::of_default(e, name))?),
         };
         let default = Self::check_default(name, &to, default)?;
-        let initial = column.initial_value()?.coerce(&to).map_err(|e| Self::of_default(e, name))?;
+        let initial = column.initial_value()?;
+        let initial = if from.assignable_to(&to) {
+            initial.coerce(&to).map_err(|e| Self::of_default(e, name))?
+        } else {
+            // No row is left that was written before the column.
+            Value::Null
+        };
         Ok(self.change(column, now_ms, by, |c| {
             c.data_type = to;
             c.default = default;

@@ -100,6 +100,7 @@ impl SchemaChange {
             Self::ChangeColumn { from, to } if from.nullable != to.nullable => {
                 format!("column '{}' {}", to.name, if to.nullable { "takes NULL" } else { "does not take NULL" })
             }
+            Self::ChangeColumn { from, to } if from == to => format!("gave column '{}' new values", to.name),
             Self::ChangeColumn { to, .. } if to.default.is_none() => {
                 format!("dropped the default of column '{}'", to.name)
             }

@@ -267,6 +267,20 @@ impl SchemaRegistry {
 
     /// As [`SchemaRegistry::put`], with further changes in the same storage transaction.
     pub async fn put_with(&self, def: TableDefinition, batch: WriteBatch) -> Result<Arc<CachedTableData>> {
+        self.put_through(def, batch, |batch| self.write(batch)).await
+    }
+
+    /// As [`SchemaRegistry::put_with`], with `commit` to write the storage transaction: for changes that rows
+    /// are part of.
+    pub async fn put_through<F>(
+        &self,
+        def: TableDefinition,
+        batch: WriteBatch,
+        commit: impl FnOnce(WriteBatch) -> F,
+    ) -> Result<Arc<CachedTableData>>
+    where
+        F: Future<Output = Result<()>>,
+    {
         let mut ddl = self.ddl.lock().await;
         let stored = self.tables.get(&def.table_id).await?;
         match &stored {
@@ -274,7 +288,7 @@ impl SchemaRegistry {
             None => return Err(not_found(&def.table_id)),
             Some(stored) => check_follows(stored, &def)?,
         }
-        self.store(&mut ddl, def, None, batch).await
+        self.store(&mut ddl, def, None, batch, commit).await
     }
 
     /// Stores definitions of system tables, new ones and later versions, with further changes, all in one storage
@@ -289,7 +303,7 @@ impl SchemaRegistry {
             self.tables.put_into(&mut batch, &def.table_id, def)?;
         }
         batch.append(further);
-        self.backend.commit(batch, Durability::Strict).await?;
+        self.commit(batch).await?;
         let mut cache = self.cache.write();
         self.version.fetch_add(1, Ordering::Relaxed);
         for def in definitions {
@@ -314,17 +328,35 @@ impl SchemaRegistry {
             return Err(exists(&def.table_id, &taken));
         }
         self.check_namespace(&def).await?;
-        self.store(&mut ddl, def, Some(old), batch).await
+        self.store(&mut ddl, def, Some(old), batch, |batch| self.write(batch)).await
+    }
+
+    async fn write(&self, batch: WriteBatch) -> Result<()> {
+        self.backend.commit(batch, Durability::Strict).await.map(drop)
+    }
+
+    /// Writes a change of the catalog. When storage reports an error it may have taken the change all the same, so
+    /// the cache forgets what it held and reads it again.
+    async fn commit(&self, batch: WriteBatch) -> Result<()> {
+        let outcome = self.write(batch).await;
+        if outcome.is_err() {
+            self.clear();
+        }
+        outcome
     }
 
     /// Writes a checked definition and what belongs to it, then changes the cache.
-    async fn store(
+    async fn store<F>(
         &self,
         ddl: &mut MutexGuard<'_, Ddl>,
         def: TableDefinition,
         replaces: Option<&TableId>,
         further: WriteBatch,
-    ) -> Result<Arc<CachedTableData>> {
+        commit: impl FnOnce(WriteBatch) -> F,
+    ) -> Result<Arc<CachedTableData>>
+    where
+        F: Future<Output = Result<()>>,
+    {
         let mut batch = WriteBatch::new();
         if let Some(old) = replaces {
             self.tables.delete_into(&mut batch, old);
@@ -346,7 +378,12 @@ impl SchemaRegistry {
             );
         }
         batch.append(further);
-        self.backend.commit(batch, Durability::Strict).await?;
+        if let Err(error) = commit(batch).await {
+            self.clear();
+            // Whether the greater number was stored is not known: the next definition stores it again.
+            ddl.next_table_no = Some((next, 0));
+            return Err(error);
+        }
         ddl.next_table_no = Some((next, next.max(in_storage)));
         let mut cache = self.cache.write();
         self.version.fetch_add(1, Ordering::Relaxed);
@@ -367,7 +404,7 @@ impl SchemaRegistry {
         let mut all = WriteBatch::new();
         self.tables.delete_into(&mut all, id);
         all.append(batch);
-        self.backend.commit(all, Durability::Strict).await?;
+        self.commit(all).await?;
         let mut cache = self.cache.write();
         self.version.fetch_add(1, Ordering::Relaxed);
         cache.tables.remove(id);
@@ -445,7 +482,7 @@ impl SchemaRegistry {
             ));
         }
         self.namespaces.put_into(&mut batch, &def.name, &def)?;
-        self.backend.commit(batch, Durability::Strict).await?;
+        self.commit(batch).await?;
         self.version.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -478,7 +515,7 @@ impl SchemaRegistry {
             return Err(KalamError::new(ErrorCode::NamespaceNotEmpty, message).with_hint("Drop them first."));
         }
         self.namespaces.delete_into(&mut batch, &key);
-        self.backend.commit(batch, Durability::Strict).await?;
+        self.commit(batch).await?;
         self.version.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

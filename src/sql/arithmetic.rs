@@ -1,20 +1,23 @@
-//! Integer arithmetic that never wraps.
+//! Arithmetic that fails instead of giving what is no answer.
 //!
-//! DataFusion's `+`, `-` and `*` wrap around at the ends of an integer type, and its planner cannot be told otherwise.
-//! Invariant: where both sides are integers, the operator is planned as a call of [`Checked`], whose kernels fail with
-//! `NUMERIC_VALUE_OUT_OF_RANGE` instead. The result's type is that of the wider side, as in PostgreSQL.
+//! DataFusion's `+`, `-` and `*` wrap around at the ends of an integer type, its `/` makes infinity of floating point
+//! numbers, and its planner cannot be told otherwise. Invariant: where both sides are integers, and where a number is
+//! divided by or into a floating point number, the operator is planned as a call of [`Checked`], whose kernels fail
+//! with `NUMERIC_VALUE_OUT_OF_RANGE` and `DIVISION_BY_ZERO` instead. The result's type is that of the wider side, as
+//! in PostgreSQL. What has no type yet while SQL is planned (parameters) is found by [`checked`] afterwards.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Datum};
+use arrow::array::{Array, ArrayRef, AsArray, Datum};
 use arrow::compute::kernels::{cast, numeric};
-use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Float64Type};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, DataFusionError, Result as DfResult, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ExprSchemable, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-    Volatility,
+    BinaryExpr, ColumnarValue, Expr, ExprSchemable, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, Volatility,
 };
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
@@ -30,20 +33,44 @@ impl ExprPlanner for CheckedArithmetic {
             BinaryOperator::Plus => Operation::Add,
             BinaryOperator::Minus => Operation::Subtract,
             BinaryOperator::Multiply => Operation::Multiply,
+            BinaryOperator::Divide => Operation::Divide,
+            BinaryOperator::Modulo => Operation::Remainder,
             _ => return Ok(PlannerResult::Original(expr)),
         };
-        // A parameter whose type is not known yet stays with DataFusion.
-        let types = (expr.left.get_type(schema).ok(), expr.right.get_type(schema).ok());
-        match types {
-            (Some(left), Some(right)) if rank(&left).is_some() && rank(&right).is_some() => {
-                let checked = Checked { operation, signature: Signature::any(2, Volatility::Immutable) };
-                let call =
-                    ScalarFunction::new_udf(Arc::new(ScalarUDF::new_from_impl(checked)), vec![expr.left, expr.right]);
-                Ok(PlannerResult::Planned(Expr::ScalarFunction(call)))
-            }
-            _ => Ok(PlannerResult::Original(expr)),
+        if !operation.is_checked(&expr.left, &expr.right, schema) {
+            return Ok(PlannerResult::Original(expr));
         }
+        Ok(PlannerResult::Planned(operation.call(expr.left, expr.right)))
     }
+}
+
+/// An expression of a plan with the checked operator in its place, if it is arithmetic that can fail.
+pub fn checked(expr: Expr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
+    Ok(match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            let operation = match op {
+                Operator::Plus => Operation::Add,
+                Operator::Minus => Operation::Subtract,
+                Operator::Multiply => Operation::Multiply,
+                Operator::Divide => Operation::Divide,
+                Operator::Modulo => Operation::Remainder,
+                _ => return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right }))),
+            };
+            match operation.is_checked(&left, &right, schema) {
+                true => Transformed::yes(operation.call(*left, *right)),
+                false => Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })),
+            }
+        }
+        // -x of the least integer has no place in its type: it is 0 - x.
+        Expr::Negative(inner) => match inner.get_type(schema) {
+            Ok(data_type) if rank(&data_type).is_some() => {
+                let zero = Expr::Literal(ScalarValue::new_zero(&data_type)?, None);
+                Transformed::yes(Operation::Subtract.call(zero, *inner))
+            }
+            _ => Transformed::no(Expr::Negative(inner)),
+        },
+        other => Transformed::no(other),
+    })
 }
 
 /// How wide an integer type is as a signed one; `None` if it is no integer.
@@ -58,6 +85,9 @@ fn rank(data_type: &DataType) -> Option<u8> {
 }
 
 fn wider(left: &DataType, right: &DataType) -> DataType {
+    if rank(left).is_none() || rank(right).is_none() {
+        return if left == right { left.clone() } else { DataType::Float64 };
+    }
     match rank(left).max(rank(right)) {
         Some(1) => DataType::Int8,
         Some(2) => DataType::Int16,
@@ -71,14 +101,35 @@ enum Operation {
     Add,
     Subtract,
     Multiply,
+    Divide,
+    Remainder,
 }
 
 impl Operation {
+    /// Whether the operator is planned as a checked one. A parameter whose type is not known yet is not.
+    fn is_checked(self, left: &Expr, right: &Expr, schema: &DFSchema) -> bool {
+        let (Ok(left), Ok(right)) = (left.get_type(schema), right.get_type(schema)) else { return false };
+        match self {
+            Self::Add | Self::Subtract | Self::Multiply => rank(&left).is_some() && rank(&right).is_some(),
+            Self::Divide | Self::Remainder => {
+                (left.is_floating() || right.is_floating()) && left.is_numeric() && right.is_numeric()
+            }
+        }
+    }
+
+    fn call(self, left: Expr, right: Expr) -> Expr {
+        let checked = Checked { operation: self, signature: Signature::any(2, Volatility::Immutable) };
+        let udf = Arc::new(ScalarUDF::new_from_impl(checked));
+        Expr::ScalarFunction(ScalarFunction::new_udf(udf, vec![left, right]))
+    }
+
     fn sign(self) -> &'static str {
         match self {
             Operation::Add => " + ",
             Operation::Subtract => " - ",
             Operation::Multiply => " * ",
+            Operation::Divide => " / ",
+            Operation::Remainder => " % ",
         }
     }
 }
@@ -96,6 +147,8 @@ impl ScalarUDFImpl for Checked {
             Operation::Add => "add",
             Operation::Subtract => "subtract",
             Operation::Multiply => "multiply",
+            Operation::Divide => "divide",
+            Operation::Remainder => "remainder",
         }
     }
 
@@ -129,6 +182,8 @@ impl ScalarUDFImpl for Checked {
             Operation::Add => numeric::add(left.as_ref(), right.as_ref()),
             Operation::Subtract => numeric::sub(left.as_ref(), right.as_ref()),
             Operation::Multiply => numeric::mul(left.as_ref(), right.as_ref()),
+            Operation::Divide => numeric::div(left.as_ref(), right.as_ref()),
+            Operation::Remainder => numeric::rem(left.as_ref(), right.as_ref()),
         };
         let array = outcome.map_err(|error| match error {
             arrow::error::ArrowError::ArithmeticOverflow(what) => DataFusionError::External(Box::new(
@@ -140,11 +195,46 @@ impl ScalarUDFImpl for Checked {
             )),
             other => other.into(),
         })?;
+        check_finite(&array, left.as_ref(), right.as_ref())?;
         if scalars {
             return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?));
         }
         Ok(ColumnarValue::Array(array))
     }
+}
+
+/// Fails where floating point numbers were divided by zero, or have no room for their quotient.
+fn check_finite(array: &ArrayRef, left: &dyn Datum, right: &dyn Datum) -> DfResult<()> {
+    if !array.data_type().is_floating() {
+        return Ok(());
+    }
+    let doubles = |array: &dyn Array| cast(array, &DataType::Float64);
+    let results = doubles(array)?;
+    let results = results.as_primitive::<Float64Type>();
+    let Some(row) = (0..results.len()).find(|&i| !results.value(i).is_finite() && results.is_valid(i)) else {
+        return Ok(());
+    };
+    let ((left, one_left), (right, one_right)) = (left.get(), right.get());
+    let (left, right) = (doubles(left)?, doubles(right)?);
+    let (left, right) = (left.as_primitive::<Float64Type>(), right.as_primitive::<Float64Type>());
+    // One row that is what it should be says nothing of those behind it.
+    for row in row..results.len() {
+        let a = left.value(if one_left { 0 } else { row });
+        let b = right.value(if one_right { 0 } else { row });
+        if !results.is_valid(row) || a.is_nan() || b.is_nan() {
+            continue;
+        }
+        let error = if b == 0.0 {
+            KalamError::new(ErrorCode::DivisionByZero, "division by zero")
+                .with_hint("x / nullif(y, 0) is NULL where y is 0.")
+        } else if a.is_finite() && !results.value(row).is_finite() {
+            KalamError::new(ErrorCode::OutOfRange, format!("{a} / {b} is out of range for DOUBLE"))
+        } else {
+            continue;
+        };
+        return Err(DataFusionError::External(Box::new(error)));
+    }
+    Ok(())
 }
 
 /// One side of an operator as the kernels take it, in the result's type.

@@ -23,6 +23,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
+use super::arithmetic;
 use crate::error::KalamError;
 use crate::types::{ColumnBuilder, KalamDataType, Value, coerce_array};
 
@@ -59,7 +60,7 @@ impl KalamCast {
 }
 
 /// A cast has no column and no row to name.
-fn without_place(error: KalamError) -> KalamError {
+pub(super) fn without_place(error: KalamError) -> KalamError {
     let message = match error.message().split_once(": ") {
         Some((place, message)) if place.starts_with("column ''") => message.to_owned(),
         _ => return error,
@@ -155,7 +156,9 @@ impl AnalyzerRule for KalamCasts {
             let names = NamePreserver::new(&plan);
             plan.map_expressions(|expr| {
                 let name = names.save(&expr);
-                let rewritten = expr.transform_up(|expr| rewrite(expr, &schema))?;
+                let rewritten = expr.transform_up(|expr| {
+                    rewrite(expr, &schema)?.transform_data(|expr| arithmetic::checked(expr, &schema))
+                })?;
                 Ok(rewritten.update_data(|expr| name.restore(expr)))
             })?
             .map_data(LogicalPlan::recompute_schema)

@@ -27,6 +27,7 @@ use super::errors::from_datafusion;
 use super::parser::position_of;
 use super::rewrite;
 use super::type_planner::KalamTypePlanner;
+use super::using;
 use super::views;
 use super::wildcards::{self, Expander};
 use crate::error::{ErrorCode, KalamError, Position, Result};
@@ -180,7 +181,8 @@ pub async fn plan_within(
 ) -> Result<LogicalPlan> {
     let system_columns = wildcards::names_system_column(&statement);
     let (context, mut statement) = PlanContext::of(state, names, statement, extras, above, system_columns).await?;
-    if system_columns && let ast::Statement::Query(query) = &mut statement {
+    let written_out = system_columns || using::has_wildcard(&statement);
+    if written_out && let ast::Statement::Query(query) = &mut statement {
         context.expand_wildcards(query)?;
     }
     context.plan(statement)
@@ -220,6 +222,24 @@ fn wants_unique_names(error: &DataFusionError) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether planning failed because INTERSECT and EXCEPT, which are planned as joins, compare columns by name.
+fn is_set_of_same_names(error: &DataFusionError, statement: &ast::Statement) -> bool {
+    struct Finder;
+    impl ast::Visitor for Finder {
+        type Break = ();
+
+        fn pre_visit_query(&mut self, query: &ast::Query) -> ControlFlow<()> {
+            match query.body.as_ref() {
+                ast::SetExpr::SetOperation { .. } => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    matches!(error.find_root(), DataFusionError::SchemaError(inner, _)
+        if matches!(inner.as_ref(), SchemaError::AmbiguousReference { .. }))
+        && ast::Visit::visit(statement, &mut Finder).is_break()
 }
 
 type Lookup = std::result::Result<Arc<dyn TableSource>, KalamError>;
@@ -338,7 +358,7 @@ impl<'a> PlanContext<'a> {
     fn plan(&self, mut statement: ast::Statement) -> Result<LogicalPlan> {
         rewrite::standardise(&mut statement)?;
         match SqlToRel::new(self).sql_statement_to_plan(statement.clone()) {
-            Err(error) if wants_unique_names(&error) => {
+            Err(error) if wants_unique_names(&error) || is_set_of_same_names(&error, &statement) => {
                 rewrite::name_columns(&mut statement);
                 SqlToRel::new(self).sql_statement_to_plan(statement).map_err(from_datafusion)
             }

@@ -35,14 +35,20 @@ use super::arithmetic::CheckedArithmetic;
 use super::casts::{KalamCasts, KalamComparisons};
 use super::correlated::CorrelatedScalars;
 use super::interrupt::EnsureChecks;
+use super::json::JsonOperators;
+use super::not_in::NotIn;
+use super::null_joins;
 use super::type_planner::KalamTypePlanner;
+use super::vectors::ArrayLiterals;
 use crate::error::{KalamError, Result};
+use crate::tables::TableStore;
 
 /// Rows per batch between operators.
 const BATCH_ROWS: usize = 8192;
 
-/// A session of DataFusion with this engine's functions and rules. Queries reserve their memory in `memory`.
-pub fn session_state(memory: Arc<dyn MemoryPool>) -> Result<SessionState> {
+/// A session of DataFusion with this engine's functions and rules. Queries reserve their memory in `memory`;
+/// ids are made from the sequence of `store`.
+pub fn session_state(memory: Arc<dyn MemoryPool>, store: &Arc<TableStore>) -> Result<SessionState> {
     let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH_ROWS);
     let options = config.options_mut();
     options.sql_parser.collect_spans = true;
@@ -53,13 +59,15 @@ pub fn session_state(memory: Arc<dyn MemoryPool>) -> Result<SessionState> {
     options.optimizer.enable_topk_dynamic_filter_pushdown = false;
     options.optimizer.enable_join_dynamic_filter_pushdown = false;
     options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+    // Physical expressions tell NULLs (of `IS NOT FALSE`, say) less exactly than logical ones: no reason to fail.
+    options.execution.skip_physical_aggregate_schema_check = true;
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(memory)
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
         .build_arc()
         .map_err(KalamError::internal)?;
     let mut analyzer_rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> =
-        vec![Arc::new(CorrelatedScalars), Arc::new(KalamCasts)];
+        vec![Arc::new(NotIn), Arc::new(CorrelatedScalars), Arc::new(KalamCasts)];
     analyzer_rules.extend(Analyzer::new().rules);
     let mut physical_rules = PhysicalOptimizer::new().rules;
     physical_rules.push(Arc::new(InPlaceCoalesce));
@@ -71,11 +79,12 @@ pub fn session_state(memory: Arc<dyn MemoryPool>) -> Result<SessionState> {
         .with_runtime_env(runtime)
         .with_expr_planners(expr_planners())
         .with_type_planner(Arc::new(KalamTypePlanner))
-        .with_scalar_functions(super::functions::scalar_functions())
+        .with_scalar_functions(super::functions::scalar_functions(store))
         .with_aggregate_functions(super::functions::aggregate_functions())
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_table_functions(table_functions)
         .with_analyzer_rules(analyzer_rules)
+        .with_optimizer_rules(null_joins::optimizer_rules())
         .with_physical_optimizer_rules(physical_rules)
         .build())
 }
@@ -85,6 +94,8 @@ fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
     let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![
         Arc::new(KalamComparisons),
         Arc::new(CheckedArithmetic),
+        Arc::new(JsonOperators),
+        Arc::new(ArrayLiterals),
         Arc::new(datafusion_functions::datetime::planner::DatetimeFunctionPlanner),
         Arc::new(datafusion_functions::unicode::planner::UnicodeFunctionPlanner),
     ];

@@ -51,7 +51,7 @@ pub(super) fn default_column(execution: &Execution<'_>, column: &ColumnDefinitio
 }
 
 /// A ULID (github.com/ulid/spec): 48 bits of milliseconds and 80 random bits in Crockford's base 32.
-fn ulid() -> String {
+pub(super) fn ulid() -> String {
     const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
     let random = Uuid::new_v4().as_u128() & ((1 << 80) - 1);
     let bits = (u128::from(platform::now_ms() & ((1 << 48) - 1)) << 80) | random;

@@ -23,6 +23,7 @@ use super::arrays;
 use super::catalog::{Extras, Names, plan_statement};
 use super::datafusion_session;
 use super::errors::from_datafusion;
+use super::generated;
 use super::handlers;
 use super::handlers::prepare::PreparedStatements;
 use super::memory::QueryMemory;
@@ -30,7 +31,7 @@ use super::params::Params;
 use super::parser::Statement;
 use super::plan_cache::{Origin, PlanCache, PlanFor, ReadyPlan};
 use super::rewrite::visible_name;
-use super::statement_cache::StatementCache;
+use super::statement_cache::{CLOCK_WORDS, ParsedText, StatementCache, asks_for_time};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Instant};
 use crate::schema::{DEFAULT_NAMESPACE, SchemaRegistry};
@@ -40,9 +41,6 @@ use crate::types::{KalamDataType, coerce_array};
 
 /// A statement that keeps losing races against other writers fails after so many attempts.
 const ATTEMPTS: usize = 20;
-
-/// What functions of the clock begin with.
-const CLOCK_WORDS: [&str; 4] = ["now", "current_", "today", "localtime"];
 
 /// Who asks: the user of USER tables and the namespace of bare names.
 #[derive(Debug)]
@@ -185,7 +183,7 @@ impl SqlExecutor {
         memory_limit: usize,
     ) -> Result<Self> {
         let memory = Arc::new(QueryMemory::new(memory_limit));
-        let state = Arc::new(datafusion_session::session_state(Arc::clone(&memory) as _)?);
+        let state = Arc::new(datafusion_session::session_state(Arc::clone(&memory) as _, &store)?);
         let caches = Arc::new(Caches::default());
         system.add_gauges(Arc::clone(&memory) as _);
         system.add_gauges(Arc::clone(&caches) as _);
@@ -248,6 +246,32 @@ impl SqlExecutor {
         }
     }
 
+    /// What a query of this text runs in.
+    pub(super) fn execution_of<'a>(
+        &'a self,
+        session: &'a Session,
+        params: &'a Params,
+        options: &'a ExecuteOptions,
+        sql: &str,
+    ) -> Execution<'a> {
+        let started_us = platform::now_us();
+        let state = self.state_at(asks_for_time(sql), started_us);
+        Execution { executor: self, session, params, options, state, started_us, origin: None }
+    }
+
+    /// The session state of a statement; one that asks for the time gets the moment that it began.
+    fn state_at(&self, clock: bool, started_us: i64) -> Arc<SessionState> {
+        if !clock {
+            return Arc::clone(&self.state);
+        }
+        let mut state = self.state.as_ref().clone();
+        state.mark_start_execution();
+        // The same moment for now() in the text and NOW() in a default, to the microsecond that is stored.
+        let now = chrono::DateTime::from_timestamp_micros(started_us);
+        state.execution_props_mut().query_execution_start_time = now;
+        Arc::new(state)
+    }
+
     /// Runs every statement of a text and returns what each did.
     pub async fn execute(
         &self,
@@ -257,11 +281,7 @@ impl SqlExecutor {
         options: &ExecuteOptions,
     ) -> Result<Vec<StatementResult>> {
         let parsed = self.statement_cache().parse(sql, options.caches)?;
-        let used = &parsed.placeholders;
-        params.check_all_used(used.iter().map(String::as_str))?;
-        for placeholder in used {
-            params.get(placeholder)?;
-        }
+        check_params(&parsed, params)?;
         let mut results = Vec::with_capacity(parsed.statements.len());
         for index in 0..parsed.statements.len() {
             results.push(self.run(session, Origin { text: &parsed, index }, params, options).await?);
@@ -283,16 +303,7 @@ impl SqlExecutor {
         options: &ExecuteOptions,
     ) -> Result<StatementResult> {
         let started_us = platform::now_us();
-        let state = if origin.text.clock {
-            let mut state = self.state.as_ref().clone();
-            state.mark_start_execution();
-            // The same moment for now() in the text and NOW() in a default, to the microsecond that is stored.
-            let now = chrono::DateTime::from_timestamp_micros(started_us);
-            state.execution_props_mut().query_execution_start_time = now;
-            Arc::new(state)
-        } else {
-            Arc::clone(&self.state)
-        };
+        let state = self.state_at(origin.text.clock, started_us);
         let parsed = origin.parsed();
         let execution = Execution { executor: self, session, params, options, state, started_us, origin: Some(origin) };
         if !parsed.arrays.is_empty()
@@ -307,6 +318,12 @@ impl SqlExecutor {
         }
         execution.statement(&parsed.statement).await
     }
+}
+
+/// Checks that the parameters are those that the statements of a text name.
+pub(super) fn check_params(parsed: &ParsedText, params: &Params) -> Result<()> {
+    params.check_all_used(parsed.placeholders.iter().map(String::as_str))?;
+    parsed.placeholders.iter().try_for_each(|placeholder| params.get(placeholder).map(|_| ()))
 }
 
 /// One statement being run.
@@ -332,6 +349,7 @@ impl Execution<'_> {
             Statement::UseNamespace(name) => handlers::namespace::use_namespace(self, name).await,
             Statement::ShowNamespaces => handlers::show::namespaces(self).await,
             Statement::ShowStats => handlers::show::stats(self).await,
+            Statement::KillJob(id) => handlers::job::kill(self, id).await,
             Statement::ShowTables(namespace) => handlers::show::tables(self, namespace.as_ref()).await,
             Statement::Describe(name) => handlers::show::describe(self, name).await,
             Statement::DescribeHistory(name) => handlers::show::history(self, name).await,
@@ -359,6 +377,9 @@ impl Execution<'_> {
                 ast::Statement::Insert(insert) => self.retrying(|| handlers::insert::insert(self, insert)).await,
                 ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, update, None)).await,
                 ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, delete, None)).await,
+                ast::Statement::Truncate(truncate) => {
+                    self.retrying(|| handlers::truncate::truncate(self, truncate)).await
+                }
                 ast::Statement::AlterTable(alter) => self.retrying(|| handlers::alter::alter(self, alter)).await,
                 ast::Statement::CreateView(create) => self.retrying(|| handlers::view::create(self, create)).await,
                 ast::Statement::Drop { object_type: ObjectType::View, if_exists, names, cascade, .. } => {
@@ -408,7 +429,8 @@ impl Execution<'_> {
     pub async fn logical(&self, statement: ast::Statement, extras: &Extras) -> Result<LogicalPlan> {
         let namespace = self.session.namespace();
         let names = Names { registry: &self.executor.registry, namespace: &namespace };
-        plan_statement(&self.state, names, statement, extras).await
+        let plan = plan_statement(&self.state, names, statement, extras).await?;
+        generated::with_user(plan, self.session.user())
     }
 
     /// The physical plan of a logical one.

@@ -7,13 +7,16 @@ use std::sync::Arc;
 
 use datafusion::functions_aggregate::{
     array_agg, average, bit_and_or_xor, bool_and_or, correlation, count, covariance, first_last, grouping, min_max,
-    nth_value, percentile_cont, stddev, string_agg, sum, variance,
+    nth_value, percentile_cont, stddev, string_agg, variance,
 };
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion_functions as df;
 
-/// Every scalar function, by DataFusion's names and aliases.
-pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
+use super::{generated, json, sums, vectors};
+use crate::tables::TableStore;
+
+/// Every scalar function: DataFusion's, by their names and aliases, and this engine's own. Ids come from `store`.
+pub fn scalar_functions(store: &Arc<TableStore>) -> Vec<Arc<ScalarUDF>> {
     let mut functions = Vec::new();
     functions.extend(df::core::functions());
     functions.extend(df::datetime::functions());
@@ -23,6 +26,10 @@ pub fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
     functions.extend(df::string::functions());
     functions.extend(df::unicode::functions());
     functions.push(Arc::new(df::math::signum().as_ref().clone().with_aliases(["sign"])));
+    functions.push(Arc::new(df::string::uuid().as_ref().clone().with_aliases(["gen_random_uuid"])));
+    functions.extend(generated::functions(store));
+    functions.extend(json::functions());
+    functions.extend(vectors::functions());
     functions
 }
 
@@ -51,7 +58,7 @@ pub fn aggregate_functions() -> Vec<Arc<AggregateUDF>> {
         stddev::stddev_pop_udaf(),
         stddev::stddev_udaf(),
         string_agg::string_agg_udaf(),
-        sum::sum_udaf(),
+        sums::sum(),
         variance::var_pop_udaf(),
         variance::var_samp_udaf(),
     ]

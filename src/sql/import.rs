@@ -12,9 +12,8 @@ use bytes::Bytes;
 use super::catalog::{Names, table_id};
 use super::defaults::default_column;
 use super::executor::{ExecuteOptions, Execution, Session, SqlExecutor, StatementResult};
-use super::handlers::audit::audit;
 use super::handlers::dml::{Target, checked_batch};
-use super::handlers::table::drop_created;
+use super::handlers::table::create_filled;
 use super::params::Params;
 use super::parser::parse_name;
 use crate::error::{ErrorCode, KalamError, Result};
@@ -163,33 +162,18 @@ impl Sink {
     }
 
     async fn commit(self, execution: &Execution<'_>) -> Result<StatementResult> {
-        let registry = execution.executor.registry();
         let table = Arc::clone(self.table()?);
         if self.create {
-            registry.put(table.definition().as_ref().clone()).await?;
+            return create_filled(execution, table.definition().as_ref().clone(), self.prepared).await;
         }
-        let created = self.create;
-        let id = self.id.clone();
-        let parsed = parse_name(&self.name)?;
-        let outcome = async {
-            let target = Target::find(execution, &parsed).await?;
-            if target.definition() != table.definition().as_ref() {
-                return Err(KalamError::new(
-                    ErrorCode::Conflict,
-                    format!("the definition of '{id}' was changed while rows were read"),
-                ));
-            }
-            target.commit(execution, self.prepared, Vec::new(), Vec::new()).await
+        let target = Target::find(execution, &parse_name(&self.name)?).await?;
+        if target.definition() != table.definition().as_ref() {
+            return Err(KalamError::new(
+                ErrorCode::Conflict,
+                format!("the definition of '{}' was changed while rows were read", self.id),
+            ));
         }
-        .await;
-        if outcome.is_err() && created {
-            drop_created(execution, &id).await?;
-        }
-        let done = outcome?;
-        if created {
-            audit(execution, "CREATE TABLE", &id.to_string()).await?;
-        }
-        Ok(done)
+        target.commit(execution, self.prepared, Vec::new(), Vec::new()).await
     }
 }
 

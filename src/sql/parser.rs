@@ -5,11 +5,11 @@
 //! before any of its statements runs.
 
 use datafusion::sql::sqlparser::ast::{self, ObjectName, SetExpr};
-use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
 
+use super::dialect::KalamDialect;
 use crate::error::{ErrorCode, KalamError, Position, Result};
 use crate::schema::TableType;
 
@@ -39,6 +39,8 @@ pub enum Statement {
     ShowNamespaces,
     /// `SHOW STATS`.
     ShowStats,
+    /// `KILL JOB 'id'`.
+    KillJob(String),
     /// `SHOW TABLES [IN n]`.
     ShowTables(Option<ObjectName>),
     /// `DESCRIBE [TABLE] t`, `SHOW COLUMNS FROM t`.
@@ -82,11 +84,11 @@ pub enum Statement {
 
 /// Parses the statements of a text, separated by semicolons.
 pub fn parse(sql: &str) -> Result<Vec<Statement>> {
-    let dialect = GenericDialect {};
-    let tokens = Tokenizer::new(&dialect, sql)
+    let tokens = Tokenizer::new(&KalamDialect::default(), sql)
         .tokenize_with_location()
         .map_err(|e| syntax_error(&ParserError::TokenizerError(e.to_string())))?;
-    let tokens = without_empty_parentheses(tokens);
+    let tokens = with_json_operators(without_options_word(without_empty_parentheses(tokens)));
+    let dialect = KalamDialect::for_tokens(&tokens);
     let parser = Parser::new(&dialect).with_recursion_limit(RECURSION_LIMIT).with_tokens_with_locations(tokens);
     StatementParser { parser }.statements().map_err(|e| {
         let error = syntax_error(&e);
@@ -111,9 +113,84 @@ fn without_empty_parentheses(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpa
     tokens
 }
 
+/// `SET OPTIONS (…)` is `SET (…)`, which the parser knows. No other statement has SET, OPTIONS and a parenthesis.
+fn without_options_word(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let is = |token: &TokenWithSpan, keyword: Keyword| {
+        matches!(&token.token, Token::Word(w) if w.quote_style.is_none() && w.keyword == keyword)
+    };
+    let written = |token: &&TokenWithSpan| !matches!(token.token, Token::Whitespace(_));
+    let mut at = 0;
+    while at < tokens.len() {
+        let (before, after) = (&tokens[..at], &tokens[at + 1..]);
+        if is(&tokens[at], Keyword::OPTIONS)
+            && before.iter().rfind(written).is_some_and(|t| is(t, Keyword::SET))
+            && after.iter().find(written).is_some_and(|t| t.token == Token::LParen)
+        {
+            tokens.remove(at);
+        }
+        at += 1;
+    }
+    tokens
+}
+
+/// `?`, `?|` and `?&` behind a value are operators of JSON; the tokenizer reads a parameter, which there is none of.
+fn with_json_operators(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let is_value = |token: &Token| match token {
+        Token::Word(word) => {
+            use Keyword as K;
+            let begins = [
+                K::SELECT,
+                K::DISTINCT,
+                K::WHERE,
+                K::AND,
+                K::OR,
+                K::NOT,
+                K::IN,
+                K::LIKE,
+                K::BETWEEN,
+                K::LIMIT,
+                K::OFFSET,
+                K::WHEN,
+                K::THEN,
+                K::ELSE,
+                K::CASE,
+                K::HAVING,
+                K::BY,
+                K::ON,
+                K::SET,
+                K::VALUES,
+                K::RETURNING,
+            ];
+            word.quote_style.is_some() || !begins.contains(&word.keyword)
+        }
+        Token::SingleQuotedString(_) | Token::RParen | Token::RBracket | Token::Placeholder(_) => true,
+        _ => false,
+    };
+    let mut at = 0;
+    let mut behind_value = false;
+    while at < tokens.len() {
+        match &tokens[at].token {
+            Token::Whitespace(_) => {}
+            Token::Placeholder(mark) if mark == "?" && behind_value => {
+                let (operator, length) = match tokens.get(at + 1).map(|t| &t.token) {
+                    Some(Token::Pipe) => (Token::QuestionPipe, 2),
+                    Some(Token::Ampersand) => (Token::QuestionAnd, 2),
+                    _ => (Token::Question, 1),
+                };
+                tokens[at].token = operator;
+                tokens.drain(at + 1..at + length);
+                behind_value = false;
+            }
+            token => behind_value = is_value(token),
+        }
+        at += 1;
+    }
+    tokens
+}
+
 /// Parses the name of a table as SQL writes it.
 pub fn parse_name(name: &str) -> Result<ObjectName> {
-    let dialect = GenericDialect {};
+    let dialect = KalamDialect::default();
     let parsed = Parser::new(&dialect).try_with_sql(name).and_then(|mut parser| {
         let name = parser.parse_object_name(false)?;
         let next = parser.peek_token();
@@ -194,6 +271,10 @@ impl StatementParser<'_> {
                 self.skip(3);
                 return Ok(Statement::Describe(self.parser.parse_object_name(false)?));
             }
+        }
+        if is(&first, "kill") && is(&second, "job") {
+            self.skip(2);
+            return Ok(Statement::KillJob(self.parser.parse_literal_string()?));
         }
         if is(&first, "describe") || is(&first, "desc") {
             // A table may be named `table` or `history`.

@@ -7,13 +7,14 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    self, BinaryOperator, Expr, Fetch, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, LimitClause, Query,
-    Select, SelectItem, SetExpr, SetOperator, SetQuantifier, TableFactor, Value, VisitMut, VisitorMut,
+    self, BinaryOperator, Expr, Fetch, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, LimitClause, ObjectName,
+    Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, TableFactor, Value, VisitMut, VisitorMut,
 };
 
 use super::catalog::fold;
 use super::handlers::query::item_name;
 use super::parser::{self, Statement};
+use super::using;
 use crate::error::{ErrorCode, KalamError, Result};
 
 /// Stands between a name and the number that makes it unique: a character that no one types.
@@ -71,6 +72,7 @@ impl VisitorMut for Standardise {
     type Break = KalamError;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<KalamError> {
+        using::write_out(query);
         if let Some(operation) = counted_operation(&query.body) {
             let message = format!("not supported: {operation} ALL");
             return ControlFlow::Break(
@@ -207,13 +209,24 @@ fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
                 right: nested(b),
             }))))
         }
-        Expr::AnyOp { left, compare_op, right, .. } => match subquery(right) {
-            Some(query) => quantified(left, compare_op, query, false),
-            None => Ok(None),
+        Expr::Function(function)
+            if ["json_agg", "jsonb_agg"].iter().any(|n| function.name.to_string().eq_ignore_ascii_case(n)) =>
+        {
+            let FunctionArguments::List(list) = &mut function.args else { return Ok(None) };
+            let [FunctionArg::Unnamed(FunctionArgExpr::Expr(item))] = list.args.as_mut_slice() else { return Ok(None) };
+            *item = call("to_json", vec![item.clone()]);
+            function.name = ObjectName::from(vec![Ident::new("array_agg")]);
+            Ok(Some(call(super::json::ELEMENTS, vec![expr.clone()])))
+        }
+        Expr::AnyOp { left, compare_op, right, .. } => match (subquery(right), array(right)) {
+            (Some(query), _) => quantified(left, compare_op, query, false),
+            (_, Some(items)) => Ok(Some(listed(left, compare_op, items, false))),
+            _ => Ok(None),
         },
-        Expr::AllOp { left, compare_op, right } => match subquery(right) {
-            Some(query) => quantified(left, compare_op, query, true),
-            None => Ok(None),
+        Expr::AllOp { left, compare_op, right } => match (subquery(right), array(right)) {
+            (Some(query), _) => quantified(left, compare_op, query, true),
+            (_, Some(items)) => Ok(Some(listed(left, compare_op, items, true))),
+            _ => Ok(None),
         },
         _ => Ok(None),
     }
@@ -225,6 +238,52 @@ fn subquery(expr: &Expr) -> Option<&Query> {
         Expr::Nested(inner) => subquery(inner),
         _ => None,
     }
+}
+
+/// The items of `ARRAY[…]`.
+fn array(expr: &Expr) -> Option<&[Expr]> {
+    match expr {
+        Expr::Array(array) => Some(&array.elem),
+        Expr::Nested(inner) => array(inner),
+        _ => None,
+    }
+}
+
+/// `f(a, b)`.
+pub(super) fn call(function: &str, arguments: Vec<Expr>) -> Expr {
+    let args = ast::FunctionArgumentList {
+        duplicate_treatment: None,
+        args: arguments.into_iter().map(|a| FunctionArg::Unnamed(FunctionArgExpr::Expr(a))).collect(),
+        clauses: Vec::new(),
+    };
+    Expr::Function(ast::Function {
+        name: ObjectName::from(vec![Ident::new(function)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(args),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+/// `x = ANY (ARRAY[a, b])` is `x = a OR x = b`; ALL joins with AND.
+fn listed(left: &Expr, op: &BinaryOperator, items: &[Expr], all: bool) -> Expr {
+    let nested = |e: &Expr| Box::new(Expr::Nested(Box::new(e.clone())));
+    if matches!((op, all), (BinaryOperator::Eq, false) | (BinaryOperator::NotEq, true)) && !items.is_empty() {
+        return Expr::InList { expr: nested(left), list: items.to_vec(), negated: all };
+    }
+    let compare = |item| Expr::BinaryOp { left: nested(left), op: op.clone(), right: nested(item) };
+    let join = if all { BinaryOperator::And } else { BinaryOperator::Or };
+    let joined = items.iter().map(compare).reduce(|a, b| Expr::BinaryOp {
+        left: Box::new(a),
+        op: join.clone(),
+        right: Box::new(b),
+    });
+    // Of no items none fits, and all do.
+    let expr = joined.unwrap_or_else(|| Expr::Value(Value::Boolean(all).with_empty_span()));
+    Expr::Nested(Box::new(expr))
 }
 
 /// A LIKE pattern with the backslash as its escape.

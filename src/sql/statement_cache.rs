@@ -28,8 +28,14 @@ const MAX_TEXT: usize = 64 << 10;
 /// A parsed statement takes about so many times the bytes of its text.
 const BYTES_PER_LETTER: usize = 40;
 
-/// Words that make a statement depend on the clock.
-const CLOCK_WORDS: [&str; 4] = ["now", "current_", "today", "localtime"];
+/// What functions of the clock begin with.
+pub const CLOCK_WORDS: [&str; 4] = ["now", "current_", "today", "localtime"];
+
+/// Whether a text may call a function of the clock.
+pub fn asks_for_time(sql: &str) -> bool {
+    let lower = sql.to_lowercase();
+    CLOCK_WORDS.iter().any(|word| lower.contains(word))
+}
 
 /// The statements of a text.
 #[derive(Debug)]
@@ -73,13 +79,7 @@ impl ParsedStatement {
     fn new(statement: Statement) -> Self {
         let mut facts = Facts::default();
         facts.read(&statement);
-        let query = match &statement {
-            Statement::Sql(statement) => match statement.as_ref() {
-                ast::Statement::Query(query) => Some(query.as_ref()),
-                _ => None,
-            },
-            _ => None,
-        };
+        let query = query_of(&statement);
         let key_query = query.is_some_and(short_path::is_key_query);
         let names = query.and_then(column_names);
         Self {
@@ -90,6 +90,23 @@ impl ParsedStatement {
             names,
             statement,
         }
+    }
+}
+
+impl ParsedStatement {
+    /// The query that it is.
+    pub fn query(&self) -> Option<&Query> {
+        query_of(&self.statement)
+    }
+}
+
+fn query_of(statement: &Statement) -> Option<&Query> {
+    match statement {
+        Statement::Sql(statement) => match statement.as_ref() {
+            ast::Statement::Query(query) => Some(query),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
@@ -210,9 +227,7 @@ impl StatementCache {
             self.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(Arc::clone(parsed));
         }
-        let lower = sql.to_lowercase();
-        let clock = CLOCK_WORDS.iter().any(|word| lower.contains(word));
-        let parsed = Arc::new(ParsedText::new(self.id(), parser::parse(sql)?, clock));
+        let parsed = Arc::new(ParsedText::new(self.id(), parser::parse(sql)?, asks_for_time(sql)));
         if keep && sql.len() <= MAX_TEXT {
             self.misses.fetch_add(1, Ordering::Relaxed);
             let bytes = sql.len() * BYTES_PER_LETTER + size_of::<ParsedText>() + size_of::<ParsedStatement>();

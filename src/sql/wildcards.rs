@@ -15,6 +15,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::catalog::fold;
 use super::handlers::dml::{select_from, unsupported};
+use super::using;
 use crate::error::Result;
 use crate::tables::{ROW_ID_COLUMN, SEQ_COLUMN};
 
@@ -139,6 +140,7 @@ impl Expander<'_> {
         }
         let mut items = Vec::with_capacity(select.projection.len());
         for item in std::mem::take(&mut select.projection) {
+            let is_bare = matches!(item, SelectItem::Wildcard(_));
             let options = match &item {
                 SelectItem::Wildcard(options) => options,
                 SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(_), options) => options,
@@ -153,10 +155,16 @@ impl Expander<'_> {
             }
             let probe = self.probe(select, item, scope)?;
             let schema = (self.columns_of)(probe)?;
+            let of_both = if is_bare { using::merged(&select.from) } else { Vec::new() };
             for (qualifier, field) in schema.iter() {
                 let of_hidden = qualifier.is_some_and(|q| hidden.contains(q));
-                if !(of_hidden && is_system_column(field.name())) {
-                    items.push(column(qualifier, field.name()));
+                match of_both.iter().find(|c| c.name == *field.name()) {
+                    Some(column) => items.push(SelectItem::ExprWithAlias {
+                        expr: column.expr.clone(),
+                        alias: Ident::with_quote('"', field.name()),
+                    }),
+                    None if of_hidden && is_system_column(field.name()) => {}
+                    None => items.push(column(qualifier, field.name())),
                 }
             }
         }

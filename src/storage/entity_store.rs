@@ -96,6 +96,14 @@ impl<E: Entity> EntityStore<E> {
         Ok(())
     }
 
+    /// Sets the entity of a key, as durable as the operating system keeps it.
+    pub async fn put_relaxed(&self, key: &E::Key, entity: &E) -> Result<()> {
+        let mut batch = WriteBatch::new();
+        self.put_into(&mut batch, key, entity)?;
+        self.backend.commit(batch, Durability::Relaxed).await?;
+        Ok(())
+    }
+
     /// Removes the entity of a key, if it is there; strictly durable.
     pub async fn delete(&self, key: &E::Key) -> Result<()> {
         let mut batch = WriteBatch::new();

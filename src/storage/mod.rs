@@ -13,15 +13,21 @@ use bytes::Bytes;
 
 use crate::error::{ErrorCode, KalamError, Result};
 
+pub mod backup;
 mod counting;
 mod entity_store;
+pub mod gate;
+#[cfg(target_arch = "wasm32")]
+pub mod host;
 #[cfg(target_arch = "wasm32")]
 pub mod indexeddb;
 mod memory;
 pub mod record;
 
+pub use backup::{Backup, Restore};
 pub use counting::{CountingBackend, StorageCounters};
 pub use entity_store::{Entity, EntityStore};
+pub use gate::GatedBackend;
 pub use memory::MemoryBackend;
 
 /// The largest value a backend is ever handed, in bytes. Hosts with a limit of 2 MB per value hold it with room to

@@ -20,9 +20,9 @@ pub use log::{RequestId, ScopeKey};
 pub use provider::{BaseTableProvider, SharedTableProvider, TableProviderCore, TableProviders, with_system_columns};
 pub use scan::{POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLUMN, TableScanExec};
 pub use seq::{Seq, SeqGenerator, SeqSpan};
-pub use store::{PreparedRows, Receipt, ScopeWrite, StoreStatistics, TableStore, prepare_rows};
+pub use store::{Freeze, NewScope, PreparedRows, Receipt, ScopeWrite, StoreStatistics, TableStore, prepare_rows};
 pub use system::{
-    AuditRecord, Gauges, INFORMATION_SCHEMA, JobRecord, JobStatus, LiveQueries, LiveQueryRow, SYSTEM_NAMESPACE,
+    AuditRecord, Gauges, INFORMATION_SCHEMA, JobRecord, JobStatus, Jobs, LiveQueries, LiveQueryRow, SYSTEM_NAMESPACE,
     StorageRecord, StorageRegistry, StorageStore, SystemProviders, SystemTable, SystemTableExec, SystemTableProvider,
     SystemTablesRegistry, UserRecord, is_system_namespace,
 };

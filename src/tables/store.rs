@@ -29,6 +29,10 @@ use crate::storage::record::{self, RecordKind};
 use crate::storage::{Durability, KeyRange, Partition, ScanOptions, StorageBackend, WriteBatch};
 use crate::types::KalamDataType;
 
+#[path = "whole.rs"]
+mod whole;
+pub use whole::NewScope;
+
 /// Key of the record that bounds every `_seq` in the database.
 const CEILING_KEY: &[u8] = b"seq_ceiling";
 /// How far the ceiling is set ahead: a second of milliseconds, in `_seq` terms.
@@ -299,22 +303,25 @@ impl TableStore {
         durability: Durability,
         request: Option<RequestId>,
     ) -> Result<impl Future<Output = Result<Receipt>> + Send + use<>> {
+        self.submit_with(writes, WriteBatch::new(), durability, request)
+    }
+
+    /// As [`TableStore::submit`], with further changes in the same storage transaction.
+    pub fn submit_with(
+        self: &Arc<Self>,
+        writes: Vec<ScopeWrite>,
+        further: WriteBatch,
+        durability: Durability,
+        request: Option<RequestId>,
+    ) -> Result<impl Future<Output = Result<Receipt>> + Send + use<>> {
         let mut commits = self.commits.lock();
         for write in &writes {
-            let current = self.loaded(&write.scope);
-            if commits.frozen.contains(&write.scope.table_no)
-                || !current.is_some_and(|hot| Arc::ptr_eq(&hot, &write.hot))
-            {
-                return Err(KalamError::new(
-                    ErrorCode::Conflict,
-                    "the table was changed by another statement meanwhile",
-                )
-                .with_hint("Run the statement or transaction again."));
-            }
+            self.check_current(&commits, &write.scope, &write.hot)?;
         }
         let total = writes.iter().map(|w| rows_of(w) + w.deleted.len() as u64).sum();
         let span = self.seqs.take(total);
-        let batch = apply_all(&writes, span, request)?;
+        let mut batch = apply_all(&writes, span, request)?;
+        batch.append(further);
         let future = self.join(&mut commits, batch, span.last(), durability, &writes);
         drop(commits);
         let store = Arc::clone(self);
@@ -324,6 +331,16 @@ impl TableStore {
             store.commit_count.fetch_add(1, Ordering::Relaxed);
             Ok(Receipt { seq, durability })
         })
+    }
+
+    /// Fails with a conflict if a scope takes no commits now, or is not the one that a change was computed against.
+    fn check_current(&self, commits: &Commits, scope: &ScopeKey, hot: &Arc<HotTable>) -> Result<()> {
+        let current = self.loaded(scope);
+        if !commits.frozen.contains(&scope.table_no) && current.is_some_and(|current| Arc::ptr_eq(&current, hot)) {
+            return Ok(());
+        }
+        Err(KalamError::new(ErrorCode::Conflict, "the table was changed by another statement meanwhile")
+            .with_hint("Run the statement or transaction again."))
     }
 
     fn join(
@@ -390,25 +407,30 @@ impl TableStore {
                 Ok(reached)
             }
             Err(error) => {
-                self.fail(group.scopes, &error);
+                self.fail(group.scopes, group.last_seq, &error);
                 Err(error)
             }
         }
     }
 
     /// Drops from memory what storage did not take, the open group included: it was built on what failed.
-    fn fail(&self, mut scopes: HashSet<ScopeKey>, error: &KalamError) {
+    ///
+    /// Storage may have taken the group and lost the answer. Whatever it holds up to `last_seq` is read from it again,
+    /// so readers may see that far: then the group is visible to all of them from now on, or to none ever.
+    fn fail(&self, mut scopes: HashSet<ScopeKey>, last_seq: Seq, error: &KalamError) {
         let mut commits = self.commits.lock();
         if let Some(open) = commits.open.take() {
             *open.failure.lock() = Some(error.clone());
             scopes.extend(open.scopes);
         }
-        // The ceiling's record may have been in the failed batch: write it again with the next commit.
-        commits.ceiling = self.watermark.load(Ordering::Acquire);
         let mut slots = self.slots.lock();
         for scope in &scopes {
             slots.remove(scope);
         }
+        drop(slots);
+        let last = self.watermark.fetch_max(last_seq, Ordering::AcqRel).max(last_seq);
+        // The ceiling's record may have been in the failed batch: write it again with the next commit.
+        commits.ceiling = last;
     }
 
     /// Ends when every commit submitted so far is durable or has failed.

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
-use js_sys::{Array, BigInt, Function, Object, Promise, Uint8Array};
+use js_sys::{Array, BigInt, Function, Object, Promise, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::future_to_promise;
 use web_time::{Duration, Instant};
@@ -27,8 +27,9 @@ use crate::sql::{
     ExecuteOptions, ImportOptions, ImportProgress, Importer as SqlImporter, Rows, StatementResult, describe_table,
     insert_columns, packed,
 };
+use crate::storage::host::HostBackend;
 use crate::storage::indexeddb::{self, IndexedDbBackend};
-use crate::storage::{Durability, MemoryBackend, StorageBackend};
+use crate::storage::{Durability, MemoryBackend, Restore, StorageBackend};
 use values::{optional_bool, optional_number, optional_string, set, to_js_error};
 
 /// The engine's version.
@@ -71,7 +72,11 @@ impl Engine {
     pub fn open(config: JsValue) -> Promise {
         promise(async move {
             let name = optional_string(&config, "name")?.unwrap_or_default();
-            let storage = optional_string(&config, "storage")?.unwrap_or_else(|| "memory".into());
+            let supplied = Reflect::get(&config, &"storage".into()).ok().filter(JsValue::is_object);
+            let storage = match supplied {
+                Some(_) => "host".into(),
+                None => optional_string(&config, "storage")?.unwrap_or_else(|| "memory".into()),
+            };
             let durability = optional_string(&config, "durability")?;
             let durability = durability.as_deref().map(Durability::parse).transpose()?.unwrap_or_default();
             let defaults = Config::default();
@@ -82,16 +87,28 @@ impl Engine {
                 memory_limit: memory_limit.unwrap_or(defaults.memory_limit),
             };
             let backend: Arc<dyn StorageBackend> = match storage.as_str() {
+                "host" => Arc::new(HostBackend::new(supplied.unwrap_or_default().unchecked_into())?),
                 "memory" => Arc::new(MemoryBackend::new()),
                 "indexeddb" => Arc::new(IndexedDbBackend::open(&name).await?),
                 other => {
                     return Err(KalamError::new(
                         ErrorCode::InvalidOption,
-                        format!("storage is '{other}', expected 'indexeddb' or 'memory'"),
+                        format!("storage is '{other}', expected 'indexeddb', 'memory' or an object"),
                     ));
                 }
             };
-            let context = AppContext::open(backend, options).await?;
+            let opened = match Reflect::get(&config, &"restore".into()).ok().filter(JsValue::is_object) {
+                Some(bytes) => restore_from(&backend, &bytes.unchecked_into(), options).await,
+                None => AppContext::open(Arc::clone(&backend), options).await,
+            };
+            let context = match opened {
+                Ok(context) => context,
+                Err(error) => {
+                    // Nobody will hold it: whatever it is stored on is given free.
+                    let _ = backend.close().await;
+                    return Err(error);
+                }
+            };
             let inner = Inner {
                 context,
                 durability,
@@ -259,6 +276,22 @@ impl Engine {
         })
     }
 
+    /// The whole database as a stream of bytes; `chunk` is given one `Uint8Array` after the other.
+    pub fn backup(&self, chunk: Function) -> Promise {
+        let inner = Rc::clone(&self.inner);
+        promise(async move {
+            inner.check_open()?;
+            let mut backup = inner.context.backup().await;
+            while let Some(bytes) = backup.next().await? {
+                let thrown = chunk.call1(&JsValue::UNDEFINED, &Uint8Array::from(&bytes[..]));
+                if thrown.is_err() {
+                    return Err(KalamError::new(ErrorCode::Cancelled, "the backup was given up by its caller"));
+                }
+            }
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+
     /// Closes the database.
     pub fn close(&self) -> Promise {
         let inner = Rc::clone(&self.inner);
@@ -269,6 +302,22 @@ impl Engine {
             Ok(JsValue::UNDEFINED)
         })
     }
+}
+
+/// Restores a backup that lies in JavaScript's memory, a piece at a time, and opens what was restored.
+async fn restore_from(
+    backend: &Arc<dyn StorageBackend>,
+    bytes: &Uint8Array,
+    config: Config,
+) -> Result<Arc<AppContext>> {
+    const PIECE: u32 = 1 << 20;
+    let mut restore = Restore::begin(Arc::clone(backend)).await?;
+    for start in (0..bytes.length()).step_by(PIECE as usize) {
+        let end = start.saturating_add(PIECE).min(bytes.length());
+        restore.push(&bytes.subarray(start, end).to_vec()).await?;
+    }
+    restore.finish().await?;
+    AppContext::open(Arc::clone(backend), config).await
 }
 
 /// Takes a request off the list of running ones when it ends, however it ends.

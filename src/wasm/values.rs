@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use js_sys::{Array, ArrayBuffer, Date, Float32Array, JSON, Object, Reflect, Uint8Array};
+use js_sys::{Array, ArrayBuffer, BigInt64Array, Date, Float32Array, JSON, Object, Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
 
 use crate::error::{ErrorCode, KalamError, Result};
@@ -128,6 +128,12 @@ fn to_value(value: &JsValue, name: &str) -> Result<Value> {
         } else {
             Ok(Value::DateTime((ms * 1000.0) as i64))
         };
+    }
+    if let Some(micros) = value.dyn_ref::<BigInt64Array>()
+        && micros.length() == 1
+    {
+        // The SDK's Timestamp on its way: a Date with microseconds.
+        return Ok(Value::DateTime(micros.get_index(0)));
     }
     if let Some(bytes) = value.dyn_ref::<Uint8Array>() {
         return Ok(Value::Bytes(bytes.to_vec()));

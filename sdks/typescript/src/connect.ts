@@ -10,12 +10,15 @@ import type { EngineConfig } from './engine/surface.js'
 import { overWorker, type Receiver, type Spawn, spawnWorker } from './engine/transport.js'
 import { KalamError } from './errors.js'
 import { Limit } from './limit.js'
+import { hasFiles } from './node/builtin.js'
 import type { ConnectOptions, ConnectProgress, Database, DeleteOptions, WasmSource } from './types.js'
 import { compileResponse, type ResolvedWasm } from './wasm.js'
 
 const OPTIONS: readonly string[] = [
   'name',
   'storage',
+  'path',
+  'restore',
   'worker',
   'user',
   'nodeId',
@@ -35,7 +38,7 @@ function invalid(message: string, hint?: string): KalamError {
  * Opens a database and creates it if it is not there.
  *
  * In a browser the engine runs in a worker and the data lives in IndexedDB; elsewhere it runs in this thread and the
- * data lives in memory. One engine owns a stored database at a time.
+ * data lives in files under `path`, or in memory without it. One engine owns a stored database at a time.
  *
  * Errors: `DATABASE_LOCKED` when another tab, worker or connection has it open; `CONNECTION_FAILED` when the engine's
  * worker or wasm cannot be loaded; `FEATURE_NOT_SUPPORTED` for a storage that does not exist here; `INVALID_OPTION`;
@@ -44,15 +47,16 @@ function invalid(message: string, hint?: string): KalamError {
  * @param options the name, or all options
  */
 export async function connect(options: string | ConnectOptions): Promise<Database> {
-  const given = typeof options === 'string' ? { name: options } : options
+  const given = withName(typeof options === 'string' ? { name: options } : options)
   checkOptions(given)
-  const { name, user, nodeId, memoryLimit, onProgress, signal, int64 = 'bigint' } = given
+  const { name, restore, user, nodeId, memoryLimit, onProgress, signal, int64 = 'bigint' } = given
   const durability = durabilityOf(given)
-  const storage = chooseStorage(given.storage)
-  const spawn = chooseSpawn(given.worker)
+  const storage = chooseStorage(given)
+  const spawn = chooseSpawn(given.worker, typeof storage !== 'string')
   const config: EngineConfig = {
     name,
     storage,
+    ...(restore !== undefined && { restore: checkBytes(restore) }),
     ...(user !== undefined && { user }),
     ...(nodeId !== undefined && { nodeId }),
     ...durability,
@@ -77,6 +81,10 @@ export async function connect(options: string | ConnectOptions): Promise<Databas
  */
 export async function deleteDatabase(name: string, options: DeleteOptions = {}): Promise<void> {
   checkName(name)
+  if (options.path !== undefined) {
+    const { deleteFiles } = await import('./node/files.js')
+    return deleteFiles(folderOf(checkPath(options.path), name))
+  }
   // Without IndexedDB nothing is ever stored: databases in memory end with their connections.
   if (globalThis.indexedDB === undefined) return
   const wasm = await resolveWasm(options.wasm)
@@ -93,8 +101,36 @@ export async function deleteDatabase(name: string, options: DeleteOptions = {}):
   }
 }
 
-function checkOptions(options: ConnectOptions): void {
+type Named = ConnectOptions & { name: string }
+
+/** A folder of databases needs no name for its only one. */
+function withName(options: ConnectOptions): Named {
   if (typeof options !== 'object' || options === null) throw invalid('connect takes a name or an object of options')
+  return options.name === undefined && options.path !== undefined ? { ...options, name: 'default' } : (options as Named)
+}
+
+function checkPath(path: unknown): string {
+  if (typeof path !== 'string' || path === '') throw invalid(`path is '${String(path)}', expected the name of a folder`)
+  if (hasFiles()) return path
+  throw new KalamError({
+    code: 'FEATURE_NOT_SUPPORTED',
+    message: 'there are no files here, so path means nothing',
+    hint: "Leave `path` out. In a browser the data lives in IndexedDB.",
+  })
+}
+
+/** The folder of a database, with a name that every file system takes. */
+function folderOf(path: string, name: string): string {
+  const safe = encodeURIComponent(name).replace(/[.*]/g, c => `%${c.charCodeAt(0).toString(16)}`)
+  return `${path}/${safe}.kalamdb`
+}
+
+function checkBytes(restore: unknown): Uint8Array {
+  if (restore instanceof Uint8Array) return restore
+  throw invalid(`restore is ${restore === null ? 'null' : typeof restore}, expected the bytes of a backup`)
+}
+
+function checkOptions(options: Named): void {
   for (const key of Object.keys(options)) {
     if (!OPTIONS.includes(key)) throw invalid(`unknown option '${key}'`, `Options: ${OPTIONS.join(', ')}.`)
   }
@@ -111,7 +147,13 @@ function checkName(name: unknown): void {
   throw new KalamError({ code: 'INVALID_NAME', message })
 }
 
-function chooseStorage(storage: unknown): 'indexeddb' | 'memory' {
+function chooseStorage({ storage, path, name }: Named): EngineConfig['storage'] {
+  if (path !== undefined) {
+    if (storage !== undefined) throw invalid('path and storage are both given, expected one of them')
+    const folder = folderOf(checkPath(path), name)
+    return async () => (await import('./node/files.js')).openFiles(folder)
+  }
+  if (typeof storage === 'object' && storage !== null) return storage
   const stored = globalThis.indexedDB !== undefined
   if (storage === undefined) return stored ? 'indexeddb' : 'memory'
   if (storage === 'memory' || (storage === 'indexeddb' && stored)) return storage
@@ -126,10 +168,17 @@ function chooseStorage(storage: unknown): 'indexeddb' | 'memory' {
   throw invalid(`storage is '${String(storage)}', expected ${possible}`)
 }
 
-function chooseSpawn(worker: unknown): Spawn {
+function chooseSpawn(worker: unknown, here = false): Spawn {
+  if (here && worker !== undefined && worker !== false) {
+    throw new KalamError({
+      code: 'FEATURE_NOT_SUPPORTED',
+      message: 'storage that this thread supplies cannot be used by a worker',
+      hint: 'Leave `worker` out: the engine then runs in this thread.',
+    })
+  }
   // Deno and Bun have workers too, but no IndexedDB: there the engine runs in the caller's thread by default.
   const browser = typeof Worker !== 'undefined' && globalThis.indexedDB !== undefined
-  if (worker === false || (worker === undefined && !browser)) {
+  if (here || worker === false || (worker === undefined && !browser)) {
     return async (receiver: Receiver) => (await import('./engine/inline.js')).startInline(receiver)
   }
   if (typeof worker === 'function') return receiver => overWorker(worker() as Worker, receiver)

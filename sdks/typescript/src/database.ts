@@ -173,16 +173,27 @@ export class Connection implements Database {
     }
   }
 
+  async backup(options?: CallOptions): Promise<Uint8Array> {
+    const { chunks } = await this.client.call('backup', {}, options, { readOnly: true })
+    const whole = new Uint8Array(chunks.reduce((sum, chunk) => sum + chunk.length, 0))
+    let at = 0
+    for (const chunk of chunks) {
+      whole.set(chunk, at)
+      at += chunk.length
+    }
+    return whole
+  }
+
   async status(options?: CallOptions): Promise<DatabaseStatus> {
     const state = await this.client.call('status', {}, options, { readOnly: true })
-    const storage = state.storage === 'memory' ? undefined : globalThis.navigator?.storage
+    const storage = state.storage === 'indexeddb' ? globalThis.navigator?.storage : undefined
     const [persisted, estimate] = await Promise.all([
       storage?.persisted?.().catch(() => false),
       storage?.estimate?.().catch(() => undefined),
     ])
     const usage = state.usage ?? estimate?.usage
     const quota = state.quota ?? estimate?.quota
-    return { role: 'single', ...state, persisted: persisted ?? false, ...(usage !== undefined && { usage, quota }) }
+    return { role: 'single', ...state, persisted: persisted ?? state.storage === 'host', ...(usage !== undefined && { usage, quota }) }
   }
 
   close(): Promise<void> {

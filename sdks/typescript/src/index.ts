@@ -8,6 +8,15 @@
 
 export { connect, deleteDatabase } from './connect.js'
 export { KalamError, type KalamErrorInit, type Position } from './errors.js'
+export { Timestamp } from './timestamp.js'
+export type {
+  HostStorage,
+  StorageOperation,
+  StoragePartition,
+  StorageRange,
+  StorageScan,
+  StorageStatistics,
+} from './storage.js'
 export type {
   CallOptions,
   ColumnInfo,

@@ -5,7 +5,8 @@
 
 import { KalamError } from './errors.js'
 import { show } from './packed/encode.js'
-import type { Params } from './types.js'
+import { microsecondsOf, Timestamp } from './timestamp.js'
+import type { Param, Params } from './types.js'
 
 /** Checks a statement. */
 export function checkSql(sql: unknown): string {
@@ -19,7 +20,7 @@ export function checkParams(params: unknown): Params | undefined {
   if (Array.isArray(params)) {
     // Not forEach: it passes over holes, which are undefined values too.
     for (let i = 0; i < params.length; i++) checkParam(params[i], `$${i + 1}`)
-    return params
+    return params.some(isPrecise) ? params.map(onWire) : params
   }
   if (!isPlainObject(params)) {
     throw new KalamError({
@@ -27,12 +28,21 @@ export function checkParams(params: unknown): Params | undefined {
       message: `params is ${show(params)}, expected an array for $1… or an object for $name`,
     })
   }
-  for (const [name, value] of Object.entries(params)) checkParam(value, `$${name}`)
-  return params as Params
+  const entries = Object.entries(params)
+  for (const [name, value] of entries) checkParam(value, `$${name}`)
+  if (!entries.some(([, value]) => isPrecise(value))) return params as Params
+  return Object.fromEntries(entries.map(([name, value]) => [name, onWire(value)])) as Params
+}
+
+const isPrecise = (value: unknown): boolean => value instanceof Timestamp
+
+/** Structured cloning would make a plain Date of a Timestamp: its microseconds travel as a BigInt64Array of one. */
+function onWire(value: unknown): Param {
+  return value instanceof Timestamp ? BigInt64Array.of(microsecondsOf(value) ?? 0n) : (value as Param)
 }
 
 function checkParam(value: unknown, place: string): void {
-  const invalid = value instanceof Date && Number.isNaN(value.getTime())
+  const invalid = value instanceof Date && microsecondsOf(value) === undefined
   if (!invalid && value !== undefined && typeof value !== 'function' && typeof value !== 'symbol') return
   throw new KalamError({
     code: 'PARAMETER_TYPE',

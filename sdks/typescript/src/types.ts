@@ -1,5 +1,8 @@
 // The public types. They hold no code.
 
+import type { HostStorage } from './storage.js'
+import type { Timestamp } from './timestamp.js'
+
 /** What a commit promises: kept in memory only, handed to the operating system, or flushed to disk. */
 export type Durability = 'memory' | 'relaxed' | 'strict'
 
@@ -11,10 +14,10 @@ export type JsonValue = null | boolean | number | string | JsonValue[] | { [key:
 
 /**
  * A value as a query returns it: BIGINT `bigint` (see `int64`) · INT, SMALLINT, DOUBLE, FLOAT `number` · DECIMAL,
- * TEXT, TIME, UUID, FILE `string` · BOOLEAN `boolean` · BYTES `Uint8Array` · DATE, TIMESTAMP, DATETIME `Date` ·
- * JSON its parsed value · EMBEDDING `Float32Array` · NULL `null`.
+ * TEXT, TIME, UUID, FILE `string` · BOOLEAN `boolean` · BYTES `Uint8Array` · DATE, TIMESTAMP, DATETIME `Date` (with
+ * microseconds a {@link Timestamp}, which is a `Date` too) · JSON its parsed value · EMBEDDING `Float32Array` · NULL `null`.
  */
-export type Value = null | boolean | number | bigint | string | Date | Uint8Array | Float32Array | JsonValue
+export type Value = null | boolean | number | bigint | string | Date | Timestamp | Uint8Array | Float32Array | JsonValue
 
 /** A row as a plain object, keyed by column name. Of two columns with one name the last one stays. */
 export type Row = Record<string, Value>
@@ -76,13 +79,24 @@ export type WasmSource = string | URL | Response | WebAssembly.Module
 
 /** Options of {@link connect}. */
 export interface ConnectOptions {
-  /** Name of the database. */
-  name: string
+  /** Name of the database. With `path` it is `default` when left out. */
+  name?: string | undefined
   /**
-   * Where the data lives. `indexeddb` (the default where IndexedDB exists) or `memory` (private to the connection and
-   * gone when it closes; the default elsewhere).
+   * Where the data lives. `indexeddb` (the default where IndexedDB exists), `memory` (private to the connection and
+   * gone when it closes; the default elsewhere, without `path`), or an object that keeps the bytes, such as the files
+   * of `kalamdb/node`. With such an object the engine runs in this thread.
    */
-  storage?: 'indexeddb' | 'memory' | undefined
+  storage?: 'indexeddb' | 'memory' | HostStorage | undefined
+  /**
+   * Node, Deno and Bun: the folder that databases lie in, made if it is not there. Each has a folder of its own in it,
+   * by its name; one process at a time can open it.
+   */
+  path?: string | undefined
+  /**
+   * A backup (see `Database.backup`) to restore. The database must be new: `DATABASE_EXISTS` if it is not,
+   * `DATA_CORRUPTED`, `INVALID_DATA` or `UNSUPPORTED_FORMAT` if the backup cannot be read; then nothing is restored.
+   */
+  restore?: Uint8Array | undefined
   /**
    * Where the engine runs: `true` (the default where workers exist) in a dedicated worker, `false` in this thread, or
    * a function that makes the worker, for bundlers that do not follow `new Worker(new URL(…))`:
@@ -108,7 +122,7 @@ export interface ConnectOptions {
 }
 
 /** Options of {@link deleteDatabase}. */
-export type DeleteOptions = Pick<ConnectOptions, 'worker' | 'wasm' | 'signal'>
+export type DeleteOptions = Pick<ConnectOptions, 'worker' | 'wasm' | 'signal' | 'path'>
 
 /** Formats that `import` reads. `json` is an array of objects, `ndjson` one object per line. */
 export type ImportFormat = 'parquet' | 'csv' | 'json' | 'ndjson' | 'arrow'
@@ -148,8 +162,8 @@ export interface ImportOptions extends CallOptions {
 export interface DatabaseStatus {
   /** `single`: this connection owns the engine. */
   role: 'single'
-  /** Where the data lives. */
-  storage: 'indexeddb' | 'memory'
+  /** Where the data lives; `host` is storage that was supplied, files among them. */
+  storage: 'indexeddb' | 'memory' | 'host'
   /** Whether the browser promised not to evict the origin's data. */
   persisted: boolean
   /** Version of the engine. */
@@ -237,6 +251,12 @@ export interface Database {
    * told, `CANCELLED` after an abort. After any of them nothing of the import stays.
    */
   import(table: string, source: ImportSource, options?: ImportOptions): Promise<ExecResult>
+
+  /**
+   * The whole database, as one state between two commits, in the bytes that `connect({ restore })` takes. Changes wait
+   * until it is made.
+   */
+  backup(options?: CallOptions): Promise<Uint8Array>
 
   /** State of the connection, its storage and its memory. */
   status(options?: CallOptions): Promise<DatabaseStatus>

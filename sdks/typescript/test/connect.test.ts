@@ -19,7 +19,12 @@ describe('connecting in Node', () => {
   })
 
   it('refuses options that it does not understand', async () => {
-    await assert.rejects(connect({ name: 'x', path: './data' } as never), code('INVALID_OPTION'))
+    await assert.rejects(connect({ name: 'x', file: './data' } as never), code('INVALID_OPTION'))
+    await assert.rejects(connect({ name: 'x', path: '' }), code('INVALID_OPTION'))
+    await assert.rejects(connect({ name: 'x', path: './data', storage: 'memory' }), code('INVALID_OPTION'))
+    await assert.rejects(connect({ name: 'x', path: './data', worker: true }), code('FEATURE_NOT_SUPPORTED'))
+    await assert.rejects(connect({ name: 'x', restore: 'text' as never }), code('INVALID_OPTION'))
+    await assert.rejects(connect({}), code('INVALID_NAME'))
     await assert.rejects(connect({ name: 'x', storage: 'disk' as never }), code('INVALID_OPTION'))
     await assert.rejects(connect({ name: 'x', int64: 'float' as never }), code('INVALID_OPTION'))
     await assert.rejects(connect({ name: 'x', durability: 'none' as never }), code('INVALID_OPTION'))

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
 import { parquetWriteBuffer } from 'hyparquet-writer'
-import { connect, type Database, type ImportProgress, KalamError } from '../src/index.js'
+import { connect, type Database, type ImportProgress, KalamError, Timestamp } from '../src/index.js'
 
 const code =
   (expected: string, more: Partial<KalamError> = {}) =>
@@ -106,6 +106,22 @@ describe('the real engine', () => {
     const nasty = "x'; DROP TABLE parameters; --"
     assert.deepEqual([...(await db.sql`SELECT id FROM parameters WHERE t = ${nasty}`)], [])
     assert.deepEqual([...(await db.sql`SELECT id FROM parameters WHERE id = ${1} AND t = ${FULL.t}`)], [{ id: 1 }])
+  })
+
+  it('keeps microseconds, inserted, as a parameter and in comparisons', async () => {
+    await db.exec('CREATE TABLE moments (id INT PRIMARY KEY, ts TIMESTAMP, dt DATETIME)')
+    const at = new Timestamp(1_767_312_645_123_456n)
+    await db.insert('moments', [{ id: 1, ts: at, dt: at }])
+    await db.exec('INSERT INTO moments VALUES (2, $1, $2)', [at, at])
+    const rows = await db.query<{ ts: Timestamp; dt: Timestamp }>('SELECT ts, dt FROM moments')
+    for (const row of rows) {
+      assert.equal(row.ts.epochMicroseconds, at.epochMicroseconds)
+      assert.equal(row.dt.epochMicroseconds, at.epochMicroseconds)
+    }
+    const same = 'SELECT count(*) AS n FROM moments WHERE ts = $at AND dt = $at'
+    assert.equal((await db.queryOne<{ n: bigint }>(same, { at }))?.n, 2n)
+    const later = new Timestamp(at.epochMicroseconds + 1n)
+    assert.equal((await db.queryOne<{ n: bigint }>(same, { at: later }))?.n, 0n)
   })
 
   it('gives typed errors with their place, and leaves nothing behind', async () => {

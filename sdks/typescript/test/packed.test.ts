@@ -5,6 +5,7 @@ import { describe, it } from 'node:test'
 import { KalamError } from '../src/errors.js'
 import { decodeRows } from '../src/packed/decode.js'
 import { encodeRows } from '../src/packed/encode.js'
+import { Timestamp } from '../src/timestamp.js'
 import type { ColumnInfo, Int64Mode } from '../src/types.js'
 
 const column = (name: string, type: string): ColumnInfo => ({ name, type, nullable: true })
@@ -102,6 +103,30 @@ describe('round trips', () => {
     assert.deepEqual(roundTrip(ALL, rows), rows)
     const days = ['1969-12-31', '0001-01-01', '9999-12-31'].map(text => ({ date: new Date(text) }))
     assert.deepEqual(roundTrip(ALL, days), days)
+  })
+
+  it('keeps microseconds, in a Date that knows them', () => {
+    const micros = [1n, -1n, 1_767_312_645_123_456n, -62_135_596_799_999_999n, 2n ** 62n, -(2n ** 63n)]
+    const rows = micros.map(us => ({ ts: new Timestamp(us) }))
+    const back = roundTrip(ALL, rows) as { ts: Timestamp }[]
+    assert.deepEqual(
+      back.map(row => row.ts.epochMicroseconds),
+      micros,
+    )
+    assert.ok(back.every(row => row.ts instanceof Date))
+    assert.equal(back[0]?.ts.getTime(), 0)
+    assert.equal(back[1]?.ts.getTime(), -1)
+    assert.equal(JSON.stringify(back[2]?.ts), '"2026-01-02T00:10:45.123456Z"')
+    // Whole milliseconds are plain dates.
+    const [plain] = roundTrip(ALL, [{ ts: new Timestamp(5000n) }]) as { ts: Date }[]
+    assert.equal(plain?.ts.constructor, Date)
+  })
+
+  it('takes what a setter made of a Timestamp', () => {
+    const changed = new Timestamp(1_000_001n)
+    changed.setUTCFullYear(2000)
+    const [row] = roundTrip(ALL, [{ ts: changed }]) as { ts: Date }[]
+    assert.equal(row?.ts.getTime(), changed.getTime())
   })
 
   it('handles 70 000 rows and several buffers', () => {

@@ -120,7 +120,12 @@ class ScriptedEngine implements Engine {
 
   async status() {
     const memory = { wasm: 1, hotRows: 2, hotBytes: 3, query: 4 }
-    return { storage: this.config.storage, version: '0.1.0', nodeId: 'n', records: 5, bytes: 6, memory }
+    const storage = typeof this.config.storage === 'string' ? this.config.storage : ('host' as const)
+    return { storage, version: '0.1.0', nodeId: 'n', records: 5, bytes: 6, memory }
+  }
+
+  async backup(chunk: (bytes: Uint8Array) => void): Promise<void> {
+    for (const byte of [1, 2, 3]) chunk(new Uint8Array([byte]))
   }
 
   async close(): Promise<void> {

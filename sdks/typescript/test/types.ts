@@ -12,6 +12,7 @@ import {
   type Durability,
   deleteDatabase,
   type ExecResult,
+  type HostStorage,
   type ImportFormat,
   type ImportOptions,
   type ImportProgress,
@@ -28,6 +29,7 @@ import {
   type Value,
   type WasmSource,
 } from '../src/index.js'
+import { openFiles } from '../src/node/index.js'
 
 type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false
 const same = <A, B>(..._proof: Same<A, B> extends true ? [] : [never]): void => {}
@@ -100,6 +102,11 @@ export async function surface(signal: AbortSignal, response: Response, file: Fil
   for (const source of sources) await db.import('t', source, importOptions)
   await db.import('t', file.stream())
 
+  const bytes: Uint8Array = await db.backup(call)
+  const storage: HostStorage = await openFiles('./data', { lockGraceMs: 10 })
+  await connect({ name: 'x', storage, restore: bytes })
+  await connect({ path: './data' })
+  await deleteDatabase('default', { path: './data' })
   const status: DatabaseStatus = await db.status(call)
   same<typeof status.role, 'single'>()
   const deletion: DeleteOptions = { worker: false, wasm: 'https://x/kalamdb_bg.wasm' }
@@ -123,7 +130,7 @@ export async function surface(signal: AbortSignal, response: Response, file: Fil
   // @ts-expect-error unknown durability
   await db.exec('SELECT 1', [], { durability: 'none' })
   // @ts-expect-error unknown option
-  await connect({ name: 'x', path: './data' })
+  await connect({ name: 'x', file: './data' })
   // @ts-expect-error the columns belong to the result
   rows.columns = []
   const [format, int64, json, param, params, wasm]: [ImportFormat, Int64Mode, JsonValue, Param, Params, WasmSource] = [

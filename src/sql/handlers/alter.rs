@@ -2,8 +2,9 @@
 //!
 //! Invariant: a statement takes effect as a whole or not at all. While it runs the table takes no commits, so what was
 //! asked of its rows (does a narrower type hold them all, is there a NULL) is still true when the new definition is
-//! stored, and every step of the statement is stored in one transaction. Rows are not rewritten: each says under which
-//! version it was written, and is read by the table's history (`tables/scan.rs`, `tables/replay.rs`).
+//! stored, and every step of the statement is stored in one transaction. Rows are not rewritten, but for steps that
+//! give each its own value (`rewrite.rs`): each says under which version it was written, and is read by the table's
+//! history (`tables/scan.rs`, `tables/replay.rs`).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,19 +15,19 @@ use datafusion::sql::sqlparser::ast::{
     SqlOption,
 };
 
-use super::super::catalog::{Extras, Names, fold, position_of_name, table_id};
+use super::super::catalog::{Names, fold, position_of_name, table_id};
 use super::super::executor::{Execution, StatementResult};
 use super::super::parser::position_of;
 use super::audit::audit_entry;
-use super::dml::{TARGET, column_item, select_from, unsupported};
+use super::dml::{column_item, unsupported};
+use super::rewrite::Rewritten;
 use super::table::{column_default, new_column, set_options};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
 use crate::schema::{
-    CachedTableData, ColumnDefault, ColumnDefinition, DefaultFunction, NewColumn, TableDefinition, TableId,
+    ColumnDefault, ColumnDefinition, DefaultFunction, NewColumn, TableDefinition, TableId,
 };
 use crate::storage::Durability;
-use crate::tables::{Request, SharedTableProvider, TableProviderCore};
 use crate::types::{KalamDataType, KeyCodec, Value, coerce_array};
 
 /// Runs an ALTER TABLE.
@@ -44,15 +45,19 @@ pub async fn alter(execution: &Execution<'_>, alter: &AlterTable) -> Result<Stat
         found => found?,
     };
     let number = table.definition().table_no;
-    let _no_commits = store.freeze(number).await?;
+    let no_commits = store.freeze(number).await?;
     // Another ALTER may have been before this one in the queue.
     let table = names.writable(&alter.name).await?;
     if table.definition().table_no != number {
         return Err(KalamError::new(ErrorCode::Conflict, format!("the table '{}' was replaced", table.table_id())));
     }
     let old = table.table_id().clone();
-    let mut steps =
-        Steps { execution, start: Arc::clone(table.definition()), now: TableDefinition::clone(table.definition()) };
+    let mut steps = Steps {
+        execution,
+        start: Arc::clone(table.definition()),
+        now: TableDefinition::clone(table.definition()),
+        rewritten: None,
+    };
     let taken = steps.take_all(&alter.operations).await;
     if taken.is_ok() && steps.now.schema_version == steps.start.schema_version {
         return Ok(StatementResult::default());
@@ -61,6 +66,10 @@ pub async fn alter(execution: &Execution<'_>, alter: &AlterTable) -> Result<Stat
     let outcome = match taken {
         Err(error) => Err(error),
         Ok(()) if steps.now.table_id != old => registry.rename_with(&old, steps.now.clone(), entry).await,
+        Ok(()) if let Some(rewritten) = steps.rewritten.take() => {
+            let scopes = rewritten.prepared()?;
+            registry.put_through(steps.now.clone(), entry, |batch| store.rewrite(&no_commits, scopes, batch)).await
+        }
         Ok(()) => registry.put_with(steps.now.clone(), entry).await,
     };
     if steps.key_types_changed() {
@@ -72,10 +81,12 @@ pub async fn alter(execution: &Execution<'_>, alter: &AlterTable) -> Result<Stat
 }
 
 /// The steps of one statement: the definition it found, and as it is by now.
-struct Steps<'a, 'b> {
-    execution: &'a Execution<'b>,
+pub(super) struct Steps<'a, 'b> {
+    pub(super) execution: &'a Execution<'b>,
     start: Arc<TableDefinition>,
-    now: TableDefinition,
+    pub(super) now: TableDefinition,
+    /// The rows, once a step gave each a value of its own.
+    pub(super) rewritten: Option<Rewritten>,
 }
 
 impl Steps<'_, '_> {
@@ -185,21 +196,16 @@ impl Steps<'_, '_> {
             self.now.add_column(column.clone(), initial.as_ref(), platform::now_ms(), self.execution.session.user());
         let next = next.map_err(at)?;
         if asks_rows && self.has_rows().await? {
-            return Err(at(match &column.default {
-                ColumnDefault::Function(function) => KalamError::new(
-                    ErrorCode::FeatureNotSupported,
-                    format!("'{}' has rows, and each would need its own {}()", self.now.table_id, function.as_str()),
-                )
-                .with_hint("Add the column without a default, fill it with UPDATE, then SET DEFAULT."),
-                _ => KalamError::new(
-                    ErrorCode::NotNullViolation,
-                    format!(
-                        "column '{}' of '{}' is NOT NULL, but the rows that exist would have NULL",
-                        column.name, self.now.table_id
-                    ),
-                )
-                .with_hint("Give the column a DEFAULT."),
-            }));
+            if matches!(column.default, ColumnDefault::Function(_)) {
+                return self.add_computed(next).await.map_err(at);
+            }
+            let message = format!(
+                "column '{}' of '{}' is NOT NULL, but the rows that exist would have NULL",
+                column.name, self.now.table_id
+            );
+            return Err(at(
+                KalamError::new(ErrorCode::NotNullViolation, message).with_hint("Give the column a DEFAULT.")
+            ));
         }
         self.now = next;
         Ok(())
@@ -212,7 +218,7 @@ impl Steps<'_, '_> {
             ColumnDefault::Function(DefaultFunction::CurrentUser) => {
                 Some(Value::Text(self.execution.session.user().to_string()))
             }
-            // Rows cannot share one: only a table without rows gets this far.
+            // Rows cannot share one: each gets its own ([`Steps::add_computed`]).
             ColumnDefault::Function(_) => Some(Value::Null),
             ColumnDefault::None | ColumnDefault::Literal(_) => None,
         }
@@ -241,8 +247,8 @@ impl Steps<'_, '_> {
                 self.now.set_default(name, column_default(value)?, at, &by)?
             }
             AlterColumnOperation::DropDefault => self.now.set_default(name, ColumnDefault::None, at, &by)?,
-            AlterColumnOperation::SetDataType { using: Some(_), .. } => {
-                return unsupported("ALTER COLUMN TYPE … USING");
+            AlterColumnOperation::SetDataType { data_type, using: Some(using), .. } => {
+                return self.convert_using(name, KalamDataType::from_sql(data_type)?, using).await;
             }
             AlterColumnOperation::SetDataType { data_type, .. } => {
                 let to = KalamDataType::from_sql(data_type)?;
@@ -314,7 +320,7 @@ impl Steps<'_, '_> {
         Ok(())
     }
 
-    fn check_keys(&self, types: &[KalamDataType], columns: &[ArrayRef], keys: &mut HashSet<Vec<u8>>) -> Result<()> {
+    pub(super) fn check_keys(&self, types: &[KalamDataType], columns: &[ArrayRef], keys: &mut HashSet<Vec<u8>>) -> Result<()> {
         let codec = KeyCodec::new(types)?;
         for row in 0..columns[0].len() {
             let mut key = Vec::new();
@@ -338,27 +344,11 @@ impl Steps<'_, '_> {
 
     /// Columns of every row of the table, of all users, as the steps so far leave them: by scope, batch and column.
     async fn live(&self, columns: &[&ColumnDefinition]) -> Result<Vec<Vec<Vec<ArrayRef>>>> {
-        let store = self.execution.executor.store();
-        let table = Arc::new(CachedTableData::new(self.now.clone()));
-        let core = TableProviderCore::with_system_columns(Arc::clone(store), table)?;
-        let extras = Extras::from([(TARGET.to_owned(), Arc::new(SharedTableProvider::new(core)) as _)]);
-        let mut found = Vec::new();
-        for scope in store.scopes(self.now.table_no).await? {
-            let alias = Ident::new("t");
-            let items = columns.iter().enumerate();
-            let items = items.map(|(i, c)| column_item(&alias, &c.name, &format!("${i}"))).collect();
-            let query = select_from(TARGET, &alias, |select| select.projection = items)?;
-            let ours = self.execution.request();
-            let request = Request {
-                user: scope.user.clone().unwrap_or_else(|| Arc::clone(&ours.user)),
-                snapshot: ours.snapshot,
-                cancelled: Arc::clone(&ours.cancelled),
-                deadline: ours.deadline,
-            };
-            let (_, batches) = self.execution.select(query, &extras, Arc::new(request)).await?;
-            found.push(batches.into_iter().map(|b| b.columns().to_vec()).collect());
-        }
-        Ok(found)
+        let alias = Ident::new("t");
+        let items = columns.iter().enumerate();
+        let items: Vec<_> = items.map(|(i, c)| column_item(&alias, &c.name, &format!("${i}"))).collect();
+        let scopes = self.select_all(&alias, items).await?.into_iter();
+        Ok(scopes.map(|(_, batches)| batches.into_iter().map(|b| b.columns().to_vec()).collect()).collect())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The audit log's entries of administrative statements.
 //!
 //! Invariant: a statement that changes a definition puts its entry into the storage transaction of the change, so one
-//! is there exactly if the other is. Only a statement that takes several transactions writes it after the last one.
+//! is there exactly if the other is.
 
 use super::super::executor::Execution;
 use crate::error::Result;
@@ -12,10 +12,4 @@ pub async fn audit_entry(execution: &Execution<'_>, action: &str, target: &str) 
     let mut batch = WriteBatch::new();
     execution.executor.system().audit_into(&mut batch, execution.session.user(), action, target).await?;
     Ok(batch)
-}
-
-/// Writes the entry of a statement that took effect already.
-pub async fn audit(execution: &Execution<'_>, action: &str, target: &str) -> Result<()> {
-    let written = execution.executor.system().audit(execution.session.user(), action, target).await;
-    written.map_err(|e| e.in_context(format_args!("{action} {target} took effect, but has no entry in the audit log")))
 }

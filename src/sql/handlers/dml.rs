@@ -41,6 +41,7 @@ pub struct Explained {
 }
 
 /// The table that a statement changes, as its session sees it.
+#[derive(Clone)]
 pub struct Target {
     /// The table.
     pub table: Arc<CachedTableData>,

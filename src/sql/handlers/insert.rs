@@ -19,6 +19,7 @@ use super::super::params::Params;
 use super::super::parser::position_of;
 use super::super::plan_cache::PlanFor;
 use super::dml::{Target, item, select_from, unsupported};
+use super::upsert::Upsert;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::TableDefinition;
 use crate::tables::{Request, prepare_rows};
@@ -26,12 +27,10 @@ use crate::types::{ColumnBuilder, KalamDataType, Value, coerce_array};
 
 /// Runs an INSERT.
 pub async fn insert(execution: &Execution<'_>, insert: &Insert) -> Result<StatementResult> {
-    if insert.or.is_some() || insert.ignore || insert.replace_into || insert.overwrite {
-        return unsupported("INSERT OR …, REPLACE and OVERWRITE");
+    if insert.overwrite || insert.insert_alias.is_some() {
+        return unsupported("INSERT OVERWRITE and VALUES … AS");
     }
-    if insert.on.is_some() {
-        return unsupported("ON CONFLICT");
-    }
+    let upsert = Upsert::of(insert)?;
     let TableObject::TableName(name) = &insert.table else { return unsupported("INSERT INTO a function") };
     let target = Target::find(execution, name).await?;
     let listed = listed_columns(target.definition(), insert)?;
@@ -42,6 +41,10 @@ pub async fn insert(execution: &Execution<'_>, insert: &Insert) -> Result<Statem
     for part in parts {
         let rows = part.rows;
         let columns = complete(execution, target.definition(), part)?;
+        let (columns, rows) = match &upsert {
+            Some(upsert) => upsert.without_nulls(execution, target.definition(), columns, rows)?,
+            None => (columns, rows),
+        };
         batches.push(target.batch(columns, rows, first_row)?);
         first_row += rows;
     }
@@ -50,6 +53,9 @@ pub async fn insert(execution: &Execution<'_>, insert: &Insert) -> Result<Statem
         (None, Some(last)) => last.clone(),
         (None, None) => Ident::new("inserted"),
     };
+    if let Some(upsert) = upsert {
+        return upsert.run(execution, target, insert, &alias, &batches).await;
+    }
     let returned = target.returning(execution, insert.returning.as_ref(), &alias, batches.clone()).await?;
     let mut prepared = Vec::new();
     for batch in &batches {

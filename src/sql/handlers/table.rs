@@ -1,23 +1,31 @@
 //! CREATE TABLE and DROP TABLE.
+//!
+//! Invariant: a table, the rows that CREATE TABLE … AS or an import gives it, and the audit log's entry are stored in one
+//! transaction, so no crash and no failing storage leaves one without the others.
+
+use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast::{
     ColumnDef, ColumnOption, CreateTable, CreateTableOptions, Expr, FunctionArguments, Ident, IndexColumn, ObjectName,
     SqlOption, TableConstraint, Value as SqlValue,
 };
 use datafusion::sql::sqlparser::tokenizer::Token;
+use parking_lot::Mutex;
 
 use super::super::catalog::{Extras, Names, fold, position_of_name, table_id};
-use super::super::executor::{Execution, StatementResult, finish_rows};
+use super::super::executor::{Execution, Rows, StatementResult, finish_rows};
 use super::super::parser::position_of;
-use super::audit::{audit, audit_entry};
-use super::dml::{Target, unsupported};
+use super::audit::audit_entry;
+use super::dml::{checked_batch, unsupported};
 use super::insert::literal;
 use super::query::column_names;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
-use crate::schema::{ColumnDefault, DefaultFunction, NewColumn, TableDefinition, TableId, TableOptions, TableType};
+use crate::schema::{
+    CachedTableData, ColumnDefault, DefaultFunction, NewColumn, TableDefinition, TableId, TableOptions, TableType,
+};
 use crate::storage::{Durability, WriteBatch};
-use crate::tables::prepare_rows;
+use crate::tables::{PreparedRows, ScopeWrite, prepare_rows};
 use crate::types::{KalamDataType, coerce_array};
 
 /// Runs a CREATE TABLE.
@@ -82,63 +90,92 @@ pub async fn create(execution: &Execution<'_>, kind: TableType, create: CreateTa
     let number = registry.next_table_no().await?;
     let definition = TableDefinition::new(id.clone(), number, kind, columns, &key, options, platform::now_ms(), by)
         .map_err(|e| e.at(position))?;
-    // CREATE TABLE … AS takes effect only with its rows.
-    let entry = match source {
-        None => audit_entry(execution, "CREATE TABLE", &id.to_string()).await?,
-        Some(_) => WriteBatch::new(),
+    let rows = match source {
+        None => Vec::new(),
+        Some(rows) => rows_of_query(&definition, rows)?,
     };
-    match registry.put_with(definition, entry).await {
-        Err(error) if error.code() == ErrorCode::TableExists && create.if_not_exists => {
-            return Ok(StatementResult::default());
-        }
-        outcome => outcome.map_err(|e| e.at(position))?,
-    };
-    let Some(rows) = source else {
-        return Ok(StatementResult { durability: Some(Durability::Strict), ..StatementResult::default() });
-    };
-    match fill(execution, &create.name, rows).await {
-        Ok(result) => {
-            audit(execution, "CREATE TABLE", &id.to_string()).await?;
-            Ok(result)
-        }
-        Err(error) => {
-            drop_created(execution, &id).await?;
-            Err(error)
-        }
+    match create_filled(execution, definition, rows).await {
+        Err(error) if error.code() == ErrorCode::TableExists && create.if_not_exists => Ok(StatementResult::default()),
+        outcome => outcome.map_err(|e| e.at(position)),
     }
 }
 
-/// Inserts the rows of CREATE TABLE … AS.
-async fn fill(
-    execution: &Execution<'_>,
-    name: &ObjectName,
-    rows: super::super::executor::Rows,
-) -> Result<StatementResult> {
-    let target = Target::find(execution, name).await?;
-    if rows.schema.fields().len() != target.definition().columns.len() {
+/// The rows of CREATE TABLE … AS, encoded.
+fn rows_of_query(definition: &TableDefinition, rows: Rows) -> Result<Vec<PreparedRows>> {
+    if rows.schema.fields().len() != definition.columns.len() {
         return Err(KalamError::new(
             ErrorCode::InvalidDefinition,
             format!(
                 "the query gives {} columns, the table has {}",
                 rows.schema.fields().len(),
-                target.definition().columns.len()
+                definition.columns.len()
             ),
         ));
     }
+    let table = Arc::new(CachedTableData::new(definition.clone()));
     let mut prepared = Vec::new();
     let mut first_row = 1;
     for batch in rows.batches {
-        let columns = target
-            .definition()
+        let columns = definition
             .columns_in_order()
             .zip(batch.columns())
             .map(|(column, array)| coerce_array(array, &column.data_type, &column.name))
             .collect::<Result<Vec<_>>>()?;
-        let batch = target.batch(columns, batch.num_rows(), first_row)?;
+        let batch = checked_batch(&table, columns, batch.num_rows(), first_row)?;
         first_row += batch.num_rows();
-        prepared.extend(prepare_rows(target.definition(), &batch, None)?);
+        prepared.extend(prepare_rows(definition, &batch, None)?);
     }
-    target.commit(execution, prepared, Vec::new(), Vec::new()).await
+    Ok(prepared)
+}
+
+/// Creates a table with its rows and the audit log's entry in one storage transaction: everything or nothing.
+pub async fn create_filled(
+    execution: &Execution<'_>,
+    definition: TableDefinition,
+    rows: Vec<PreparedRows>,
+) -> Result<StatementResult> {
+    let (registry, store) = (execution.executor.registry(), execution.executor.store());
+    let entry = audit_entry(execution, "CREATE TABLE", &definition.table_id.to_string()).await?;
+    if rows.iter().all(PreparedRows::is_empty) {
+        registry.put_with(definition, entry).await?;
+        return Ok(StatementResult { durability: Some(Durability::Strict), ..StatementResult::default() });
+    }
+    let request = execution.request();
+    let scope = request.scope(&CachedTableData::new(definition.clone()));
+    let hot = store.hot(&scope, &definition).await?;
+    let rows_affected = rows.iter().map(|r| r.len() as u64).sum();
+    let write = ScopeWrite {
+        scope,
+        hot,
+        schema_version: definition.schema_version,
+        rows,
+        replaced: Vec::new(),
+        deleted: Vec::new(),
+    };
+    let number = definition.table_no;
+    let receipt = Mutex::new(None);
+    let created = registry
+        .put_through(definition, entry, |batch| {
+            // The table is not known to anyone yet, so nothing can have changed it meanwhile.
+            let submitted = store.submit_with(vec![write], batch, Durability::Strict, None);
+            let receipt = &receipt;
+            async move {
+                *receipt.lock() = Some(submitted?.await?);
+                Ok(())
+            }
+        })
+        .await;
+    if let Err(error) = created {
+        store.evict_table(number);
+        return Err(error);
+    }
+    let receipt = receipt.into_inner();
+    Ok(StatementResult {
+        rows_affected,
+        seq: receipt.map(|r| r.seq),
+        durability: receipt.map(|r| r.durability),
+        rows: None,
+    })
 }
 
 /// A column of a CREATE TABLE; adds its name to `key` if it is declared the primary key.
@@ -301,9 +338,4 @@ async fn drop_one(execution: &Execution<'_>, id: &TableId, mut batch: WriteBatch
     registry.delete_with(id, batch).await?;
     store.evict_table(number);
     Ok(())
-}
-
-/// Drops the table that a failed statement or import created: as if it had never been there.
-pub async fn drop_created(execution: &Execution<'_>, id: &TableId) -> Result<()> {
-    drop_one(execution, id, WriteBatch::new()).await
 }

@@ -8,7 +8,7 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::{Int64Type, Schema};
 use arrow::record_batch::RecordBatch;
 use datafusion::sql::sqlparser::ast::{
-    AssignmentTarget, Expr, Ident, ObjectName, Query, Update, UpdateTableFromKind, With,
+    Assignment, AssignmentTarget, Expr, Ident, ObjectName, Query, Update, UpdateTableFromKind, With,
 };
 
 use super::super::catalog::{fold, single_ident};
@@ -141,7 +141,7 @@ pub async fn explained(execution: &Execution<'_>, update: &Update, with: Option<
 }
 
 /// What a column is set to.
-enum Assigned {
+pub(super) enum Assigned {
     Expr(Box<Expr>),
     Default,
 }
@@ -154,8 +154,13 @@ fn assignments(definition: &TableDefinition, update: &Update) -> Result<Vec<Opti
     if !update.table.joins.is_empty() {
         return unsupported("JOIN in the target of an UPDATE (use FROM)");
     }
+    by_place(definition, &update.assignments)
+}
+
+/// What a SET list assigns, by place in the table's column order.
+pub(super) fn by_place(definition: &TableDefinition, set: &[Assignment]) -> Result<Vec<Option<Assigned>>> {
     let mut assigned: Vec<Option<Assigned>> = definition.columns.iter().map(|_| None).collect();
-    for (name, value) in pairs(update)? {
+    for (name, value) in pairs(set)? {
         let ident = single_ident(name, "column")?;
         let slot = &mut assigned[column_place(definition, &ident)?];
         if slot.is_some() {
@@ -170,9 +175,9 @@ fn assignments(definition: &TableDefinition, update: &Update) -> Result<Vec<Opti
 }
 
 /// The columns of SET and their values: `a = x`, and `(a, b) = (x, y)`.
-fn pairs(update: &Update) -> Result<Vec<(&ObjectName, &Expr)>> {
-    let mut pairs = Vec::with_capacity(update.assignments.len());
-    for assignment in &update.assignments {
+fn pairs(set: &[Assignment]) -> Result<Vec<(&ObjectName, &Expr)>> {
+    let mut pairs = Vec::with_capacity(set.len());
+    for assignment in set {
         match (&assignment.target, &assignment.value) {
             (AssignmentTarget::ColumnName(name), value) => pairs.push((name, value)),
             (AssignmentTarget::Tuple(names), Expr::Tuple(values)) if names.len() == values.len() => {

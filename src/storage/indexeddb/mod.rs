@@ -11,6 +11,7 @@
 //!   waiting but never stops a transaction halfway, and a slow caller never lets one end early.
 //! - JavaScript objects never leave this thread; see [`SendFuture`].
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
@@ -66,22 +67,30 @@ impl IndexedDbBackend {
         &self.name
     }
 
-    /// Runs a call on the open connection, and turns what went wrong into an error for the caller.
+    /// Runs a call on the open connection, and turns what went wrong into an error for the caller. A connection that
+    /// turns out to be lost before anything can have been written is opened again, once, without the caller noticing.
     fn call<T, W, F>(&self, doing: &'static str, work: W) -> impl Future<Output = Result<T>> + Send + use<T, W, F>
     where
         T: Send + 'static,
-        W: FnOnce(Rc<Connection>) -> F + 'static,
+        W: Fn(Rc<Connection>, Rc<Cell<bool>>) -> F + 'static,
         F: Future<Output = Result<T, Failure>> + 'static,
     {
         let slot = Rc::clone(&self.slot);
         let name = Arc::clone(&self.name);
         run(async move {
-            let connection = slot.connection().await?;
-            match work(Rc::clone(&connection)).await {
-                Ok(value) => Ok(value),
-                Err(failure) => {
-                    slot.after_failure(&connection, &failure);
-                    Err(failure.into_error(&format!("cannot {doing} database '{name}'")).await)
+            let mut again = true;
+            loop {
+                let connection = slot.connection().await?;
+                let writing = Rc::new(Cell::new(false));
+                match work(Rc::clone(&connection), Rc::clone(&writing)).await {
+                    Ok(value) => return Ok(value),
+                    Err(failure) => {
+                        slot.after_failure(&connection, &failure);
+                        if failure.connection_lost() && !writing.get() && std::mem::take(&mut again) {
+                            continue;
+                        }
+                        return Err(failure.into_error(&format!("cannot {doing} database '{name}'")).await);
+                    }
                 }
             }
         })
@@ -129,29 +138,41 @@ impl StorageBackend for IndexedDbBackend {
 
     async fn get(&self, partition: Partition, key: &[u8]) -> Result<Option<Bytes>> {
         let key = key.to_vec();
-        self.call("read", move |c| async move { read::get(&c.database, partition, &key).await }).await
+        self.call("read", move |c, _| {
+            let key = key.clone();
+            async move { read::get(&c.database, partition, &key).await }
+        })
+        .await
     }
 
     async fn scan(&self, partition: Partition, range: &KeyRange, options: ScanOptions) -> Result<Vec<KeyValue>> {
         let range = range.clone();
-        self.call("read", move |c| async move {
-            if range.is_empty() {
-                return Ok(Vec::new());
+        self.call("read", move |c, _| {
+            let range = range.clone();
+            async move {
+                if range.is_empty() {
+                    return Ok(Vec::new());
+                }
+                read::scan(&c.database, partition, &range, options).await
             }
-            read::scan(&c.database, partition, &range, options).await
         })
         .await
     }
 
     async fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<Durability> {
         batch.validate()?;
-        self.call("write to", move |c| async move { write(&c.database, &batch, durability).await }).await
+        let batch = Rc::new(batch);
+        self.call("write to", move |c, writing| {
+            let batch = Rc::clone(&batch);
+            async move { write(&c.database, &batch, durability, &writing).await }
+        })
+        .await
     }
 
     /// `records` is counted. `bytes` is 0, for "not known": IndexedDB keeps no sum, and finding it would mean to read
     /// everything. `usage` and `quota` are the host's estimate for the whole origin.
     async fn stats(&self) -> Result<StorageStats> {
-        self.call("read", move |c| async move {
+        self.call("read", move |c, _| async move {
             let records = read::count(&c.database).await?;
             let host::Estimate { usage, quota } = host::estimate().await;
             Ok(StorageStats { records, bytes: 0, usage, quota })
@@ -165,8 +186,14 @@ impl StorageBackend for IndexedDbBackend {
     }
 }
 
-/// Writes a batch in one transaction and waits until it is complete or rolled back.
-async fn write(database: &Database, batch: &WriteBatch, durability: Durability) -> Result<Durability, Failure> {
+/// Writes a batch in one transaction and waits until it is complete or rolled back. `writing` tells that there was one:
+/// from then on a lost connection leaves the caller in doubt.
+async fn write(
+    database: &Database,
+    batch: &WriteBatch,
+    durability: Durability,
+    writing: &Cell<bool>,
+) -> Result<Durability, Failure> {
     let (asked, option) = match durability {
         Durability::Strict => (Durability::Strict, TransactionDurability::Strict),
         Durability::Relaxed | Durability::Memory => (Durability::Relaxed, TransactionDurability::Relaxed),
@@ -184,6 +211,7 @@ async fn write(database: &Database, batch: &WriteBatch, durability: Durability) 
         .with_mode(TransactionMode::Readwrite)
         .with_options(TransactionOptions::new().with_durability(option))
         .build()?;
+    writing.set(true);
     let raw: web_sys::IdbTransaction = (**transaction.as_sys()).clone();
     if let Err(failure) = request_all(&transaction, batch) {
         // Already aborted by IndexedDB is as good.

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use arrow::record_batch::RecordBatch;
+use futures::future::BoxFuture;
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
@@ -68,6 +69,15 @@ pub trait LiveQueries: Send + Sync {
     fn live_queries(&self) -> Vec<LiveQueryRow>;
 }
 
+/// Who runs the jobs: a room above this one.
+pub trait Jobs: Send + Sync {
+    /// The jobs that have not ended; storage may not know of them, or of how they stand.
+    fn unfinished(&self) -> Vec<JobRecord>;
+
+    /// Ends a job, or tells it to end if it runs.
+    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<()>>;
+}
+
 /// Rows that were made, and of which catalog.
 struct Kept {
     catalog: CatalogState,
@@ -95,6 +105,8 @@ pub struct SystemTablesRegistry {
     audit: EntityStore<AuditRecord>,
     gauges: RwLock<Vec<Arc<dyn Gauges>>>,
     live_queries: RwLock<Option<Arc<dyn LiveQueries>>>,
+    /// Weak, because it holds this one.
+    job_manager: RwLock<Option<Weak<dyn Jobs>>>,
     kept: Mutex<HashMap<SystemTable, Kept>>,
     /// Whether ids for the audit log are above those that it holds.
     audit_ids_known: AtomicBool,
@@ -140,6 +152,7 @@ impl SystemTablesRegistry {
             audit: EntityStore::new(shared()),
             gauges: RwLock::default(),
             live_queries: RwLock::default(),
+            job_manager: RwLock::default(),
             kept: Mutex::default(),
             audit_ids_known: AtomicBool::new(false),
             backend,
@@ -184,6 +197,16 @@ impl SystemTablesRegistry {
     /// Sets who knows the subscriptions.
     pub fn set_live_queries(&self, live_queries: Arc<dyn LiveQueries>) {
         *self.live_queries.write() = Some(live_queries);
+    }
+
+    /// Sets who runs the jobs.
+    pub fn set_job_manager(&self, manager: Weak<dyn Jobs>) {
+        *self.job_manager.write() = Some(manager);
+    }
+
+    /// Who runs the jobs, if anyone does.
+    pub fn job_manager(&self) -> Option<Arc<dyn Jobs>> {
+        self.job_manager.read().as_ref().and_then(Weak::upgrade)
     }
 
     /// Adds to a batch: the audit log's entry of a statement, so that it is there exactly if the batch is.

@@ -146,7 +146,15 @@ impl SystemTablesRegistry {
     }
 
     async fn write_jobs(&self, out: &mut RowWriter) -> Result<()> {
-        for job in self.jobs.list().await? {
+        let mut jobs = self.jobs.list().await?;
+        for now in self.job_manager().map(|m| m.unfinished()).unwrap_or_default() {
+            match jobs.iter_mut().find(|job| job.job_id == now.job_id) {
+                Some(stored) => *stored = now,
+                None => jobs.push(now),
+            }
+        }
+        jobs.sort_by(|a, b| a.job_id.cmp(&b.job_id));
+        for job in jobs {
             out.push([
                 text(job.job_id),
                 text(job.job_type),

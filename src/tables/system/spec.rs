@@ -113,7 +113,7 @@ impl SystemTable {
 
     /// Whether its rows change without a change of the catalog.
     pub(super) const fn is_volatile(self) -> bool {
-        matches!(self, Self::LiveQueries | Self::Stats)
+        matches!(self, Self::LiveQueries | Self::Stats | Self::Jobs)
     }
 
     /// The columns of its primary key.

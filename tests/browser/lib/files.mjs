@@ -4,10 +4,11 @@ import { readFileSync } from 'node:fs'
 import { parquetWriteBuffer } from 'hyparquet-writer'
 import { root } from './harness.mjs'
 
+/** The path of a file of vega-datasets. */
+export const vegaPath = name => `${root}www/node_modules/vega-datasets/data/${name}`
+
 /** A file of vega-datasets, as bytes. */
-export function vega(name) {
-  return readFileSync(`${root}www/node_modules/vega-datasets/data/${name}`)
-}
+export const vega = name => readFileSync(vegaPath(name))
 
 /** `count` flights like those of flights-3m.parquet: plain values, the same for the same number. */
 export function flights(count) {

@@ -130,7 +130,9 @@ export class EngineClient {
     const link: Link = await Link.start(spawn, reason => this.lost(reason), graceMs)
     try {
       const lockGraceMs = this.opened ? { lockGraceMs: REPLACE_GRACE_MS } : {}
-      const args = { config, wasm: this.wasm, ...lockGraceMs }
+      // A backup is restored once: an engine that replaces another finds the database.
+      const { restore: _, ...opened } = config
+      const args = { config: this.opened ? opened : config, wasm: this.wasm, ...lockGraceMs }
       const { module } = await link.call('open', args, { onProgress, readOnly: true })
       this.wasm = module
       this.opened = true

@@ -7,6 +7,7 @@
 import { KalamError } from '../errors.js'
 import { openSource, runImport } from '../import.js'
 import type { HeldLock } from '../lock.js'
+import type { HostStorage } from '../storage.js'
 import type { ConnectProgress } from '../types.js'
 import type { ResolvedWasm } from '../wasm.js'
 import type { FromHost, HostSource, Op, Ops, Progress, ToHost } from './protocol.js'
@@ -33,6 +34,8 @@ interface Running {
 export class EngineHost {
   private engine: Engine | undefined
   private lock: HeldLock | undefined
+  /** Storage that was made for this engine, and ends with it. */
+  private storage: HostStorage | undefined
   private trapped = false
   private readonly running = new Map<number, Running>()
 
@@ -89,6 +92,9 @@ export class EngineHost {
     // In a worker the lock ends with it. In the caller's thread it must be given free for the instance that follows.
     void this.lock?.release()
     this.lock = undefined
+    // The engine that follows waits for its lock.
+    void this.storage?.close()
+    this.storage = undefined
   }
 
   private get opened(): Engine {
@@ -103,16 +109,23 @@ export class EngineHost {
 
   protected async open({ config, wasm, lockGraceMs }: Ops['open']['args'], id: number): Promise<Ops['open']['result']> {
     // The lock first: a second tab should not download the engine only to be turned away.
-    const lock = config.storage === 'memory' ? undefined : await this.environment.lock(config.name, lockGraceMs)
+    // Storage that the caller supplies keeps others away by itself.
+    const lock = config.storage === 'indexeddb' ? await this.environment.lock(config.name, lockGraceMs) : undefined
     this.lock = lock
+    let made: HostStorage | undefined
     try {
+      const storage = typeof config.storage === 'function' ? await config.storage() : config.storage
+      if (typeof config.storage === 'function') made = storage as HostStorage
+      this.storage = made
       const [surface, module] = await this.surface(wasm, id)
       this.send({ id, progress: { phase: 'open', bytes: 0 } })
-      this.engine = await surface.Engine.open(config)
+      this.engine = await surface.Engine.open({ ...config, storage })
       return { module }
     } catch (error) {
       this.lock = undefined
+      this.storage = undefined
       await lock?.release()
+      await made?.close()
       throw error
     }
   }
@@ -168,6 +181,12 @@ export class EngineHost {
     return { ...source, next }
   }
 
+  protected async backup(): Promise<Ops['backup']['result']> {
+    const chunks: Uint8Array[] = []
+    await this.opened.backup(bytes => void chunks.push(bytes))
+    return { chunks }
+  }
+
   protected status() {
     return this.opened.status()
   }
@@ -176,6 +195,8 @@ export class EngineHost {
     const { engine, lock } = this
     this.engine = undefined
     this.lock = undefined
+    // The engine closes it.
+    this.storage = undefined
     try {
       await engine?.close()
     } finally {
@@ -196,6 +217,7 @@ export class EngineHost {
 
 /** The buffers of a result that change hands instead of being copied. */
 function buffersOf(op: Op, result: unknown): Transferable[] {
+  if (op === 'backup') return (result as Ops['backup']['result']).chunks.map(chunk => chunk.buffer as ArrayBuffer)
   if (op !== 'run') return []
   const { packed, ipc } = result as Ops['run']['result']
   const buffers = new Set<ArrayBuffer>()

@@ -48,6 +48,8 @@ export interface Ops {
     }
     result: ExecResult
   }
+  /** The pieces of the stream, in order. */
+  backup: { args: Record<never, never>; result: { chunks: Uint8Array[] } }
   status: { args: Record<never, never>; result: EngineStatus }
   close: { args: Record<never, never>; result: undefined }
   deleteDatabase: { args: { name: string; wasm: ResolvedWasm | undefined }; result: undefined }

@@ -1,12 +1,16 @@
 // The wasm surface as the SDK uses it: the types of what `pkg/kalamdb.js` exports. The engine's side of this contract
 // is src/wasm/ in the repository's root.
 
+import type { HostStorage } from '../storage.js'
 import type { ColumnInfo, Durability, ExecResult, ImportFormat } from '../types.js'
 
 /** What `Engine.open` takes. */
 export interface EngineConfig {
   name: string
-  storage: 'memory' | 'indexeddb'
+  /** A function makes the storage for each engine anew: the one that follows a stopped engine reads what is stored. */
+  storage: 'memory' | 'indexeddb' | HostStorage | (() => Promise<HostStorage>)
+  /** A backup to restore before the database is opened for the first time. */
+  restore?: Uint8Array
   user?: string
   nodeId?: string
   durability?: Durability
@@ -45,7 +49,7 @@ export interface TableInfo {
 }
 
 export interface EngineStatus {
-  storage: 'memory' | 'indexeddb'
+  storage: 'memory' | 'indexeddb' | 'host'
   version: string
   nodeId: string
   user?: string
@@ -84,12 +88,13 @@ export interface Engine {
   insertArrow(table: string, ipc: Uint8Array, options: { durability?: Durability }): Promise<ExecResult>
   importer(table: string, options: ImporterOptions): Promise<Importer>
   status(): Promise<EngineStatus>
+  backup(chunk: (bytes: Uint8Array) => void): Promise<void>
   close(): Promise<void>
 }
 
 /** One instance of the wasm module with its bindings. */
 export interface Surface {
-  Engine: { open(config: EngineConfig): Promise<Engine> }
+  Engine: { open(config: EngineConfig & { storage: 'memory' | 'indexeddb' | HostStorage }): Promise<Engine> }
   deleteDatabase(name: string): Promise<void>
   version(): string
 }

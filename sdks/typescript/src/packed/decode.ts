@@ -6,6 +6,7 @@
 // class, keys are stored with one name per loop, and no code is generated at run time (CSP forbids it).
 
 import { KalamError } from '../errors.js'
+import { Timestamp } from '../timestamp.js'
 import type { ColumnInfo, Int64Mode, Row } from '../types.js'
 import { COLUMN_BYTES, FLAG_NULLS, HEADER_BYTES, Kind, LITTLE_ENDIAN, MAGIC } from './format.js'
 
@@ -246,17 +247,16 @@ function decodeTimestamps({ bytes, dataStart, rows }: Section): Date[] {
     const high = words[2 * i + 1] as number
     // Exact below 2^53 µs (the year 2255); beyond that the division is done on the integer.
     const micros = high * 4_294_967_296 + low
-    const millis = Number.isSafeInteger(micros)
-      ? Math.floor(micros / 1000)
-      : Number(floorDiv((BigInt(high) << 32n) | BigInt(low), 1000n))
-    values[i] = new Date(millis)
+    const whole = Number.isSafeInteger(micros) && micros % 1000 === 0
+    values[i] = whole ? new Date(micros / 1000) : exactTimestamp((BigInt(high) << 32n) | BigInt(low))
   }
   return values
 }
 
-function floorDiv(a: bigint, b: bigint): bigint {
-  const q = a / b
-  return a % b < 0n ? q - 1n : q
+function exactTimestamp(micros: bigint): Date {
+  const date = new Timestamp(micros)
+  const whole = micros % 1000n === 0n && !Number.isNaN(date.getTime())
+  return whole ? new Date(date.getTime()) : date
 }
 
 function safeNumbers({ bytes, dataStart, rows, validity }: Section, column: ColumnInfo, firstRow: number): number[] {

@@ -4,6 +4,7 @@
 // rounded, wrapped or cut on the way; the engine checks constraints, not shapes that JavaScript could have bent.
 
 import { KalamError } from '../errors.js'
+import { microsecondsOf } from '../timestamp.js'
 import type { ColumnInfo } from '../types.js'
 import { align8, COLUMN_BYTES, FLAG_NULLS, HEADER_BYTES, Kind, LITTLE_ENDIAN, MAGIC } from './format.js'
 
@@ -215,7 +216,7 @@ function encodeAsText(values: unknown[], cell: Cell): Partial<Encoded> & { kind:
   return encodeTexts(Kind.UTF8, values as string[])
 }
 
-/** Dates as integers; as soon as one value is text (microseconds, another zone) the engine parses the column. */
+/** Dates as integers; as soon as one value is text (another zone, say) the engine parses the column. */
 function encodeDates(kind: typeof Kind.DATE | typeof Kind.TIMESTAMP): Encoder {
   return (values, cell) => {
     let text = false
@@ -223,7 +224,7 @@ function encodeDates(kind: typeof Kind.DATE | typeof Kind.TIMESTAMP): Encoder {
       const value = values[i]
       if (value === undefined) continue
       if (value instanceof Date) {
-        if (Number.isNaN(value.getTime())) throw cell.fail('INVALID_DATETIME', i, 'Invalid Date', 'a valid Date')
+        if (microsecondsOf(value) === undefined) throw cell.fail('INVALID_DATETIME', i, 'Invalid Date', 'a valid Date')
       } else if (typeof value === 'string') text = true
       else throw cell.mismatch(i, value, 'a Date or ISO 8601 text', 'Milliseconds since the epoch: new Date(n).')
     }
@@ -245,7 +246,7 @@ function encodeDates(kind: typeof Kind.DATE | typeof Kind.TIMESTAMP): Encoder {
     const data = new BigInt64Array(values.length)
     for (let i = 0; i < values.length; i++) {
       const value = values[i] as Date | undefined
-      if (value !== undefined) data[i] = BigInt(value.getTime()) * 1000n
+      if (value !== undefined) data[i] = microsecondsOf(value) ?? 0n
     }
     return { kind, data: bytesOf(data) }
   }

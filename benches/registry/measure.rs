@@ -1,18 +1,18 @@
-//! Benchmarks of the schema registry, the system tables and views: `cargo bench --bench registry`.
+//! Measures the schema registry, the system tables and views, natively and in a browser.
 //!
-//! Prints a table with the targets of the specification (§7). Nothing here fails on a slow machine. Invariant: what
-//! is compared is measured in turns, in one process, and the median counts. Without `--bench` (as `cargo test
-//! --benches` runs it) the counts are small, so that it only shows that everything still runs.
+//! Gives a table with the targets of the specification (§7). Nothing here fails on a slow machine. Invariant: what
+//! is compared is measured in turns, in one process, and the median counts.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::fmt;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
+use kalamdb::platform::Instant;
 use kalamdb::schema::{NewColumn, SchemaRegistry, TableDefinition, TableId, TableOptions, TableType};
 use kalamdb::sql::{ExecuteOptions, Params};
 use kalamdb::storage::{CountingBackend, MemoryBackend, StorageBackend};
@@ -53,26 +53,28 @@ struct Counts {
 
 /// The lines of the result.
 #[derive(Default)]
-struct Report(Vec<[String; 4]>);
+pub struct Report(Vec<[String; 4]>);
 
 impl Report {
     fn add(&mut self, what: &str, value: String, target: &str, met: Option<bool>) {
         let met = met.map_or("", |met| if met { "met" } else { "MISSED" });
         self.0.push([what.to_owned(), value, target.to_owned(), met.to_owned()]);
     }
+}
 
-    fn print(&self) {
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = |i: usize| self.0.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
-        let widths = [width(0), width(1), width(2), width(3)];
+        let [a, b, c, d] = [width(0), width(1), width(2), width(3)];
         for [what, value, target, met] in &self.0 {
-            let [a, b, c, d] = widths;
-            println!("{what:<a$}  {value:>b$}  {target:<c$}  {met:<d$}");
+            writeln!(f, "{what:<a$}  {value:>b$}  {target:<c$}  {met:<d$}")?;
         }
+        Ok(())
     }
 }
 
-fn main() -> Result<()> {
-    let full = std::env::args().any(|arg| arg == "--bench");
+/// Measures everything; unless `full`, only so much that it shows that everything still runs.
+pub async fn report(full: bool) -> Result<Report> {
     let counts = if full {
         Counts { lookups: 1_000_000, schemas: 20_000, tables: 1000, queries: 300, openings: 50 }
     } else {
@@ -80,17 +82,14 @@ fn main() -> Result<()> {
     };
     let mut report = Report::default();
     report.0.push(["measured", "value", "target", ""].map(str::to_owned));
-    block_on(async {
-        lookups(&counts, &mut report).await?;
-        for columns in [5, 20] {
-            memory(&counts, columns, &mut report).await?;
-        }
-        openings(&counts, &mut report).await?;
-        system_tables(&counts, &mut report).await?;
-        views(&counts, &mut report).await
-    })?;
-    report.print();
-    Ok(())
+    lookups(&counts, &mut report).await?;
+    for columns in [5, 20] {
+        memory(&counts, columns, &mut report).await?;
+    }
+    openings(&counts, &mut report).await?;
+    system_tables(&counts, &mut report).await?;
+    views(&counts, &mut report).await?;
+    Ok(report)
 }
 
 async fn open(memory: &MemoryBackend) -> Result<Arc<AppContext>> {

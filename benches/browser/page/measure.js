@@ -1,0 +1,42 @@
+// Times in turns. Invariant: engines are measured alternately in one run, so a noisy moment hits all of them, and
+// the median of the rounds counts.
+
+/** Median of numbers. */
+export function median(numbers) {
+  const sorted = [...numbers].sort((a, b) => a - b)
+  return sorted[Math.floor(sorted.length / 2)]
+}
+
+/** Milliseconds that a piece of work takes. */
+export async function time(work) {
+  const start = performance.now()
+  await work()
+  return performance.now() - start
+}
+
+/**
+ * Runs every contestant's work in turns.
+ *
+ * @param {Record<string, (n: number) => Promise<unknown>>} contestants what each does; `n` never repeats
+ * @param {{ rounds?: number, perRound?: number }} [options] operations per round are timed together
+ * @returns {Promise<Record<string, number>>} milliseconds per operation
+ */
+export async function inTurns(contestants, { rounds = 9, perRound = 1 } = {}) {
+  const names = Object.keys(contestants)
+  const times = Object.fromEntries(names.map(name => [name, []]))
+  let n = 0
+  for (let round = -1; round < rounds; round++) {
+    // Who begins changes from round to round.
+    for (let i = 0; i < names.length; i++) {
+      const name = names[(i + round + names.length) % names.length]
+      const first = n
+      n += perRound
+      const ms = await time(async () => {
+        for (let k = 0; k < perRound; k++) await contestants[name](first + k)
+      })
+      // The first round warms up.
+      if (round >= 0) times[name].push(ms / perRound)
+    }
+  }
+  return Object.fromEntries(names.map(name => [name, median(times[name])]))
+}

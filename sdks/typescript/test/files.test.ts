@@ -1,0 +1,273 @@
+// Files as storage: crashes, damage, locks, rewriting. The conformance suite of all backends runs on them too, through
+// the engine (scripts/host-test.sh); these are the checks that only files need.
+
+import assert from 'node:assert/strict'
+import { type ChildProcess, spawn } from 'node:child_process'
+import fs from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { after, describe, it } from 'node:test'
+import type { HostStorage, StorageOperation } from '../src/index.js'
+import { KalamError } from '../src/index.js'
+import { SortedMap } from '../src/node/sorted-map.js'
+import { deleteFiles, openFiles } from '../src/node/index.js'
+
+const root = fs.mkdtempSync(path.join(os.tmpdir(), 'kalamdb-files-'))
+after(() => fs.rmSync(root, { recursive: true, force: true }))
+let folders = 0
+const folder = (): string => path.join(root, `db-${++folders}`)
+
+const bytes = (text: string): Uint8Array => new TextEncoder().encode(text)
+const put = (key: string, value: string | Uint8Array): StorageOperation => ({
+  type: 'put',
+  partition: 'log',
+  key: bytes(key),
+  value: typeof value === 'string' ? bytes(value) : value,
+})
+const strict = { durability: 'strict' } as const
+const relaxed = { durability: 'relaxed' } as const
+const code = (expected: string) => (error: unknown) => {
+  assert.ok(error instanceof KalamError, String(error))
+  assert.equal(error.code, expected, error.message)
+  return true
+}
+const records = async (storage: HostStorage): Promise<Record<string, string>> => {
+  const decode = (b: Uint8Array): string => new TextDecoder().decode(b)
+  return Object.fromEntries((await storage.scan('log', {})).map(([key, value]) => [decode(key), decode(value)]))
+}
+const log = (at: string): string => path.join(at, 'data-1.log')
+
+describe('files', () => {
+  it('keep what was committed, and tell the durability', async () => {
+    const at = folder()
+    let storage = await openFiles(at)
+    assert.equal(await storage.commit([put('a', '1')], { durability: 'memory' }), 'relaxed')
+    assert.equal(await storage.commit([put('b', '2')], relaxed), 'relaxed')
+    assert.equal(await storage.commit([put('c', '3'), { type: 'delete', partition: 'log', key: bytes('a') }], strict), 'strict')
+    await storage.close()
+    storage = await openFiles(at)
+    assert.deepEqual(await records(storage), { b: '2', c: '3' })
+    const stats = await storage.stats?.()
+    assert.equal(stats?.records, 2)
+    assert.ok((stats?.quota ?? 0) > (stats?.usage ?? 0))
+    await storage.close()
+    await deleteFiles(at)
+    assert.equal(fs.existsSync(at), false)
+    await deleteFiles(at)
+  })
+
+  it('lose nothing but the end of a log that was cut anywhere', async () => {
+    const at = folder()
+    const storage = await openFiles(at)
+    const ends: number[] = []
+    for (let n = 0; n < 5; n++) {
+      await storage.commit([put(`k${n}`, 'v'.repeat(20 * n))], relaxed)
+      ends.push(fs.statSync(log(at)).size)
+    }
+    await storage.close()
+    const whole = fs.readFileSync(log(at))
+    for (let size = 16; size <= whole.length; size++) {
+      fs.writeFileSync(log(at), whole.subarray(0, size))
+      const again = await openFiles(at)
+      const left = ends.filter(end => end <= size).length
+      assert.deepEqual(Object.keys(await records(again)), [0, 1, 2, 3, 4].slice(0, left).map(n => `k${n}`))
+      // And it goes on from there.
+      await again.commit([put('next', 'x')], strict)
+      await again.close()
+      const third = await openFiles(at)
+      assert.equal((await records(third)).next, 'x')
+      await third.close()
+    }
+  })
+
+  it('cut off an end that was written and not flushed, and refuse damage within what was flushed', async () => {
+    const at = folder()
+    const storage = await openFiles(at)
+    for (let n = 0; n < 6; n++) await storage.commit([put(`k${n}`, `value ${n}`)], strict)
+    await storage.close()
+    const whole = fs.readFileSync(log(at))
+    const batch = (whole.length - 16) / 6
+    for (let byte = 0; byte < whole.length; byte += 3) {
+      const damaged = Buffer.from(whole)
+      damaged[byte] = (damaged[byte] as number) ^ 0x10
+      fs.writeFileSync(log(at), damaged)
+      if (byte < 16 + 5 * batch) {
+        await assert.rejects(openFiles(at), (error: unknown) => {
+          assert.ok(error instanceof KalamError)
+          // A version that is one bit off is told apart from a later one by the header's checksum.
+          return code('DATA_CORRUPTED')(error)
+        })
+      } else {
+        const again = await openFiles(at)
+        assert.equal(Object.keys(await records(again)).length, 5)
+        await again.close()
+      }
+    }
+    // A hole in what was only relaxed: the power went before the system had written it.
+    const other = folder()
+    const loose = await openFiles(other)
+    for (let n = 0; n < 6; n++) await loose.commit([put(`k${n}`, `value ${n}`)], relaxed)
+    await loose.close()
+    const torn = fs.readFileSync(log(other))
+    torn.fill(0, 16 + 2 * batch, 16 + 3 * batch)
+    fs.writeFileSync(log(other), torn)
+    const again = await openFiles(other)
+    assert.deepEqual(Object.keys(await records(again)), ['k0', 'k1'])
+    await again.close()
+    fs.writeFileSync(path.join(other, 'CURRENT'), 'data-7.log 0\n')
+    await assert.rejects(openFiles(other), code('DATA_CORRUPTED'))
+  })
+
+  it('take a write back that fails, and go on', async () => {
+    const at = folder()
+    const storage = await openFiles(at)
+    await storage.commit([put('a', '1')], strict)
+    const { writeSync, fdatasync } = fs
+    for (const fail of ['write', 'torn', 'flush'] as const) {
+      fs.writeSync = ((fd: number, buffer: Uint8Array, offset: number, length: number, position: number) => {
+        if (fail === 'torn') writeSync(fd, buffer, offset, length - 5, position)
+        if (fail !== 'flush') throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC' })
+        return writeSync(fd, buffer, offset, length, position)
+      }) as typeof fs.writeSync
+      fs.fdatasync = ((_fd: number, done: (error: Error | null) => void) => done(new Error('EIO'))) as typeof fs.fdatasync
+      try {
+        await assert.rejects(Promise.resolve(storage.commit([put('b', fail)], strict)))
+      } finally {
+        Object.assign(fs, { writeSync, fdatasync })
+      }
+      assert.deepEqual(await records(storage), { a: '1' })
+    }
+    await storage.commit([put('c', '3')], strict)
+    await storage.close()
+    const again = await openFiles(at)
+    assert.deepEqual(await records(again), { a: '1', c: '3' })
+    await again.close()
+  })
+
+  it('are rewritten without garbage, whenever that is interrupted', async () => {
+    const at = folder()
+    let storage = await openFiles(at)
+    const noise = new Uint8Array(100_000).map((_, i) => i % 251)
+    for (let n = 0; n < 60; n++) await storage.commit([put(`k${n % 3}`, noise), put(`small ${n}`, `${n}`)], relaxed)
+    const before = await storage.scan('log', {})
+    await storage.compact?.()
+    assert.deepEqual(await storage.scan('log', {}), before)
+    await storage.commit([put('after', '1')], strict)
+    const size = (await storage.stats?.())?.usage ?? 0
+    assert.ok(size < 400_000, `${size}`)
+    await storage.close()
+    assert.deepEqual(fs.readdirSync(at).sort(), ['CURRENT', 'data-2.log'])
+    // A crash before CURRENT was renamed leaves both logs, and a half one counts for nothing.
+    fs.writeFileSync(path.join(at, 'data-3.log'), 'half')
+    fs.writeFileSync(path.join(at, 'CURRENT.tmp'), 'half')
+    storage = await openFiles(at)
+    assert.deepEqual((await storage.scan('log', {})).length, before.length + 1)
+    assert.deepEqual(fs.readdirSync(at).sort(), ['CURRENT', 'LOCK', 'data-2.log'])
+    await storage.close()
+  })
+
+  it('belong to one connection at a time', async () => {
+    const at = folder()
+    const storage = await openFiles(at)
+    await assert.rejects(openFiles(at, { lockGraceMs: 50 }), code('DATABASE_LOCKED'))
+    await assert.rejects(deleteFiles(at), code('DATABASE_LOCKED'))
+    // One who waits has it as soon as it is free.
+    const waiting = openFiles(at, { lockGraceMs: 5000 })
+    await storage.close()
+    await (await waiting).close()
+    assert.throws(() => storage.get('log', bytes('a')), code('CONNECTION_CLOSED'))
+    // Left by a process that is gone, by one of our own number before us, and by one that died while it made the lock.
+    const gone = [
+      { pid: 2 ** 22 - 1, started: '', at: Date.now() },
+      { pid: process.pid, started: '1', at: Date.now() - 1e9 },
+    ].map(owner => JSON.stringify(owner))
+    for (const content of [...gone, '', '{"pi']) {
+      fs.writeFileSync(path.join(at, 'LOCK'), content)
+      await (await openFiles(at, { lockGraceMs: 3000 })).close()
+    }
+    assert.deepEqual(fs.readdirSync(at).sort(), ['CURRENT', 'data-1.log'])
+  })
+})
+
+describe('a sorted map', () => {
+  it('does what a sorted array does', () => {
+    const map = new SortedMap<number>()
+    const oracle = new Map<string, number>()
+    let seed = 1
+    const random = (end: number): number => {
+      seed = (Math.imul(seed, 1103515245) + 12345) >>> 0
+      return (seed >>> 8) % end
+    }
+    for (let n = 0; n < 30_000; n++) {
+      const key = n < 6000 ? `a${String(n).padStart(6, '0')}` : `a${String(random(9000)).padStart(6, '0')}`
+      if (random(3) === 0) assert.equal(map.delete(key), oracle.get(key)), oracle.delete(key)
+      else assert.equal(map.set(key, n), oracle.get(key)), oracle.set(key, n)
+      if (n % 1000 === 0) {
+        const all = [...oracle].sort(([a], [b]) => (a < b ? -1 : 1))
+        assert.equal(map.size, all.length)
+        assert.deepEqual([...map.range(undefined, undefined)], all)
+        const [from, to] = [`a${random(9000)}`, `a00${random(9000)}`].sort() as [string, string]
+        const inside = all.filter(([key]) => key >= from && key < to)
+        assert.deepEqual([...map.range(from, to)], inside)
+        assert.deepEqual([...map.reverse(from, to)], inside.reverse())
+        assert.deepEqual([...map.reverse(undefined, undefined)], all.reverse())
+      }
+    }
+  })
+})
+
+/** Writes until it is killed and says what was acknowledged. */
+const WRITER = `
+  const { openFiles } = await import(process.argv[2])
+  const storage = await openFiles(process.argv[3])
+  const start = Number(process.argv[4])
+  for (let n = start; ; n++) {
+    const key = new TextEncoder().encode(String(n).padStart(8, '0'))
+    const value = new Uint8Array(1 + (n * 7919) % 30000).fill(n)
+    await storage.commit([
+      { type: 'put', partition: 'log', key, value },
+      { type: 'put', partition: 'meta', key: new TextEncoder().encode('last'), value: key },
+    ], { durability: n % 3 === 0 ? 'strict' : 'relaxed' })
+    if (n % 500 === 499) await storage.compact()
+    process.stdout.write(n + '\\n')
+  }
+`
+
+describe('a process that is killed', () => {
+  it('loses nothing that was acknowledged, and leaves no half batch', async () => {
+    const at = folder()
+    const entry = new URL('../src/node/index.js', import.meta.url).href
+    let next = 0
+    for (let round = 0; round < 12; round++) {
+      const child: ChildProcess = spawn(process.execPath, ['--input-type=module', '-', entry, at, String(next)])
+      child.stdin?.end(WRITER)
+      let told = ''
+      let complaint = ''
+      child.stdout?.on('data', data => {
+        told += data
+      })
+      child.stderr?.on('data', data => {
+        complaint += data
+      })
+      const gone = new Promise(resolve => child.on('close', resolve))
+      while (told === '' && complaint === '') await new Promise(resolve => setTimeout(resolve, 5))
+      await new Promise(resolve => setTimeout(resolve, 1 + round * 17))
+      child.kill('SIGKILL')
+      await gone
+      assert.equal(complaint, '')
+      const acknowledged = Number(told.split('\n').at(-2))
+      const storage = await openFiles(at)
+      const found = await storage.scan('log', {})
+      assert.ok(found.length > acknowledged, `${acknowledged} acknowledged, ${found.length} there`)
+      found.forEach(([key, value], n) => {
+        assert.equal(Number(new TextDecoder().decode(key)), n)
+        assert.equal(value.length, 1 + ((n * 7919) % 30000))
+        assert.equal(value[0], n % 256)
+      })
+      const last = await storage.get('meta', bytes('last'))
+      assert.equal(Number(new TextDecoder().decode(last)), found.length - 1)
+      next = found.length
+      await storage.close()
+    }
+  })
+})

@@ -1,0 +1,188 @@
+//! The SQL dialect: sqlparser's generic one, with what PostgreSQL adds to two statements, and PostgreSQL's precedence
+//! for the operators of JSON and IS DISTINCT FROM.
+//!
+//! Invariant: everything else that [`GenericDialect`] decides is decided by it here too, and the parser takes this for
+//! it where it asks by type. `INSERT INTO t AS x` and `ALTER COLUMN … TYPE … USING` are parsed besides. The generic
+//! precedence makes `d ->> 'a' = 'x'` mean `d ->> ('a' = 'x')`, and `a IS DISTINCT FROM b OR c` ask for `b OR c`.
+
+use std::any::TypeId;
+
+use datafusion::sql::sqlparser::ast::Expr;
+use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, Precedence};
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
+
+/// Looser than `+`, tighter than a comparison.
+const OTHER_OPERATORS: u8 = 21;
+
+/// The dialect; see the module's comment.
+#[derive(Debug, Default)]
+pub struct KalamDialect {
+    /// The parser takes any word after the name for an alias, such as the TABLE of `INSERT INTO t TABLE u`: so it is
+    /// asked to only where there is an AS.
+    insert_alias: bool,
+}
+
+impl KalamDialect {
+    /// The dialect for a text.
+    pub fn for_tokens(tokens: &[TokenWithSpan]) -> Self {
+        Self { insert_alias: has_insert_alias(tokens) }
+    }
+}
+
+fn has_insert_alias(tokens: &[TokenWithSpan]) -> bool {
+    let mut words = tokens.iter().map(|t| &t.token).filter(|t| !matches!(t, Token::Whitespace(_))).peekable();
+    while let Some(token) = words.next() {
+        if !matches!(token, Token::Word(w) if w.keyword == Keyword::INTO && w.quote_style.is_none()) {
+            continue;
+        }
+        while matches!(words.peek(), Some(Token::Word(_))) {
+            words.next();
+            if words.next_if(|t| **t == Token::Period).is_none() {
+                break;
+            }
+        }
+        if matches!(words.peek(), Some(Token::Word(w)) if w.keyword == Keyword::AS) {
+            return true;
+        }
+    }
+    false
+}
+
+macro_rules! as_generic {
+    (char $($test:ident)*) => {
+        $(fn $test(&self, ch: char) -> bool {
+            GenericDialect {}.$test(ch)
+        })*
+    };
+    ($($flag:ident)*) => {
+        $(fn $flag(&self) -> bool {
+            GenericDialect {}.$flag()
+        })*
+    };
+}
+
+impl Dialect for KalamDialect {
+    fn dialect(&self) -> TypeId {
+        TypeId::of::<GenericDialect>()
+    }
+
+    fn supports_insert_table_alias(&self) -> bool {
+        self.insert_alias
+    }
+
+    fn supports_alter_column_type_using(&self) -> bool {
+        true
+    }
+
+    fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
+        match parser.peek_token_ref().token {
+            Token::Arrow
+            | Token::LongArrow
+            | Token::HashArrow
+            | Token::HashLongArrow
+            | Token::AtArrow
+            | Token::ArrowAt
+            | Token::Question
+            | Token::QuestionAnd
+            | Token::QuestionPipe => Some(Ok(OTHER_OPERATORS)),
+            _ => None,
+        }
+    }
+
+    fn parse_infix(&self, parser: &mut Parser, expr: &Expr, _: u8) -> Option<Result<Expr, ParserError>> {
+        use Keyword as K;
+        // sqlparser takes everything behind FROM for the right side, OR included.
+        let negated = if parser.parse_keywords(&[K::IS, K::DISTINCT, K::FROM]) {
+            false
+        } else if parser.parse_keywords(&[K::IS, K::NOT, K::DISTINCT, K::FROM]) {
+            true
+        } else {
+            return None;
+        };
+        let (left, right) = (Box::new(expr.clone()), parser.parse_subexpr(self.prec_value(Precedence::Eq)));
+        Some(right.map(|right| match negated {
+            true => Expr::IsNotDistinctFrom(left, Box::new(right)),
+            false => Expr::IsDistinctFrom(left, Box::new(right)),
+        }))
+    }
+
+    // `d#>'{a}'` and `d@>'{}'` need no spaces.
+    fn is_identifier_part(&self, ch: char) -> bool {
+        GenericDialect {}.is_identifier_part(ch) && !matches!(ch, '#' | '@')
+    }
+
+    as_generic! { char is_delimited_identifier_start is_identifier_start }
+
+    as_generic! {
+        supports_unicode_string_literal
+        supports_partition_by_after_order_by
+        supports_array_join_syntax
+        supports_group_by_expr
+        supports_group_by_with_modifier
+        supports_left_associative_joins_without_parens
+        supports_connect_by
+        supports_match_recognize
+        supports_pipe_operator
+        supports_start_transaction_modifier
+        supports_window_function_null_treatment_arg
+        supports_dictionary_syntax
+        supports_window_clause_named_window_reference
+        supports_parenthesized_set_variables
+        supports_select_wildcard_except
+        support_map_literal_syntax
+        allow_extract_custom
+        allow_extract_single_quotes
+        supports_extract_comma_syntax
+        supports_create_view_comment_syntax
+        supports_parens_around_table_factor
+        supports_values_as_table_factor
+        supports_create_index_with_clause
+        supports_explain_with_utility_options
+        supports_limit_comma
+        supports_update_order_by
+        supports_from_first_select
+        supports_projection_trailing_commas
+        supports_asc_desc_in_column_definition
+        supports_try_convert
+        supports_bitwise_shift_operators
+        supports_comment_on
+        supports_load_extension
+        supports_named_fn_args_with_assignment_operator
+        supports_struct_literal
+        supports_empty_projections
+        supports_nested_comments
+        supports_multiline_comment_hints
+        supports_user_host_grantee
+        supports_string_escape_constant
+        supports_array_typedef_with_brackets
+        supports_match_against
+        supports_set_names
+        supports_comma_separated_set_assignments
+        supports_filter_during_aggregation
+        supports_select_wildcard_exclude
+        supports_data_type_signed_suffix
+        supports_interval_options
+        supports_quote_delimited_string
+        supports_select_wildcard_replace
+        supports_select_wildcard_ilike
+        supports_select_wildcard_rename
+        supports_optimize_table
+        supports_install
+        supports_detach
+        supports_prewhere
+        supports_with_fill
+        supports_limit_by
+        supports_interpolate
+        supports_settings
+        supports_select_format
+        supports_comment_optimizer_hint
+        supports_constraint_keyword_without_name
+        supports_key_column_option
+        supports_comma_separated_trim
+        supports_cte_without_as
+        supports_select_item_multi_column_alias
+        supports_xml_expressions
+    }
+}

@@ -1,0 +1,148 @@
+//! The column of `RIGHT JOIN … USING` and `FULL JOIN … USING`.
+//!
+//! A bare name of such a column means the left table's value or, where there is none, the right one's; DataFusion reads
+//! the left table's. Invariant: bare names, and what `*` means, are written out as that before a statement is
+//! planned; names with a table before them keep their meaning.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    Expr, Ident, JoinConstraint, JoinOperator, Query, Select, SelectItem, SetExpr, Statement, TableFactor,
+    TableWithJoins, Visit, VisitMut, Visitor, VisitorMut,
+};
+
+use super::catalog::fold;
+use super::rewrite::call;
+
+/// What a name of a USING column stands for.
+pub struct Merged {
+    /// The name.
+    pub name: String,
+    /// The expression of both tables' columns.
+    pub expr: Expr,
+}
+
+/// The USING columns that are not just the left table's.
+pub fn merged(from: &[TableWithJoins]) -> Vec<Merged> {
+    from.iter().flat_map(of_joins).collect()
+}
+
+fn of_joins(from: &TableWithJoins) -> Vec<Merged> {
+    let mut columns: Vec<(Merged, bool)> = Vec::new();
+    let mut left = alias(&from.relation);
+    for join in &from.joins {
+        use JoinOperator as J;
+        let (constraint, right, full) = match &join.join_operator {
+            J::Join(c) | J::Inner(c) | J::Left(c) | J::LeftOuter(c) => (Some(c), false, false),
+            J::Right(c) | J::RightOuter(c) => (Some(c), true, false),
+            J::FullOuter(c) => (Some(c), true, true),
+            _ => (None, false, false),
+        };
+        let other = alias(&join.relation);
+        if let (Some(JoinConstraint::Using(names)), Some(other)) = (constraint, &other) {
+            for name in names.iter().filter_map(|n| n.0.last()?.as_ident()) {
+                let column = |table: &Ident| Expr::CompoundIdentifier(vec![table.clone(), name.clone()]);
+                let known = columns.iter().position(|(c, _)| c.name == fold(name));
+                let first = match (known, &left) {
+                    (Some(at), _) => columns.remove(at),
+                    (None, Some(left)) => (Merged { name: fold(name), expr: column(left) }, false),
+                    // Which of several tables has it, only the planner knows.
+                    (None, None) => continue,
+                };
+                let expr = match (right, full) {
+                    (true, true) => call("coalesce", vec![first.0.expr, column(other)]),
+                    (true, false) => column(other),
+                    _ => first.0.expr,
+                };
+                columns.push((Merged { name: fold(name), expr }, first.1 || right));
+            }
+        }
+        left = None;
+    }
+    columns.into_iter().filter(|(_, differs)| *differs).map(|(column, _)| column).collect()
+}
+
+fn alias(factor: &TableFactor) -> Option<Ident> {
+    match factor {
+        TableFactor::Table { alias: Some(alias), .. } | TableFactor::Derived { alias: Some(alias), .. } => {
+            Some(alias.name.clone())
+        }
+        TableFactor::Table { name, .. } => name.0.last()?.as_ident().cloned(),
+        _ => None,
+    }
+}
+
+/// Whether a statement has a `*` over such a column.
+pub fn has_wildcard(statement: &Statement) -> bool {
+    struct Finder;
+    impl Visitor for Finder {
+        type Break = ();
+
+        fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+            let wildcard = select.projection.iter().any(|item| matches!(item, SelectItem::Wildcard(_)));
+            if wildcard && !merged(&select.from).is_empty() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        }
+    }
+    statement.visit(&mut Finder).is_break()
+}
+
+/// Writes the bare names of a query's block out.
+pub fn write_out(query: &mut Query) {
+    let SetExpr::Select(select) = query.body.as_mut() else { return };
+    let columns = merged(&select.from);
+    if columns.is_empty() {
+        return;
+    }
+    for item in &mut select.projection {
+        if let SelectItem::UnnamedExpr(expr @ Expr::Identifier(_)) = item
+            && let Expr::Identifier(name) = expr.clone()
+        {
+            *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: name };
+        }
+    }
+    let named: Vec<String> = select
+        .projection
+        .iter()
+        .filter_map(|item| if let SelectItem::ExprWithAlias { alias, .. } = item { Some(fold(alias)) } else { None })
+        .collect();
+    let mut visitor = WriteOut { columns: &columns, depth: 0 };
+    let _ = VisitMut::visit(select.as_mut(), &mut visitor);
+    if let Some(order) = &mut query.order_by {
+        // ORDER BY means a column of the result first.
+        let columns: Vec<Merged> = columns.into_iter().filter(|c| !named.contains(&c.name)).collect();
+        let _ = VisitMut::visit(order, &mut WriteOut { columns: &columns, depth: 0 });
+    }
+}
+
+struct WriteOut<'a> {
+    columns: &'a [Merged],
+    depth: usize,
+}
+
+impl VisitorMut for WriteOut<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if self.depth == 0
+            && let Expr::Identifier(name) = expr
+            && let Some(column) = self.columns.iter().find(|c| c.name == fold(name))
+        {
+            *expr = column.expr.clone();
+        }
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,183 @@
+//! Changes of whole scopes: TRUNCATE, and an ALTER that writes every row anew.
+//!
+//! Invariant: both join the commit groups like any other commit, so they come after every commit before them, fail
+//! with what they were built on, and become visible when they are durable. In storage a scope's rows go by removing
+//! its range of the log, in the same transaction as what takes their place; in memory each row is marked as superseded
+//! by the change, so that a snapshot taken before still shows them. A transaction that fails leaves both as they were:
+//! storage is atomic, and memory is read again ([`super::TableStore::fail`]).
+
+use std::sync::Arc;
+
+use super::{Freeze, HotTable, LogRecord, Receipt, ScopeKey, TableStore};
+use crate::error::Result;
+use crate::storage::{Durability, Partition, WriteBatch};
+use crate::tables::chunk::LIVE;
+use crate::tables::hot::{Applied, OnLiveKey};
+use crate::tables::store::PreparedRows;
+
+/// The rows that a scope is to have, written under a schema version.
+#[derive(Debug)]
+pub struct NewScope {
+    /// The scope.
+    pub scope: ScopeKey,
+    /// The schema version of `rows`.
+    pub schema_version: u32,
+    /// The rows.
+    pub rows: Vec<PreparedRows>,
+}
+
+impl TableStore {
+    /// Removes every row of some scopes, all of them or none. Returns with the receipt how many rows there were.
+    pub fn truncate(
+        self: &Arc<Self>,
+        scopes: Vec<(ScopeKey, Arc<HotTable>)>,
+        durability: Durability,
+    ) -> Result<impl Future<Output = Result<(u64, Receipt)>> + Send + use<>> {
+        let mut commits = self.commits.lock();
+        for (scope, hot) in &scopes {
+            self.check_current(&commits, scope, hot)?;
+        }
+        let span = self.seqs.take(1);
+        let mut batch = WriteBatch::new();
+        let mut applied: Vec<(&Arc<HotTable>, Applied)> = Vec::with_capacity(scopes.len());
+        let mut rows = 0;
+        for (scope, hot) in &scopes {
+            let live = live_positions(hot);
+            match hot.apply(&[], &live, span.last(), OnLiveKey::Fail) {
+                Ok(done) => applied.push((hot, done)),
+                Err(error) => {
+                    for (hot, done) in applied.into_iter().rev() {
+                        hot.revert(done)?;
+                    }
+                    return Err(error);
+                }
+            }
+            rows += live.len() as u64;
+            batch.delete_range(Partition::Log, scope.range());
+        }
+        let future = self.join(&mut commits, batch, span.last(), durability, &[]);
+        if let Some(open) = &mut commits.open {
+            open.scopes.extend(scopes.into_iter().map(|(scope, _)| scope));
+        }
+        drop(commits);
+        let seq = span.last();
+        let store = Arc::clone(self);
+        Ok(async move {
+            let durability = future.await?;
+            store.commit_count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Ok((rows, Receipt { seq, durability }))
+        })
+    }
+
+    /// Gives a frozen table the rows of `scopes` in place of all that it has, together with the further changes of
+    /// `batch`. When this returns the table is no longer in memory: it is read as it is stored now.
+    pub async fn rewrite(
+        self: &Arc<Self>,
+        frozen: &Freeze,
+        scopes: Vec<NewScope>,
+        mut batch: WriteBatch,
+    ) -> Result<()> {
+        let future = {
+            let mut commits = self.commits.lock();
+            let total: u64 = scopes.iter().flat_map(|s| &s.rows).map(|r| r.len() as u64).sum();
+            let span = self.seqs.take(total.max(1));
+            self.drop_table_into(&mut batch, frozen.table_no);
+            let mut used = 0;
+            for NewScope { scope, schema_version, rows } in &scopes {
+                for part in rows {
+                    let seqs = span.slice(used, part.len() as u64);
+                    used += seqs.len();
+                    let record = LogRecord {
+                        seqs,
+                        commit: span.last(),
+                        request: None,
+                        schema_version: *schema_version,
+                        rows: Some(part.block.clone()),
+                        deletions: Vec::new(),
+                    };
+                    record.write(scope, &mut batch);
+                }
+            }
+            self.join(&mut commits, batch, span.last(), Durability::Strict, &[])
+        };
+        let outcome = future.await;
+        self.evict_table(frozen.table_no);
+        outcome.map(drop)
+    }
+}
+
+/// Positions of the rows that nothing has superseded.
+fn live_positions(hot: &HotTable) -> Vec<u64> {
+    let chunks = hot.chunks();
+    let live = chunks.iter().flat_map(|chunk| {
+        (0..chunk.len()).filter(|&row| chunk.superseded(row) == LIVE).map(|row| chunk.base + row as u64)
+    });
+    live.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::{NewColumn, TableDefinition, TableId, TableOptions, TableType};
+    use crate::storage::{MemoryBackend, ScanOptions, StorageBackend};
+    use crate::tables::store::{ScopeWrite, prepare_rows};
+    use crate::types::KalamDataType;
+    use arrow::array::Int64Array;
+    use arrow::record_batch::RecordBatch;
+    use futures::executor::block_on;
+
+    #[test]
+    fn a_snapshot_from_before_still_shows_what_was_truncated() -> Result<()> {
+        block_on(async {
+            let backend = Arc::new(MemoryBackend::new());
+            let store = TableStore::open(Arc::clone(&backend) as _, 0).await?;
+            let columns = vec![NewColumn::new("k", KalamDataType::BigInt)];
+            let options = TableOptions::default();
+            let id = TableId::new("default", "t");
+            let definition = TableDefinition::new(id, 7, TableType::Shared, columns, &["k".into()], options, 0, "me")?;
+            let scope = ScopeKey { table_no: 7, user: None };
+            let hot = store.hot(&scope, &definition).await?;
+            let insert = |keys: Vec<i64>| -> Result<_> {
+                let schema = Arc::new(definition.arrow_schema()?);
+                let batch = RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from(keys))]);
+                let rows = prepare_rows(&definition, &batch.map_err(crate::error::KalamError::internal)?, None)?;
+                let write = ScopeWrite {
+                    scope: scope.clone(),
+                    hot: Arc::clone(&hot),
+                    schema_version: 1,
+                    rows,
+                    replaced: Vec::new(),
+                    deleted: Vec::new(),
+                };
+                store.submit(vec![write], Durability::Relaxed, None)
+            };
+            insert(vec![1, 2, 3])?.await?;
+            let before = store.snapshot();
+            // One group: a commit, the truncation, and a commit under a key that it freed.
+            let (first, (rows, _), last) = futures::try_join!(
+                insert(vec![4])?,
+                store.truncate(vec![(scope.clone(), Arc::clone(&hot))], Durability::Relaxed)?,
+                insert(vec![1])?,
+            )?;
+            assert_eq!(rows, 4);
+            let visible = |snapshot| {
+                let chunks = hot.chunks();
+                let mut keys = Vec::new();
+                for chunk in chunks.iter() {
+                    let values = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(&chunk.columns[0]);
+                    keys.extend((0..chunk.len()).filter(|&r| chunk.visible(r, snapshot)).map(|r| values.value(r)));
+                }
+                keys
+            };
+            assert_eq!(visible(before), [1, 2, 3]);
+            assert_eq!(visible(first.seq), [1, 2, 3, 4]);
+            assert_eq!(visible(last.seq), [1]);
+            assert_eq!(visible(store.snapshot()), [1]);
+            assert_eq!(hot.statistics().live_rows, 1);
+            // Storage holds one record: that of the last commit.
+            let log = backend.scan(Partition::Log, &scope.range(), ScanOptions::default()).await?;
+            assert_eq!(log.len(), 1);
+            Ok(())
+        })
+    }
+}
