@@ -10,24 +10,30 @@ use std::sync::{Arc, Weak};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+use web_time::Duration;
 
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::jobs::{JobKind, JobManager, RetentionJob};
+use crate::jobs::{EvictJob, JobKind, JobManager, RetentionJob, RewriteJob};
 use crate::platform;
-use crate::schema::SchemaRegistry;
-use crate::sql::{Session, SqlExecutor};
+use crate::schema::{Role, SchemaRegistry, check_user_name};
+use crate::sql::{DEFAULT_TRANSACTION_TIMEOUT, Session, SqlExecutor};
 use crate::storage::backup::{DATABASE_KEY, check_restored};
 use crate::storage::record::{self, RecordKind};
 use crate::storage::{
     Backup, CountingBackend, Durability, GatedBackend, Partition, Restore, StorageBackend, WriteBatch,
 };
-use crate::tables::{SystemProviders, SystemTablesRegistry, TableProviders, TableStore};
+use crate::tables::{
+    DueWork, Finding, Salvage, Scrub, SystemProviders, SystemTablesRegistry, TableProviders, TableStore,
+};
 
 /// The version of this engine.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The on-disk format that this engine writes, and the greatest that it opens; see ARCHITECTURE.md.
-pub const FORMAT: u32 = 1;
+///
+/// 1: rows in the log only. 2: segments; an engine that knows only the log would not see their rows, so opening a
+/// database of format 1 makes it one of format 2.
+pub const FORMAT: u32 = 2;
 
 /// The user of a session that names none.
 pub const DEFAULT_USER: &str = "default";
@@ -79,13 +85,30 @@ pub struct Config {
     pub node_id: Option<String>,
     /// The user of USER tables.
     pub user: String,
+    /// What whoever opens the database may do: everything, unless the application says otherwise. A guard rail, not a
+    /// security boundary.
+    pub role: Role,
     /// Bytes that running queries may use together.
     pub memory_limit: usize,
+    /// Bytes that rows may take in memory before they are written to segments.
+    pub hot_limit: usize,
+    /// Bytes that what is read of segments may take in memory.
+    pub segment_cache: usize,
+    /// A transaction that runs no statement for so long is rolled back.
+    pub transaction_timeout: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { node_id: None, user: DEFAULT_USER.to_owned(), memory_limit: 512 << 20 }
+        Self {
+            node_id: None,
+            user: DEFAULT_USER.to_owned(),
+            role: Role::System,
+            memory_limit: 512 << 20,
+            hot_limit: if platform::SMALL_MEMORY { 64 << 20 } else { 128 << 20 },
+            segment_cache: 64 << 20,
+            transaction_timeout: DEFAULT_TRANSACTION_TIMEOUT,
+        }
     }
 }
 
@@ -122,24 +145,32 @@ impl AppContext {
         let gated = Arc::new(GatedBackend::new(backend));
         let counting = Arc::new(CountingBackend::new(Arc::clone(&gated) as _));
         let backend: Arc<dyn StorageBackend> = Arc::clone(&counting) as _;
+        check_user_name(&config.user)?;
         let given = config.node_id.as_deref().map(NodeId::new).transpose()?;
         let stored = read_database(backend.as_ref()).await?;
         let kept = stored.as_ref().map(|record| NodeId::new(&record.node_id)).transpose()?;
         let node_id = given.or(kept).unwrap_or_else(NodeId::generate);
-        if stored.as_ref().is_none_or(|record| record.node_id != node_id.as_str()) {
+        if stored.as_ref().is_none_or(|record| record.node_id != node_id.as_str() || record.format != FORMAT) {
             write_database(backend.as_ref(), stored, &node_id).await?;
         }
         let store = TableStore::open(Arc::clone(&backend), node_id.worker()).await?;
+        store.set_memory(config.hot_limit, config.segment_cache);
         let registry = Arc::new(SchemaRegistry::new(Arc::clone(&backend)));
         registry.ensure_defaults().await?;
         let system =
             SystemTablesRegistry::open(Arc::clone(&node_id.0), counting, &registry, Arc::clone(&store)).await?;
         let providers = Arc::new(TableProviders::new(Arc::clone(&store)));
         registry.set_provider_factory(Arc::new(SystemProviders::new(Arc::clone(&system), providers)));
-        let executor = SqlExecutor::new(Arc::clone(&registry), Arc::clone(&store), system, config.memory_limit)?;
+        let executor = SqlExecutor::new(
+            Arc::clone(&registry),
+            Arc::clone(&store),
+            system,
+            config.memory_limit,
+            config.transaction_timeout,
+        )?;
         let executor = Arc::new(executor);
         let jobs = open_jobs(&backend, &executor).await?;
-        let session = Arc::new(Session::new(config.user));
+        let session = Arc::new(Session::with_role(config.user, config.role));
         Ok(Arc::new(Self { node_id, backend, gated, jobs, registry, store, executor, session }))
     }
 
@@ -161,6 +192,29 @@ impl AppContext {
             "createdAtMs": platform::now_ms(),
         });
         Backup::new(self.gated.close_gate().await, &about)
+    }
+
+    /// What can be read of a damaged database, which need not open: as a backup that restores to one that does, and the
+    /// report of what is missing in it. Nobody may write to the backend meanwhile.
+    pub async fn rescue(backend: Arc<dyn StorageBackend>) -> Result<(Backup, Vec<Finding>)> {
+        let scrub = Scrub::run(&backend, None, || Ok(())).await?;
+        let findings = scrub.findings.clone();
+        let about = serde_json::json!({
+            "format": FORMAT,
+            "engine": VERSION,
+            "rescued": true,
+            "storage": backend.kind(),
+            "createdAtMs": platform::now_ms(),
+        });
+        let database = DatabaseRecord {
+            format: FORMAT,
+            node_id: NodeId::generate().as_str().to_owned(),
+            created_at_ms: platform::now_ms(),
+            created_by: VERSION.to_owned(),
+        };
+        let database = serde_json::to_vec(&database).map_err(KalamError::internal)?;
+        let salvage = Salvage::new(backend, scrub, &database).await?;
+        Ok((Backup::of_unchanged(Arc::new(salvage), &about), findings))
     }
 
     /// The node's id.
@@ -203,8 +257,16 @@ impl AppContext {
         &self.session
     }
 
+    /// A session of another user, with the role that the user has. Fails unless the session of whoever opened the
+    /// database may act as that user.
+    pub async fn session_as(&self, user: &str) -> Result<Session> {
+        self.executor.session_as(&self.session, user).await
+    }
+
     /// Waits for what is under way and closes the backend.
     pub async fn close(&self) -> Result<()> {
+        // A job that cannot be written down is found running, and run again.
+        let _ = self.jobs.close().await;
         let finished = self.store.close().await;
         // Whatever the store's last words met, the backend is not held any longer.
         self.backend.close().await.and(finished)
@@ -214,7 +276,13 @@ impl AppContext {
 async fn open_jobs(backend: &Arc<dyn StorageBackend>, executor: &SqlExecutor) -> Result<Arc<JobManager>> {
     let system = executor.system();
     let retention = RetentionJob::new(Arc::clone(backend), system.jobs().clone());
-    let kinds: Vec<Arc<dyn JobKind>> = vec![Arc::new(retention)];
+    let rewrite = |work| RewriteJob::new(work, Arc::clone(executor.registry()), Arc::clone(executor.store()));
+    let kinds: Vec<Arc<dyn JobKind>> = vec![
+        Arc::new(EvictJob::new(Arc::clone(executor.store()))),
+        Arc::new(rewrite(DueWork::Flush)),
+        Arc::new(rewrite(DueWork::Compact)),
+        Arc::new(retention),
+    ];
     let jobs = JobManager::open(system, Arc::clone(backend), Arc::clone(executor.store()), kinds).await?;
     let manager: Weak<JobManager> = Arc::downgrade(&jobs);
     system.set_job_manager(manager);

@@ -64,6 +64,8 @@ error_codes! {
     ViewDependencyMissing = "VIEW_DEPENDENCY_MISSING", "42P01";
     /// A view that would refer to itself.
     CyclicView = "CYCLIC_VIEW", "42P17";
+    /// An index, constraint or table of that name exists already.
+    IndexExists = "INDEX_EXISTS", "42P07";
     /// No index of that name.
     IndexNotFound = "INDEX_NOT_FOUND", "42704";
     /// No constraint of that name.
@@ -116,12 +118,28 @@ error_codes! {
     PreparedNotFound = "PREPARED_STATEMENT_NOT_FOUND", "26000";
     /// A prepared statement of that name exists already.
     PreparedExists = "PREPARED_STATEMENT_EXISTS", "42P05";
-    /// The session may not do this.
-    PermissionDenied = "PERMISSION_DENIED", "42501";
+    /// The role may not do this, or nobody may.
+    PermissionDenied = "INSUFFICIENT_PRIVILEGE", "42501";
+    /// No user of that name.
+    UserNotFound = "USER_NOT_FOUND", "42704";
+    /// A user of that name exists already.
+    UserExists = "USER_EXISTS", "42710";
+    /// The user still has rows.
+    UserNotEmpty = "USER_NOT_EMPTY", "2BP01";
     /// Another writer changed the same row first.
     Conflict = "SERIALIZATION_FAILURE", "40001", retryable;
-    /// A statement that is not allowed in the current transaction state.
-    InvalidTransactionState = "INVALID_TRANSACTION_STATE", "25000";
+    /// BEGIN within a transaction.
+    ActiveTransaction = "ACTIVE_TRANSACTION", "25001";
+    /// A change within a READ ONLY transaction.
+    ReadOnlyTransaction = "READ_ONLY_TRANSACTION", "25006";
+    /// COMMIT, ROLLBACK or SAVEPOINT without a transaction.
+    NoActiveTransaction = "NO_ACTIVE_TRANSACTION", "25P01";
+    /// A statement after another one of its transaction failed.
+    FailedTransaction = "IN_FAILED_TRANSACTION", "25P02";
+    /// The transaction was left open for too long and was rolled back.
+    TransactionTimeout = "TRANSACTION_TIMEOUT", "25P03";
+    /// No savepoint of that name.
+    SavepointNotFound = "SAVEPOINT_NOT_FOUND", "3B001";
     /// Input data (CSV, Parquet, JSON, Arrow) that cannot be read.
     InvalidData = "INVALID_DATA", "22000";
     /// The query needs more memory than its limit.

@@ -7,6 +7,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+/// Whether memory is what a page may have rather than what a machine has.
+pub const SMALL_MEMORY: bool = cfg!(target_arch = "wasm32");
+
 /// Milliseconds since the Unix epoch, by the wall clock. It can run backwards.
 pub fn now_ms() -> u64 {
     web_time::SystemTime::now()
@@ -82,6 +85,26 @@ pub async fn yield_to_host() {
             None => {
                 let _ = resolve.call0(&wasm_bindgen::JsValue::UNDEFINED);
             }
+        }
+    });
+    let _ = SendFuture::new(wasm_bindgen_futures::JsFuture::from(promise)).await;
+}
+
+/// Waits for so many milliseconds, without keeping a process alive that has nothing else to do.
+#[cfg(target_arch = "wasm32")]
+pub async fn idle_for(ms: u64) {
+    use wasm_bindgen::JsCast;
+    let promise = js_sys::Promise::new(&mut |resolve, _| {
+        let function = |object: &wasm_bindgen::JsValue, name: &str| {
+            js_sys::Reflect::get(object, &name.into()).ok().and_then(|f| f.dyn_into::<js_sys::Function>().ok())
+        };
+        // Without a timer it never ends.
+        let Some(set_timeout) = function(&js_sys::global(), "setTimeout") else { return };
+        if let Ok(timer) = set_timeout.call2(&js_sys::global(), &resolve, &wasm_bindgen::JsValue::from_f64(ms as f64))
+            && timer.is_object()
+            && let Some(unref) = function(&timer, "unref")
+        {
+            let _ = unref.call0(&timer);
         }
     });
     let _ = SendFuture::new(wasm_bindgen_futures::JsFuture::from(promise)).await;

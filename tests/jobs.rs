@@ -230,6 +230,52 @@ fn a_job_whose_process_died_failed_and_is_run_again() -> Result<()> {
 }
 
 #[test]
+fn a_job_that_a_close_interrupts_goes_on_after_the_next_opening() -> Result<()> {
+    block_on(async {
+        let world = World::new().await?;
+        world.manager.enqueue("scripted", spec("a"));
+        world.script.will([Ok(Piece::More), Ok(Piece::More)]);
+        world.manager.step().await;
+        world.manager.close().await?;
+        assert_eq!(world.manager.step().await, Step::Idle(None));
+        let world = world.crash().await?;
+        assert_eq!(world.statuses().await?, ["queued 0"]);
+        world.manager.run_due().await;
+        assert_eq!(world.statuses().await?, ["completed 1"]);
+        Ok(())
+    })
+}
+
+/// What a table's policy asks for is done when there is time, by jobs that say what they did.
+#[test]
+fn policies_become_jobs() -> Result<()> {
+    block_on(async {
+        let context = AppContext::open(Arc::new(MemoryBackend::new()), Config::default()).await?;
+        let run = async |sql: &str| {
+            let (session, options) = (context.session(), ExecuteOptions::default());
+            context.executor().execute(session, sql, &Params::default(), &options).await
+        };
+        assert_eq!(context.jobs().run_due().await, 0);
+        run("CREATE TABLE t (k INT PRIMARY KEY) WITH (FLUSH_POLICY = 'rows:10')").await?;
+        run("INSERT INTO t VALUES (1), (2)").await?;
+        assert_eq!(context.jobs().run_due().await, 0);
+        let values: Vec<String> = (10..40).map(|k| format!("({k})")).collect();
+        run(&format!("INSERT INTO t VALUES {}", values.join(","))).await?;
+        assert!(context.jobs().run_due().await >= 1);
+        let jobs = context.system().jobs().list().await?;
+        let flush = jobs.iter().find(|j| j.job_type == "flush").expect("a flush");
+        assert_eq!((flush.status.as_str(), flush.target.as_deref()), ("completed", Some("default.t")));
+        assert_eq!(flush.message.as_deref(), Some("32 rows to 1 segments"));
+        let manifest = run("SHOW MANIFEST t").await?.pop().and_then(|r| r.rows).expect("rows");
+        assert_eq!(manifest.len(), 1);
+        let found = run("SELECT k FROM t").await?.pop().and_then(|r| r.rows).expect("rows");
+        assert_eq!(found.len(), 32);
+        assert_eq!(context.jobs().run_due().await, 0);
+        Ok(())
+    })
+}
+
+#[test]
 fn kill_job_ends_jobs() -> Result<()> {
     block_on(async {
         let world = World::new().await?;

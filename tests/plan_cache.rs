@@ -1,15 +1,17 @@
 //! Kept statements and plans give what parsing and planning anew gives.
 //!
 //! A random script runs on two databases, one with the caches and one without: queries and changes with parameters of
-//! changing types, in two sessions and two namespaces, between definitions that come, change and go. Every outcome is
-//! compared: rows, column names and types, affected rows, or the error with its position.
+//! changing types, in two sessions of different users and two namespaces, in and outside of transactions, between
+//! definitions, indexes and roles that come, change and go, and rows that move to segments. Every outcome is compared:
+//! rows, column names and types, affected rows, or the error with its position.
 #![cfg(not(target_arch = "wasm32"))]
 
 use std::sync::Arc;
 
 use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
-use kalamdb::error::Result;
+use kalamdb::error::{ErrorCode, Result};
+use kalamdb::schema::Role;
 use kalamdb::sql::{ExecuteOptions, Params, Session};
 use kalamdb::storage::MemoryBackend;
 use kalamdb::types::{KalamDataType, Value};
@@ -35,12 +37,20 @@ const SETUP: &str = "CREATE TABLE t (id INT PRIMARY KEY, n BIGINT, s SMALLINT, n
     INSERT INTO small SELECT value, 's' FROM generate_series(0, 4) AS g(value);
     INSERT INTO bag SELECT value % 3, 'w' || value FROM generate_series(0, 11) AS g(value);
     INSERT INTO other.t VALUES (1, 'one', 1), (2, 'two', 2);
-    INSERT INTO other.u VALUES ('o', 1, 'v')";
+    INSERT INTO other.u VALUES ('o', 1, 'v');
+    CREATE INDEX t_n ON t (n, id);
+    CREATE USER TABLE mine (id INT PRIMARY KEY, n BIGINT);
+    CREATE VIEW whose AS SELECT current_user AS who, id FROM mine;
+    INSERT INTO mine SELECT value, value % 3 FROM generate_series(0, 9) AS g(value);
+    CREATE USER ben;
+    EXECUTE AS USER 'ben' (INSERT INTO mine VALUES (2, 1), (30, 2));
+    CREATE TABLE secret (id INT PRIMARY KEY, n BIGINT) WITH (ACCESS_LEVEL = 'restricted');
+    INSERT INTO secret VALUES (1, 1), (2, 5)";
 
 impl Database {
     async fn open(caches: bool) -> Result<Self> {
         let context = AppContext::open(Arc::new(MemoryBackend::new()), Config::default()).await?;
-        let sessions = vec![Session::new("ann"), Session::new("ben")];
+        let sessions = vec![Session::new("ann"), Session::of_user("ben", Role::System)];
         let database = Self { context, sessions, caches };
         database.execute(0, SETUP, &Params::default(), true).await?;
         Ok(database)
@@ -167,6 +177,20 @@ const QUERIES: &[&str] = &[
     "SELECT string_agg(name, $1) FROM (SELECT name FROM t WHERE id < 3 ORDER BY id)",
     "SELECT id, lag(id, $1) OVER (ORDER BY id) FROM t ORDER BY id",
     "SELECT table_name FROM information_schema.tables WHERE table_name = $1",
+    "SELECT id, name FROM t WHERE n = $1",
+    "SELECT id FROM t WHERE n = $1 AND id > $2 ORDER BY id",
+    "SELECT id FROM t WHERE n = $1 ORDER BY id DESC LIMIT 2",
+    "SELECT id FROM t WHERE n IN ($1, $2) ORDER BY id LIMIT 3",
+    "SELECT n, id FROM t WHERE n >= $1 AND n < $2 ORDER BY n, id LIMIT 3",
+    "SELECT id, n FROM t ORDER BY n, id LIMIT $1",
+    "SELECT * FROM mine WHERE id = $1",
+    "SELECT * FROM mine WHERE n >= $1 ORDER BY id",
+    "SELECT current_user, session_user, id FROM mine WHERE id <> $1 ORDER BY id",
+    "SELECT who, id FROM whose WHERE id < $1 ORDER BY id",
+    "EXECUTE AS USER 'ben' (SELECT id, current_user, session_user FROM mine WHERE n < $1 ORDER BY id)",
+    "EXECUTE AS USER 'ben' (SELECT n FROM mine WHERE id = $1)",
+    "SELECT n FROM secret WHERE id = $1",
+    "SELECT count(*) FROM secret WHERE n > $1",
 ];
 
 const CHANGES: &[&str] = &[
@@ -188,6 +212,22 @@ const CHANGES: &[&str] = &[
     "EXECUTE p ($1)",
     "EXECUTE p (1 + 1)",
     "DEALLOCATE p",
+    "INSERT INTO mine VALUES ($1, $2)",
+    "UPDATE mine SET n = n + $1 WHERE n = $2",
+    "EXECUTE AS USER 'ben' (DELETE FROM mine WHERE id = $1)",
+    "STORAGE FLUSH ALL",
+    "STORAGE FLUSH TABLE default.t",
+    "STORAGE COMPACT TABLE default.t",
+];
+
+const TRANSACTIONS: &[&str] = &[
+    "BEGIN",
+    "BEGIN READ ONLY",
+    "SAVEPOINT a",
+    "ROLLBACK TO a",
+    "COMMIT",
+    "COMMIT",
+    "ROLLBACK",
 ];
 
 const DEFINITIONS: &[&str] = &[
@@ -206,6 +246,12 @@ const DEFINITIONS: &[&str] = &[
     "CREATE OR REPLACE VIEW default.v AS SELECT id, name, n * 3 AS m FROM default.t",
     "CREATE OR REPLACE VIEW default.v AS SELECT id, n AS m FROM default.t WHERE id < 5",
     "DROP VIEW v",
+    "CREATE INDEX t_n ON default.t (n, id)",
+    "DROP INDEX t_n",
+    "CREATE INDEX t_name ON default.t (name DESC)",
+    "DROP INDEX t_name",
+    "ALTER USER ben SET ROLE service",
+    "ALTER USER ben SET ROLE user",
 ];
 
 fn value() -> impl Strategy<Value = Value> {
@@ -231,6 +277,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => prop::sample::select(QUERIES).prop_map(str::to_owned),
         5 => prop::sample::select(CHANGES).prop_map(str::to_owned),
         2 => prop::sample::select(DEFINITIONS).prop_map(str::to_owned),
+        3 => prop::sample::select(TRANSACTIONS).prop_map(str::to_owned),
         1 => (prop::sample::select(QUERIES), prop::sample::select(CHANGES)).prop_map(|(a, b)| format!("{b}; {a}")),
     ];
     (prop_oneof![4 => Just(0usize), 1 => Just(1)], sql, [value(), value(), value()], prop::bool::weighted(0.7))
@@ -295,7 +342,8 @@ fn every_query_with_every_type() -> Result<()> {
     })
 }
 
-/// A plan is used again after writes, and not after a change of definitions, for another type, user or namespace.
+/// A plan is used again after writes, and by another user, and not after a change of definitions, for another type or
+/// namespace.
 #[test]
 fn plans_are_used_again_while_they_are_right() -> Result<()> {
     let database = block_on(Database::open(true))?;
@@ -317,7 +365,7 @@ fn plans_are_used_again_while_they_are_right() -> Result<()> {
     assert_eq!(run(0, Value::BigInt(5)), (Value::BigInt(4), true), "after a write");
     assert_eq!(run(0, Value::Double(5.0)), (Value::BigInt(4), false), "another type");
     assert_eq!(run(0, Value::Null), (Value::BigInt(0), false), "NULL");
-    assert_eq!(run(1, Value::BigInt(5)), (Value::BigInt(4), false), "another user");
+    assert_eq!(run(1, Value::BigInt(5)), (Value::BigInt(4), true), "another user");
     exec("USE other");
     assert_eq!(run(0, Value::BigInt(1)), (Value::BigInt(1), false), "another namespace");
     exec("USE default");
@@ -326,6 +374,59 @@ fn plans_are_used_again_while_they_are_right() -> Result<()> {
     database.gauge("plan_cache_hits");
     assert_eq!(run(0, Value::BigInt(6)), (Value::BigInt(3), false), "after a change of the catalog");
     assert_eq!(run(0, Value::BigInt(6)), (Value::BigInt(3), true));
+    Ok(())
+}
+
+/// A kept plan reads what its run sees: segments, the open transaction, the rows and the rights of its user.
+#[test]
+fn a_kept_plan_runs_as_whoever_runs_it() -> Result<()> {
+    let database = block_on(Database::open(true))?;
+    let run = |session: usize, sql: &str, value: i64| {
+        let before = database.gauge("plan_cache_hits");
+        let params = Params::Positional(vec![Value::BigInt(value)]);
+        let results = block_on(database.execute(session, sql, &params, true))?;
+        let rows = results[0].rows.clone().expect("rows");
+        let first = Value::from_array(rows.batches[0].column(0), 0, &KalamDataType::BigInt).expect("a number");
+        Ok((first, database.gauge("plan_cache_hits") - before > 1))
+    };
+    let kept = |n| Ok::<_, kalamdb::error::KalamError>((Value::BigInt(n), true));
+    let exec = |session: usize, sql: &str| {
+        block_on(database.execute(session, sql, &Params::default(), true)).expect("it runs");
+        // A change of the catalog forgets the gauge's own plan.
+        database.gauge("plan_cache_hits");
+    };
+    let (count, mine, secret) = (
+        "SELECT count(*) FROM t WHERE n = $1 AND id >= 0",
+        "SELECT count(*) FROM mine WHERE n >= $1",
+        "SELECT count(*) FROM secret WHERE n >= $1",
+    );
+    exec(0, "SELECT 1");
+    for sql in [count, mine, secret] {
+        run(0, sql, 0)?;
+    }
+    assert_eq!(run(0, count, 1), kept(3));
+    exec(0, "STORAGE FLUSH ALL");
+    assert_eq!(run(0, count, 1), kept(3), "from segments");
+    exec(0, "UPDATE t SET n = 1 WHERE id = 3");
+    assert_eq!((run(0, count, 1), run(0, count, 3)), (kept(4), kept(1)), "from segments and memory");
+    exec(1, "BEGIN; UPDATE t SET n = 1 WHERE id = 7");
+    assert_eq!((run(1, count, 1), run(0, count, 1)), (kept(5), kept(4)), "in a transaction and outside");
+    exec(1, "ROLLBACK");
+    assert_eq!((run(1, count, 1), run(0, count, 1)), (kept(4), kept(4)), "after it");
+    exec(0, "DROP INDEX t_n");
+    assert!(matches!(run(0, count, 1), Ok((Value::BigInt(4), false))), "without the index");
+    assert_eq!(run(0, count, 1), kept(4));
+    for sql in [mine, secret] {
+        run(0, sql, 0)?;
+    }
+    assert_eq!((run(0, mine, 1), run(1, mine, 1)), (kept(6), kept(2)), "each user's rows");
+    let refused = |outcome: Result<(Value, bool)>| outcome.map_err(|e| e.code());
+    assert_eq!(refused(run(1, secret, 0)), Err(ErrorCode::PermissionDenied));
+    exec(0, "ALTER USER ben SET ROLE service");
+    assert_eq!(run(1, secret, 0), kept(2));
+    exec(0, "ALTER USER ben SET ROLE user");
+    assert_eq!(refused(run(1, secret, 0)), Err(ErrorCode::PermissionDenied));
+    assert_eq!(run(0, secret, 5), kept(1));
     Ok(())
 }
 

@@ -28,7 +28,8 @@ impl Database {
              CREATE TABLE none (id INT, v TEXT);
              INSERT INTO one SELECT value, 'n' || value, value / 2.0 FROM generate_series(0, 9) AS g(value);
              INSERT INTO two SELECT 'k' || (value % 3), value, 'v' FROM generate_series(0, 9) AS g(value);
-             INSERT INTO none VALUES (1, 'x'), (1, 'y')";
+             INSERT INTO none VALUES (1, 'x'), (1, 'y'), (2, 'x'), (NULL, 'x');
+             CREATE INDEX none_id ON none (id, v); CREATE INDEX two_v ON two (v); CREATE UNIQUE INDEX one_name ON one (name)";
         database
             .context
             .executor()
@@ -107,6 +108,12 @@ fn statement() -> impl Strategy<Value = String> {
         2 => (constant(), constant()).prop_map(|(a, b)| format!("SELECT v, a FROM two WHERE a = 'k{}' AND b = {b}", a.trim_matches('\''))),
         1 => constant().prop_map(|c| format!("SELECT * FROM two WHERE b = {c}")),
         1 => constant().prop_map(|c| format!("SELECT * FROM none WHERE id = {c}")),
+        1 => constant().prop_map(|c| format!("SELECT * FROM none WHERE v = 'x' AND id IN ({c}, 2)")),
+        1 => constant().prop_map(|c| format!("SELECT v, id FROM none WHERE v = {c}")),
+        1 => constant().prop_map(|c| format!("SELECT id FROM one WHERE name IN ('n{}', 'n2', 'z')", c.trim_matches('\''))),
+        1 => constant().prop_map(|c| format!("SELECT a, b FROM two WHERE v IN ({c}, 'v')")),
+        1 => constant().prop_map(|c| format!("UPDATE none SET v = 'w' WHERE id = {c} RETURNING *")),
+        1 => constant().prop_map(|c| format!("DELETE FROM none WHERE v = 'w' AND id = {c}")),
         2 => (constant(), selection()).prop_map(|(c, s)| format!("UPDATE one AS o SET n = {c} WHERE {s}")),
         1 => (constant(), selection()).prop_map(|(c, s)| format!("UPDATE one AS o SET id = {c}, n = n + 1 WHERE {s}")),
         1 => (constant(), selection()).prop_map(|(c, s)| format!("UPDATE one AS o SET id = {c} WHERE {s}")),

@@ -2,84 +2,30 @@
 //!
 //! Each case runs a script of statements on two tables (one with a key, one without) and, beside it, on maps. Storage
 //! fails at random commits: then the statement must fail with a typed error, the oracle stays as it was, and the
-//! engine must go on. After every reopening, and at the end, both must agree row for row.
+//! engine must go on. Rows are flushed, compacted and read by snapshots that were taken long before; columns come, go
+//! and change their types. After every reopening, and at the end, both must agree row for row.
 #![cfg(not(target_arch = "wasm32"))]
+
+#[path = "support/failing.rs"]
+mod failing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use async_trait::async_trait;
-use bytes::Bytes;
+use datafusion::execution::TaskContext;
+use datafusion::prelude::SessionContext;
+use failing::Failing;
 use futures::executor::block_on;
 use futures::future::join_all;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
+use kalamdb::schema::{Role, TableId};
 use kalamdb::sql::{ExecuteOptions, Params, StatementResult};
-use kalamdb::storage::{
-    Durability, KeyRange, KeyValue, MemoryBackend, Partition, ScanOptions, StorageBackend, StorageStats, WriteBatch,
-};
+use kalamdb::storage::MemoryBackend;
+use kalamdb::tables::{Request, SnapshotPin};
 use kalamdb::types::{KalamDataType, Value};
 use proptest::prelude::*;
-
-/// A memory backend whose commits fail on demand.
-#[derive(Debug)]
-struct Failing {
-    inner: MemoryBackend,
-    /// How many commits fail from now on.
-    failures: AtomicU32,
-    /// How often a commit is polled before it is done.
-    delay: AtomicU32,
-}
-
-impl Failing {
-    fn new(inner: MemoryBackend) -> Self {
-        Self { inner, failures: AtomicU32::new(0), delay: AtomicU32::new(1) }
-    }
-}
-
-#[async_trait]
-impl StorageBackend for Failing {
-    fn kind(&self) -> &'static str {
-        "failing"
-    }
-    async fn get(&self, partition: Partition, key: &[u8]) -> Result<Option<Bytes>> {
-        self.inner.get(partition, key).await
-    }
-    async fn scan(&self, partition: Partition, range: &KeyRange, options: ScanOptions) -> Result<Vec<KeyValue>> {
-        self.inner.scan(partition, range, options).await
-    }
-    async fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<Durability> {
-        // Another group may fill while this one is on its way.
-        for _ in 0..self.delay.load(Ordering::Relaxed) {
-            yield_once().await;
-        }
-        let failing = self.failures.load(Ordering::Relaxed);
-        if failing > 0 {
-            self.failures.store(failing - 1, Ordering::Relaxed);
-            return Err(KalamError::new(ErrorCode::QuotaExceeded, "no room: used 10 of 10 bytes"));
-        }
-        self.inner.commit(batch, durability).await
-    }
-    async fn stats(&self) -> Result<StorageStats> {
-        self.inner.stats().await
-    }
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
-    }
-}
-
-async fn yield_once() {
-    let mut yielded = false;
-    futures::future::poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return std::task::Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        std::task::Poll::Pending
-    })
-    .await;
-}
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -107,6 +53,22 @@ enum Step {
     Fail(u32),
     /// Closes and opens again, or loses the process without closing.
     Reopen { clean: bool },
+    /// `STORAGE FLUSH` of one table or of all.
+    Flush(u8),
+    /// `STORAGE COMPACT ALL`.
+    Compact,
+    /// Awaited together: inserts of keys from 30 on, an update of those below, a flush and a compaction.
+    Race(Vec<i64>, i64),
+    /// A snapshot is kept, and must show the same rows whatever comes.
+    Pin,
+    /// The oldest snapshot is let go.
+    Unpin,
+    /// A column with a default comes.
+    AddColumn,
+    /// The oldest of them goes.
+    DropColumn,
+    /// The type of `k` or `v` becomes a wider one.
+    Widen(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -123,6 +85,14 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1..100i64).prop_map(Step::Rewrite),
         2 => (1..3u32).prop_map(Step::Fail),
         1 => any::<bool>().prop_map(|clean| Step::Reopen { clean }),
+        3 => (0..3u8).prop_map(Step::Flush),
+        2 => Just(Step::Compact),
+        2 => (prop::collection::vec(30..60i64, 1..6), 1..100i64).prop_map(|(keys, n)| Step::Race(keys, n)),
+        1 => Just(Step::Pin),
+        1 => Just(Step::Unpin),
+        1 => Just(Step::AddColumn),
+        1 => Just(Step::DropColumn),
+        1 => any::<bool>().prop_map(Step::Widen),
     ]
 }
 
@@ -145,6 +115,10 @@ impl Oracle {
         Some(next)
     }
 
+    fn bag_rows(&self) -> Vec<(i64, i64)> {
+        self.bag.iter().flat_map(|(row, n)| std::iter::repeat_n(*row, *n)).collect()
+    }
+
     fn map(&self, change: impl Fn(i64, i64) -> Option<(i64, i64)>) -> Oracle {
         let mut next = Oracle::default();
         for (&k, &v) in &self.keyed {
@@ -165,6 +139,12 @@ struct Run {
     backend: Arc<Failing>,
     context: Arc<AppContext>,
     oracle: Oracle,
+    config: Config,
+    /// Snapshots that are kept, and the rows that they show.
+    pinned: Vec<(Arc<SnapshotPin>, Oracle)>,
+    /// Numbers of the columns that were added: each row has the number in them.
+    added: Vec<u32>,
+    next_column: u32,
 }
 
 async fn sql(context: &AppContext, text: &str) -> Result<Vec<StatementResult>> {
@@ -172,10 +152,15 @@ async fn sql(context: &AppContext, text: &str) -> Result<Vec<StatementResult>> {
 }
 
 async fn pairs(context: &AppContext, table: &str) -> Result<Vec<(i64, i64)>> {
-    let results = sql(context, &format!("SELECT k, v FROM {table} ORDER BY k, v")).await?;
+    let text = format!("SELECT CAST(k AS BIGINT) AS k, CAST(v AS BIGINT) AS v FROM {table} ORDER BY k, v");
+    let results = sql(context, &text).await?;
     let rows = results.last().and_then(|r| r.rows.as_ref()).expect("a query gives rows");
+    Ok(ints(&rows.batches))
+}
+
+fn ints(batches: &[arrow::record_batch::RecordBatch]) -> Vec<(i64, i64)> {
     let mut out = Vec::new();
-    for batch in &rows.batches {
+    for batch in batches {
         for row in 0..batch.num_rows() {
             let int = |i: usize| match Value::from_array(batch.column(i).as_ref(), row, &KalamDataType::BigInt) {
                 Ok(Value::BigInt(v)) => v,
@@ -184,16 +169,61 @@ async fn pairs(context: &AppContext, table: &str) -> Result<Vec<(i64, i64)>> {
             out.push((int(0), int(1)));
         }
     }
-    Ok(out)
+    out
+}
+
+/// The rows of a table that a snapshot shows.
+async fn pairs_at(context: &AppContext, table: &str, pin: &Arc<SnapshotPin>) -> Result<Vec<(i64, i64)>> {
+    let table = context.registry().table(&TableId::new("default", table)).await?.expect("the table");
+    let provider = context.registry().provider(table.table_id()).await?.expect("its provider");
+    let session = SessionContext::new();
+    let plan = provider.scan(&session.state(), Some(&vec![0, 1]), &[], None).await.map_err(KalamError::internal)?;
+    let request = Request {
+        user: "default".into(),
+        role: Role::System,
+        now_ms: 0,
+        snapshot: pin.seq(),
+        pin: Some(Arc::clone(pin)),
+        cancelled: Arc::new(AtomicBool::new(false)),
+        deadline: None,
+        transaction: None,
+    };
+    let config = session.copied_config().with_extension(Arc::new(request));
+    let context = Arc::new(TaskContext::default().with_session_config(config));
+    let batches = datafusion::physical_plan::collect(plan, context).await.map_err(KalamError::internal)?;
+    let batches: Vec<_> = batches
+        .iter()
+        .map(|batch| {
+            let columns = batch.columns().iter();
+            let columns = columns.map(|c| arrow::compute::cast(c, &arrow::datatypes::DataType::Int64).expect("a number"));
+            arrow::record_batch::RecordBatch::try_from_iter(["k", "v"].into_iter().zip(columns)).expect("two columns")
+        })
+        .collect();
+    let mut rows = ints(&batches);
+    rows.sort_unstable();
+    Ok(rows)
 }
 
 impl Run {
-    async fn new() -> Result<Self> {
+    async fn new(config: Config) -> Result<Self> {
         let backend = Arc::new(Failing::new(MemoryBackend::new()));
-        let context = AppContext::open(Arc::clone(&backend) as _, Config::default()).await?;
-        sql(&context, "CREATE TABLE keyed (k BIGINT PRIMARY KEY, v BIGINT); CREATE TABLE bag (k BIGINT, v BIGINT)")
-            .await?;
-        Ok(Self { backend, context, oracle: Oracle::default() })
+        let context = AppContext::open(Arc::clone(&backend) as _, config.clone()).await?;
+        sql(&context, "CREATE TABLE keyed (k SMALLINT PRIMARY KEY, v INT); CREATE TABLE bag (k SMALLINT, v INT)").await?;
+        let (oracle, pinned, added) = (Oracle::default(), Vec::new(), Vec::new());
+        Ok(Self { backend, context, oracle, config, pinned, added, next_column: 0 })
+    }
+
+    /// Runs a statement that changes no row.
+    async fn quiet(&self, text: &str) -> Result<bool> {
+        let failing = self.failing();
+        match sql(&self.context, text).await {
+            Ok(_) => Ok(true),
+            Err(error) if failing => {
+                assert_eq!(error.code(), ErrorCode::QuotaExceeded, "{error}");
+                Ok(false)
+            }
+            Err(error) => Err(error.in_context(text)),
+        }
     }
 
     fn failing(&self) -> bool {
@@ -263,6 +293,66 @@ impl Run {
                     self.change(&text, |o| only(o, table, o.map(|k, v| (k >= *n).then_some((k, v))))).await?;
                 }
             }
+            Step::Flush(0) => drop(self.quiet("STORAGE FLUSH ALL").await?),
+            Step::Flush(1) => drop(self.quiet("STORAGE FLUSH TABLE keyed").await?),
+            Step::Flush(_) => drop(self.quiet("STORAGE FLUSH TABLE bag").await?),
+            Step::Compact => drop(self.quiet("STORAGE COMPACT ALL").await?),
+            Step::Race(keys, n) => {
+                let mut texts: Vec<String> =
+                    keys.iter().map(|k| format!("INSERT INTO keyed VALUES ({k}, 1)")).collect();
+                texts.insert(texts.len() / 2, "STORAGE FLUSH ALL".into());
+                texts.push("STORAGE COMPACT TABLE keyed".into());
+                texts.push(format!("UPDATE keyed SET v = v + {n} WHERE k < 30"));
+                let context = Arc::clone(&self.context);
+                let outcomes = join_all(texts.iter().map(|text| sql(&context, text))).await;
+                for (text, outcome) in texts.iter().zip(outcomes) {
+                    let key = text.strip_prefix("INSERT INTO keyed VALUES (").and_then(|t| t.split(',').next());
+                    match (outcome, key.and_then(|k| k.parse().ok())) {
+                        (Ok(_), Some(k)) => assert_eq!(self.oracle.keyed.insert(k, 1), None, "key {k} twice"),
+                        (Ok(_), None) if text.starts_with("UPDATE") => {
+                            let next = self.oracle.map(|k, v| Some(if k < 30 { (k, v + n) } else { (k, v) }));
+                            self.oracle = only(&self.oracle, "keyed", next);
+                        }
+                        (Ok(_), None) => {}
+                        (Err(e), Some(_)) if e.code() == ErrorCode::UniqueViolation => {}
+                        (Err(e), _) => assert_eq!(e.code(), ErrorCode::QuotaExceeded, "{text}: {e}"),
+                    }
+                }
+            }
+            Step::Pin if self.pinned.len() < 3 => {
+                self.pinned.push((Arc::new(self.context.store().pin()), self.oracle.clone()));
+            }
+            Step::Pin => {}
+            Step::Unpin if self.pinned.is_empty() => {}
+            Step::Unpin => drop(self.pinned.remove(0)),
+            Step::AddColumn => {
+                let n = self.next_column;
+                self.next_column += 1;
+                for table in ["keyed", "bag"] {
+                    if !self.quiet(&format!("ALTER TABLE {table} ADD COLUMN IF NOT EXISTS x{n} INT DEFAULT {n}")).await? {
+                        return Ok(());
+                    }
+                }
+                self.added.push(n);
+            }
+            Step::DropColumn if self.added.is_empty() => {}
+            Step::DropColumn => {
+                let n = self.added.remove(0);
+                for table in ["keyed", "bag"] {
+                    self.quiet(&format!("ALTER TABLE {table} DROP COLUMN IF EXISTS x{n}")).await?;
+                }
+            }
+            Step::Widen(key) => {
+                let (column, types) =
+                    if *key { ("k", ["SMALLINT", "INT", "BIGINT"]) } else { ("v", ["INT", "BIGINT", "DECIMAL(20,2)"]) };
+                for table in ["keyed", "bag"] {
+                    let now = self.type_of(table, column).await?;
+                    let place = types.iter().position(|ty| *ty == now).expect("a type of the list");
+                    if let Some(wider) = types.get(place + 1) {
+                        self.quiet(&format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE {wider}")).await?;
+                    }
+                }
+            }
             Step::Upsert(keys) => {
                 let values: Vec<String> = keys.iter().map(|k| format!("({k}, 1)")).collect();
                 let text = format!(
@@ -310,6 +400,8 @@ impl Run {
                 self.oracle.keyed = now.into_iter().collect();
             }
             Step::Rewrite(n) => {
+                // Every row is written anew: snapshots from before are not kept.
+                self.pinned.clear();
                 for table in ["keyed", "bag"] {
                     let text = format!("ALTER TABLE {table} ALTER COLUMN v TYPE BIGINT USING v + {n}");
                     self.change(&text, |o| only(o, table, o.map(|k, v| Some((k, v + n))))).await?;
@@ -321,19 +413,35 @@ impl Run {
                 if *clean {
                     self.context.close().await?;
                 }
+                self.pinned.clear();
                 self.backend = Arc::new(Failing::new(self.backend.inner.reopen()));
-                self.context = AppContext::open(Arc::clone(&self.backend) as _, Config::default()).await?;
+                self.context = AppContext::open(Arc::clone(&self.backend) as _, self.config.clone()).await?;
                 self.check().await?;
             }
         }
         Ok(())
     }
 
+    async fn type_of(&self, table: &str, column: &str) -> Result<String> {
+        let table = self.context.registry().table(&TableId::new("default", table)).await?.expect("the table");
+        Ok(table.definition().column(column).expect("the column").data_type.sql_name().into_owned())
+    }
+
     async fn check(&self) -> Result<()> {
+        for (pin, then) in &self.pinned {
+            let keyed: Vec<(i64, i64)> = then.keyed.iter().map(|(k, v)| (*k, *v)).collect();
+            assert_eq!(pairs_at(&self.context, "keyed", pin).await?, keyed, "at {}", pin.seq());
+            assert_eq!(pairs_at(&self.context, "bag", pin).await?, then.bag_rows(), "at {}", pin.seq());
+        }
+        for n in &self.added {
+            for table in ["keyed", "bag"] {
+                let text = format!("SELECT k FROM {table} WHERE x{n} IS DISTINCT FROM {n}");
+                assert_eq!(sql(&self.context, &text).await?[0].rows.as_ref().map_or(0, |r| r.len()), 0, "{text}");
+            }
+        }
         let keyed: Vec<(i64, i64)> = self.oracle.keyed.iter().map(|(k, v)| (*k, *v)).collect();
         assert_eq!(pairs(&self.context, "keyed").await?, keyed);
-        let bag: Vec<(i64, i64)> = self.oracle.bag.iter().flat_map(|(row, n)| std::iter::repeat_n(*row, *n)).collect();
-        assert_eq!(pairs(&self.context, "bag").await?, bag);
+        assert_eq!(pairs(&self.context, "bag").await?, self.oracle.bag_rows());
         // The index agrees with the scan.
         for k in 0..60 {
             let text = format!("SELECT v FROM keyed WHERE k = {k}");
@@ -363,12 +471,17 @@ proptest! {
     })]
 
     #[test]
-    fn the_state_is_the_oracles(steps in prop::collection::vec(step(), 1..24)) {
+    fn the_state_is_the_oracles(steps in prop::collection::vec(step(), 1..32), little_memory: bool) {
         block_on(async {
-            let mut run = Run::new().await?;
+            let hot_limit = if little_memory { 600 } else { usize::MAX };
+            let mut run = Run::new(Config { hot_limit, ..Config::default() }).await?;
             for step in &steps {
                 run.step(step).await?;
+                if !run.failing() {
+                    run.check().await?;
+                }
             }
+            run.backend.failures.store(0, Ordering::Relaxed);
             run.check().await?;
             run.step(&Step::Reopen { clean: false }).await
         })
@@ -379,7 +492,7 @@ proptest! {
 #[test]
 fn many_writers_share_few_transactions() -> Result<()> {
     block_on(async {
-        let run = Run::new().await?;
+        let run = Run::new(Config::default()).await?;
         // Every writer polls what it waits for: the storage is slower than all of them together.
         run.backend.delay.store(1000, Ordering::Relaxed);
         let texts: Vec<String> = (0..100).map(|k| format!("INSERT INTO keyed VALUES ({k}, 0)")).collect();

@@ -24,7 +24,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
-pub use kinds::RetentionJob;
+pub use kinds::{EvictJob, RetentionJob, RewriteJob};
 pub use queue::{KEPT_FINISHED, MAX_ATTEMPTS, backoff_ms};
 
 use crate::error::{ErrorCode, KalamError, Result};
@@ -85,6 +85,7 @@ struct State {
     running: Option<String>,
     /// Jobs that were told to stop while they ran.
     killed: HashSet<String>,
+    closed: bool,
 }
 
 /// Tells the time, in milliseconds since the epoch.
@@ -218,6 +219,9 @@ impl JobManager {
     /// Runs one piece of the next job.
     pub async fn step(&self) -> Step {
         let _one_at_a_time = self.turn.lock().await;
+        if self.state.lock().closed {
+            return Step::Idle(None);
+        }
         if let Some(job) = self.begin_or_go_on().await {
             self.run_piece(job).await;
             return Step::Worked;
@@ -228,6 +232,22 @@ impl JobManager {
             return Step::Worked;
         }
         Step::Idle(self.state.lock().retry_at.values().min().copied())
+    }
+
+    /// Waits for the piece that runs and begins no other. A job that is not through is queued, for the next opening.
+    pub async fn close(&self) -> Result<()> {
+        let _one_at_a_time = self.turn.lock().await;
+        let unfinished = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            state.running.take().and_then(|id| state.jobs.get(&id).cloned())
+        };
+        let Some(mut job) = unfinished else { return Ok(()) };
+        job.status = JobStatus::Queued;
+        // It did not fail: the attempt does not count.
+        job.attempts = job.attempts.saturating_sub(1);
+        self.state.lock().jobs.insert(job.job_id.clone(), job.clone());
+        self.records.put_relaxed(&job.job_id, &job).await
     }
 
     /// Runs everything that is due and gives the number of pieces.

@@ -12,7 +12,7 @@ use crate::error::{ErrorCode, KalamError, Result};
 use crate::types::{KalamDataType, Value};
 
 impl TableDefinition {
-    fn step(&self, change: SchemaChange, now_ms: u64, by: &str) -> Self {
+    pub(super) fn step(&self, change: SchemaChange, now_ms: u64, by: &str) -> Self {
         let mut next = self.clone();
         change.apply(&mut next);
         next.schema_version += 1;
@@ -100,6 +100,11 @@ impl TableDefinition {
         let from = column.data_type;
         if !to.can_be_key() {
             self.not_a_key(column, &format!("become {to}"))?;
+            if let Some(index) = self.indexes.iter().find(|i| i.has(column.column_id)) {
+                let message =
+                    format!("column '{name}' is in the {} '{}' and cannot become {to}", index.kind(), index.name);
+                return Err(KalamError::new(ErrorCode::InvalidDefinition, message));
+            }
         }
         let default = match column.default.value(&from)? {
             None => column.default.clone(),

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::history::{SchemaChange, SchemaVersion};
 use super::ids::{DEFAULT_NAMESPACE, RESERVED_COLUMNS, TableId, check_name, is_reserved_column};
+use super::index::IndexDefinition;
 use super::options::TableOptions;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::types::{KalamDataType, KeyCodec, Value};
@@ -280,6 +281,16 @@ pub struct TableDefinition {
     /// The query, if it is a view.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub view: Option<ViewDefinition>,
+    /// Its indexes and UNIQUE constraints, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub indexes: Vec<IndexDefinition>,
+    /// The greatest id that an index was given.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub last_index_id: u32,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 impl TableDefinition {
@@ -314,6 +325,8 @@ impl TableDefinition {
             next_column_id: 1,
             created_at_ms: now_ms,
             view: None,
+            indexes: Vec::new(),
+            last_index_id: 0,
         };
         table.push_columns(columns)?;
         for name in primary_key {

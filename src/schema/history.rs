@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::definition::{ColumnDefinition, TableDefinition, ViewDefinition};
 use super::ids::TableId;
+use super::index::IndexDefinition;
 use super::options::TableOptions;
 use crate::error::{KalamError, Result};
 use crate::types::KalamDataType;
@@ -63,6 +64,16 @@ pub enum SchemaChange {
         /// The options after.
         to: TableOptions,
     },
+    /// CREATE INDEX, ADD CONSTRAINT … UNIQUE.
+    AddIndex {
+        /// The new index.
+        index: IndexDefinition,
+    },
+    /// DROP INDEX, DROP CONSTRAINT.
+    DropIndex {
+        /// The index as it was.
+        index: IndexDefinition,
+    },
     /// CREATE OR REPLACE VIEW.
     ReplaceView {
         /// The query before.
@@ -90,6 +101,11 @@ impl SchemaChange {
                 let all: Vec<String> = set.chain(reset).collect();
                 if all.is_empty() { "options unchanged".into() } else { format!("set {}", all.join(", ")) }
             }
+            Self::AddIndex { index } if index.unique && !index.constraint => {
+                format!("added unique index '{}'", index.name)
+            }
+            Self::AddIndex { index } => format!("added {} '{}'", index.kind(), index.name),
+            Self::DropIndex { index } => format!("dropped {} '{}'", index.kind(), index.name),
             Self::ReplaceView { .. } => "replaced the view's query".into(),
             Self::ChangeColumn { from, to } if from.name != to.name => {
                 format!("renamed column '{}' to '{}'", from.name, to.name)
@@ -115,7 +131,15 @@ impl SchemaChange {
                 table.next_column_id = column.column_id + 1;
                 table.columns.push(column.clone());
             }
-            Self::DropColumn { column } => table.columns.retain(|c| c.column_id != column.column_id),
+            Self::DropColumn { column } => {
+                table.columns.retain(|c| c.column_id != column.column_id);
+                table.indexes.retain(|i| !i.has(column.column_id));
+            }
+            Self::AddIndex { index } => {
+                table.last_index_id = index.index_id;
+                table.indexes.push(index.clone());
+            }
+            Self::DropIndex { index } => table.indexes.retain(|i| i.index_id != index.index_id),
             Self::ChangeColumn { to, .. } => replace(&mut table.columns, to),
             Self::RenameTable { to, .. } => table.table_id = to.clone(),
             Self::SetOptions { to, .. } => table.options = to.clone(),
@@ -134,7 +158,11 @@ impl SchemaChange {
             }
             Self::ChangeColumn { from, .. } => replace(columns, from),
             Self::ReplaceView { columns: before, .. } => columns.clone_from(before),
-            Self::Created | Self::RenameTable { .. } | Self::SetOptions { .. } => {}
+            Self::Created
+            | Self::RenameTable { .. }
+            | Self::SetOptions { .. }
+            | Self::AddIndex { .. }
+            | Self::DropIndex { .. } => {}
         }
     }
 }

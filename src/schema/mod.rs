@@ -8,8 +8,10 @@ mod alter;
 mod definition;
 mod history;
 mod ids;
+mod index;
 mod options;
 mod registry;
+mod role;
 mod stores;
 
 pub use definition::{
@@ -20,6 +22,8 @@ pub use ids::{
     DEFAULT_NAMESPACE, NamespaceDefinition, RESERVED_COLUMNS, RESERVED_NAMESPACES, TableId, check_name,
     is_reserved_column, is_reserved_namespace,
 };
+pub use index::{IndexColumn, IndexDefinition, NewIndex};
 pub use options::{AccessLevel, FlushPolicy, TableOptions};
 pub use registry::{CachedTableData, ProviderFactory, RegistryStatistics, SchemaRegistry};
+pub use role::{Privilege, Role, check_user_name};
 pub use stores::{NamespaceStore, TableSchemaStore};

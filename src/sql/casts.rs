@@ -11,7 +11,7 @@ use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::common::{DFSchema, DataFusionError, ExprSchema, Result as DfResult};
+use datafusion::common::{DFSchema, DataFusionError, ExprSchema, Result as DfResult, ScalarValue};
 use datafusion::logical_expr::expr::{Between, Cast, InList, ScalarFunction, TryCast};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
@@ -95,9 +95,60 @@ impl ScalarUDFImpl for KalamCast {
             ColumnarValue::Array(array) => Ok(ColumnarValue::Array(self.array(array)?)),
             ColumnarValue::Scalar(scalar) => {
                 let array = self.array(&scalar.to_array()?)?;
-                Ok(ColumnarValue::Scalar(datafusion::common::ScalarValue::try_from_array(&array, 0)?))
+                Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?))
             }
         }
+    }
+}
+
+/// What casts are planned as where DataFusion's names of columns, which leave casts out, would be the same twice.
+pub(super) const NAMED_CAST: &str = "$cast";
+
+/// A cast to the type that its second argument names: only a name, until [`KalamCasts`] makes it a cast.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct NamedCast {
+    signature: Signature,
+}
+
+impl NamedCast {
+    pub(super) fn function() -> Arc<ScalarUDF> {
+        Arc::new(ScalarUDF::new_from_impl(Self { signature: Signature::any(2, Volatility::Immutable) }))
+    }
+}
+
+fn named_target(name: Option<&Expr>) -> DfResult<KalamDataType> {
+    match name {
+        Some(Expr::Literal(ScalarValue::Utf8(Some(name)), _)) => type_of_name(name),
+        _ => Err(DataFusionError::External(Box::new(KalamError::internal("a cast has a type")))),
+    }
+}
+
+fn type_of_name(name: &str) -> DfResult<KalamDataType> {
+    KalamDataType::parse(name).map_err(|e| DataFusionError::External(Box::new(e)))
+}
+
+impl ScalarUDFImpl for NamedCast {
+    fn name(&self) -> &str {
+        NAMED_CAST
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> DfResult<DataType> {
+        Err(DataFusionError::External(Box::new(KalamError::internal("the type of a cast is in its arguments"))))
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> DfResult<FieldRef> {
+        match args.scalar_arguments.get(1) {
+            Some(Some(ScalarValue::Utf8(Some(name)))) => Ok(Arc::new(type_of_name(name)?.plan_field(NAMED_CAST, true))),
+            _ => Err(DataFusionError::External(Box::new(KalamError::internal("a cast has a type")))),
+        }
+    }
+
+    fn invoke_with_args(&self, _: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        Err(DataFusionError::External(Box::new(KalamError::internal("a cast was left under its name"))))
     }
 }
 
@@ -173,6 +224,12 @@ impl AnalyzerRule for KalamCasts {
 
 fn rewrite(expr: Expr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
     Ok(match expr {
+        Expr::ScalarFunction(mut call) if call.name() == NAMED_CAST => {
+            let target = named_target(call.args.get(1))?;
+            let Some(expr) = call.args.drain(..).next() else { return Ok(Transformed::no(Expr::ScalarFunction(call))) };
+            let cast = Cast { expr: Box::new(expr), field: Arc::new(target.plan_field("", true)) };
+            Transformed::yes(rewrite(Expr::Cast(cast), schema)?.data)
+        }
         Expr::Cast(Cast { expr, field }) => match target_of(&expr, &field, schema) {
             Some(target) => Transformed::yes(KalamCast::call(*expr, target, false)),
             None => Transformed::no(Expr::Cast(Cast { expr, field })),

@@ -360,7 +360,13 @@ impl<'a> PlanContext<'a> {
         match SqlToRel::new(self).sql_statement_to_plan(statement.clone()) {
             Err(error) if wants_unique_names(&error) || is_set_of_same_names(&error, &statement) => {
                 rewrite::name_columns(&mut statement);
-                SqlToRel::new(self).sql_statement_to_plan(statement).map_err(from_datafusion)
+                match SqlToRel::new(self).sql_statement_to_plan(statement.clone()) {
+                    Err(error) if wants_unique_names(&error) => {
+                        rewrite::name_casts(&mut statement);
+                        SqlToRel::new(self).sql_statement_to_plan(statement).map_err(from_datafusion)
+                    }
+                    planned => planned.map_err(from_datafusion),
+                }
             }
             planned => planned.map_err(from_datafusion),
         }

@@ -1,7 +1,7 @@
 //! Cursors: a query whose rows are taken piece by piece.
 //!
-//! Invariant: a cursor reads one snapshot, that of its opening, however long it is read, and holds at most one batch
-//! that was not taken yet. Anything but one query is run to its end when the cursor opens, because changes must not
+//! Invariant: a cursor reads one snapshot, that of its opening (and what its transaction had changed by then), however
+//! long it is read, and holds at most one batch that was not taken yet. Anything but one query is run to its end when the cursor opens, because changes must not
 //! depend on how far somebody reads.
 
 use std::collections::VecDeque;
@@ -17,8 +17,9 @@ use futures::StreamExt;
 use super::arrays;
 use super::catalog::Extras;
 use super::errors::from_datafusion;
-use super::executor::{ExecuteOptions, Rows, Session, SqlExecutor, check_params, finish_rows};
+use super::executor::{ExecuteOptions, Execution, Rows, Session, SqlExecutor, check_params, finish_rows};
 use super::params::Params;
+use super::statement_cache::ParsedStatement;
 use crate::error::Result;
 use crate::tables::Request;
 
@@ -51,8 +52,11 @@ impl Cursor {
         params: &Params,
         options: &ExecuteOptions,
     ) -> Result<Self> {
-        let parsed = executor.statement_cache().parse(sql, options.caches)?;
-        check_params(&parsed, params)?;
+        let parsed = executor
+            .statement_cache()
+            .parse(sql, options.caches)
+            .and_then(|parsed| check_params(&parsed, params).map(|()| parsed))
+            .inspect_err(|error| session.transaction().fail(error))?;
         let only = match parsed.statements.as_slice() {
             [only] => only.query().map(|query| (only, query)),
             _ => None,
@@ -66,15 +70,22 @@ impl Cursor {
             );
             return Ok(Self { schema, names: None, source: Source::Done(batches.into()), rest: None });
         };
+        let mut execution = executor.execution_of(session, params, options, sql).await?;
+        let entered = execution.enter().await?;
+        let opened = Self::running(&execution, only, query).await;
+        execution.leave(entered, opened).await
+    }
+
+    async fn running(execution: &Execution<'_>, only: &ParsedStatement, query: &ast::Query) -> Result<Self> {
         let mut statement = ast::Statement::Query(Box::new(query.clone()));
         let expanded;
-        let params = if arrays::has_arrays(&only.arrays, params)? {
-            expanded = arrays::expand(&mut statement, params)?;
+        let params = if arrays::has_arrays(&only.arrays, execution.params)? {
+            expanded = arrays::expand(&mut statement, execution.params)?;
             &expanded
         } else {
-            params
+            execution.params
         };
-        let execution = executor.execution_of(session, params, options, sql);
+        let execution = execution.of(params, None);
         let names = only.names.clone();
         let plan = execution.plan(statement, &Extras::new()).await?;
         let physical = execution.physical(&plan).await?;

@@ -34,10 +34,12 @@ use futures::{StreamExt, TryStreamExt};
 use super::arithmetic::CheckedArithmetic;
 use super::casts::{KalamCasts, KalamComparisons};
 use super::correlated::CorrelatedScalars;
+use super::counting_windows::CountingWindows;
+use super::guarded_rules;
+use super::index_order::IndexOrder;
 use super::interrupt::EnsureChecks;
 use super::json::JsonOperators;
 use super::not_in::NotIn;
-use super::null_joins;
 use super::type_planner::KalamTypePlanner;
 use super::vectors::ArrayLiterals;
 use crate::error::{KalamError, Result};
@@ -70,6 +72,7 @@ pub fn session_state(memory: Arc<dyn MemoryPool>, store: &Arc<TableStore>) -> Re
         vec![Arc::new(NotIn), Arc::new(CorrelatedScalars), Arc::new(KalamCasts)];
     analyzer_rules.extend(Analyzer::new().rules);
     let mut physical_rules = PhysicalOptimizer::new().rules;
+    physical_rules.push(Arc::new(IndexOrder));
     physical_rules.push(Arc::new(InPlaceCoalesce));
     physical_rules.push(Arc::new(EnsureChecks));
     let table_functions =
@@ -84,7 +87,7 @@ pub fn session_state(memory: Arc<dyn MemoryPool>, store: &Arc<TableStore>) -> Re
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_table_functions(table_functions)
         .with_analyzer_rules(analyzer_rules)
-        .with_optimizer_rules(null_joins::optimizer_rules())
+        .with_optimizer_rules(guarded_rules::optimizer_rules())
         .with_physical_optimizer_rules(physical_rules)
         .build())
 }
@@ -96,6 +99,7 @@ fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
         Arc::new(CheckedArithmetic),
         Arc::new(JsonOperators),
         Arc::new(ArrayLiterals),
+        Arc::new(CountingWindows),
         Arc::new(datafusion_functions::datetime::planner::DatetimeFunctionPlanner),
         Arc::new(datafusion_functions::unicode::planner::UnicodeFunctionPlanner),
     ];

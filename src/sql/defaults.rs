@@ -35,7 +35,7 @@ pub(super) fn default_column(execution: &Execution<'_>, column: &ColumnDefinitio
             }
         }
         ColumnDefault::Function(DefaultFunction::CurrentUser) => {
-            let user = Value::Text(execution.session.user().to_string());
+            let user = Value::Text(execution.user.to_string());
             for _ in 0..rows {
                 builder.append(&user)?;
             }

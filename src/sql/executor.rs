@@ -1,8 +1,9 @@
 //! Runs statements: parses a request, finds the handler of each statement, and gives handlers what they share.
 //!
 //! Invariant: a request is parsed, and its parameters are counted, before any of its statements runs; each statement
-//! then commits by itself (autocommit), in order, and the first error ends the request. A statement that lost a race
-//! against another writer (`SERIALIZATION_FAILURE`) is run again from the start: nothing of it was applied.
+//! then commits by itself (autocommit) or belongs to the session's open transaction (`transaction.rs`), in order, and
+//! the first error ends the request. A statement that commits by itself and lost a race against another writer
+//! (`SERIALIZATION_FAILURE`) is run again from the start: nothing of it was applied.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -18,43 +19,72 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::sqlparser::ast::{self, ObjectType};
 use futures::StreamExt;
 use parking_lot::RwLock;
+use web_time::Duration;
 
 use super::arrays;
 use super::catalog::{Extras, Names, plan_statement};
 use super::datafusion_session;
 use super::errors::from_datafusion;
-use super::generated;
 use super::handlers;
 use super::handlers::prepare::PreparedStatements;
 use super::memory::QueryMemory;
 use super::params::Params;
 use super::parser::Statement;
 use super::plan_cache::{Origin, PlanCache, PlanFor, ReadyPlan};
+use super::privileges;
 use super::rewrite::visible_name;
 use super::statement_cache::{CLOCK_WORDS, ParsedText, StatementCache, asks_for_time};
+use super::transaction::{TransactionSlot, Transactions};
+use super::who;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Instant};
-use crate::schema::{DEFAULT_NAMESPACE, SchemaRegistry};
+use crate::schema::{DEFAULT_NAMESPACE, Role, SchemaRegistry, check_user_name};
 use crate::storage::Durability;
-use crate::tables::{Gauges, Request, Seq, SystemTablesRegistry, TableStore};
+use crate::tables::{Gauges, Request, Seq, SystemTablesRegistry, TableStore, Transaction};
 use crate::types::{KalamDataType, coerce_array};
 
 /// A statement that keeps losing races against other writers fails after so many attempts.
 const ATTEMPTS: usize = 20;
 
-/// Who asks: the user of USER tables and the namespace of bare names.
+/// Who asks: the user of USER tables, what it may do, and the namespace of bare names.
 #[derive(Debug)]
 pub struct Session {
     user: Arc<str>,
+    role: SessionRole,
     namespace: RwLock<Arc<str>>,
-    prepared: PreparedStatements,
+    prepared: Arc<PreparedStatements>,
+    transaction: TransactionSlot,
+}
+
+/// Where a session's role comes from.
+#[derive(Debug, Clone, Copy)]
+enum SessionRole {
+    /// Whoever made the session said it.
+    Given(Role),
+    /// It is what `system.users` says of the user now, and at most this one.
+    OfUser(Role),
 }
 
 impl Session {
-    /// A session in the namespace `default`.
+    /// A session in the namespace `default` that may do everything.
     pub fn new(user: impl Into<Arc<str>>) -> Self {
+        Self::with_role(user, Role::System)
+    }
+
+    /// A session in the namespace `default` with a role.
+    pub fn with_role(user: impl Into<Arc<str>>, role: Role) -> Self {
+        Self::with(user.into(), SessionRole::Given(role))
+    }
+
+    /// A session in the namespace `default` with the role that the user has in `system.users`, `user` if it is not
+    /// there, and no higher one than `most`.
+    pub fn of_user(user: impl Into<Arc<str>>, most: Role) -> Self {
+        Self::with(user.into(), SessionRole::OfUser(most))
+    }
+
+    fn with(user: Arc<str>, role: SessionRole) -> Self {
         let namespace = RwLock::new(Arc::from(DEFAULT_NAMESPACE));
-        Self { user: user.into(), namespace, prepared: PreparedStatements::default() }
+        Self { user, role, namespace, prepared: Arc::default(), transaction: TransactionSlot::default() }
     }
 
     /// The user.
@@ -70,6 +100,16 @@ impl Session {
     /// What PREPARE has prepared.
     pub(super) fn prepared(&self) -> &PreparedStatements {
         &self.prepared
+    }
+
+    /// A session like this one with a transaction of its own.
+    pub(super) fn fork(&self, transaction: TransactionSlot) -> Self {
+        let (user, namespace) = (Arc::clone(&self.user), RwLock::new(self.namespace()));
+        Self { user, role: self.role, namespace, prepared: Arc::clone(&self.prepared), transaction }
+    }
+
+    pub(super) fn transaction(&self) -> &TransactionSlot {
+        &self.transaction
     }
 
     pub(super) fn use_namespace(&self, namespace: &str) {
@@ -158,6 +198,7 @@ pub struct SqlExecutor {
     system: Arc<SystemTablesRegistry>,
     memory: Arc<QueryMemory>,
     state: Arc<SessionState>,
+    transactions: Transactions,
     caches: Arc<Caches>,
 }
 
@@ -175,19 +216,22 @@ impl Gauges for Caches {
 }
 
 impl SqlExecutor {
-    /// An executor over tables. Queries together use at most `memory_limit` bytes.
+    /// An executor over tables. Queries together use at most `memory_limit` bytes; a transaction that is idle for
+    /// `transaction_timeout` is rolled back.
     pub fn new(
         registry: Arc<SchemaRegistry>,
         store: Arc<TableStore>,
         system: Arc<SystemTablesRegistry>,
         memory_limit: usize,
+        transaction_timeout: Duration,
     ) -> Result<Self> {
         let memory = Arc::new(QueryMemory::new(memory_limit));
         let state = Arc::new(datafusion_session::session_state(Arc::clone(&memory) as _, &store)?);
         let caches = Arc::new(Caches::default());
         system.add_gauges(Arc::clone(&memory) as _);
         system.add_gauges(Arc::clone(&caches) as _);
-        Ok(Self { registry, store, system, memory, state, caches })
+        let transactions = Transactions::new(transaction_timeout);
+        Ok(Self { registry, store, system, memory, state, transactions, caches })
     }
 
     /// The registry.
@@ -210,6 +254,15 @@ impl SqlExecutor {
         self.system.node_id()
     }
 
+    pub(super) fn transactions(&self) -> &Transactions {
+        &self.transactions
+    }
+
+    /// Rolls back the transactions that were idle for longer than the limit. Statements do so as well.
+    pub fn expire_transactions(&self) {
+        self.transactions.expire();
+    }
+
     pub(super) fn statement_cache(&self) -> &StatementCache {
         &self.caches.statements
     }
@@ -229,38 +282,51 @@ impl SqlExecutor {
     }
 
     /// What a statement that is not SQL text runs in.
-    pub(super) fn execution<'a>(
+    pub(super) async fn execution<'a>(
         &'a self,
         session: &'a Session,
         params: &'a Params,
         options: &'a ExecuteOptions,
-    ) -> Execution<'a> {
-        Execution {
-            executor: self,
-            session,
-            params,
-            options,
-            state: Arc::clone(&self.state),
-            started_us: platform::now_us(),
-            origin: None,
+    ) -> Result<Execution<'a>> {
+        let state = Arc::clone(&self.state);
+        let (user, role) = (Arc::clone(&session.user), self.role(session).await?);
+        let started_us = platform::now_us();
+        let (executor, transaction, origin) = (self, None, None);
+        Ok(Execution { executor, session, user, role, params, options, state, started_us, transaction, origin })
+    }
+
+    /// A session of another user, with that user's role, made on behalf of a session that may act as that user.
+    pub async fn session_as(&self, by: &Session, user: &str) -> Result<Session> {
+        check_user_name(user)?;
+        let (own, role) = (self.role(by).await?, self.system.role_of(user).await?);
+        handlers::user::check_may_act_as(own, &by.user, user, role)?;
+        Ok(Session::of_user(user, own))
+    }
+
+    /// What a session may do now.
+    pub async fn role(&self, session: &Session) -> Result<Role> {
+        check_user_name(&session.user)?;
+        match session.role {
+            SessionRole::Given(role) => Ok(role),
+            SessionRole::OfUser(most) => Ok(self.system.role_of(&session.user).await?.min(most)),
         }
     }
 
     /// What a query of this text runs in.
-    pub(super) fn execution_of<'a>(
+    pub(super) async fn execution_of<'a>(
         &'a self,
         session: &'a Session,
         params: &'a Params,
         options: &'a ExecuteOptions,
         sql: &str,
-    ) -> Execution<'a> {
-        let started_us = platform::now_us();
-        let state = self.state_at(asks_for_time(sql), started_us);
-        Execution { executor: self, session, params, options, state, started_us, origin: None }
+    ) -> Result<Execution<'a>> {
+        let mut execution = self.execution(session, params, options).await?;
+        execution.state = self.state_at(asks_for_time(sql), execution.started_us);
+        Ok(execution)
     }
 
     /// The session state of a statement; one that asks for the time gets the moment that it began.
-    fn state_at(&self, clock: bool, started_us: i64) -> Arc<SessionState> {
+    pub(super) fn state_at(&self, clock: bool, started_us: i64) -> Arc<SessionState> {
         if !clock {
             return Arc::clone(&self.state);
         }
@@ -280,11 +346,19 @@ impl SqlExecutor {
         params: &Params,
         options: &ExecuteOptions,
     ) -> Result<Vec<StatementResult>> {
-        let parsed = self.statement_cache().parse(sql, options.caches)?;
-        check_params(&parsed, params)?;
+        let parsed = self
+            .statement_cache()
+            .parse(sql, options.caches)
+            .and_then(|parsed| check_params(&parsed, params).map(|()| parsed))
+            .inspect_err(|error| session.transaction.fail(error))?;
         let mut results = Vec::with_capacity(parsed.statements.len());
         for index in 0..parsed.statements.len() {
-            results.push(self.run(session, Origin { text: &parsed, index }, params, options).await?);
+            // The role is asked for each statement: the one before may have been ALTER USER.
+            let mut execution = self.execution(session, params, options).await?;
+            execution.state = self.state_at(parsed.clock, execution.started_us);
+            let origin = Origin { text: &parsed, index };
+            execution.origin = Some(origin);
+            results.push(execution.transact(&origin.parsed().statement).await?);
         }
         Ok(results)
     }
@@ -292,31 +366,6 @@ impl SqlExecutor {
     /// Parses a text and keeps it for its executions. Returns its placeholders, as they are written.
     pub fn prepare(&self, sql: &str) -> Result<Vec<String>> {
         Ok(self.statement_cache().parse(sql, true)?.placeholders.iter().cloned().collect())
-    }
-
-    /// Runs one parsed statement.
-    pub(super) async fn run(
-        &self,
-        session: &Session,
-        origin: Origin<'_>,
-        params: &Params,
-        options: &ExecuteOptions,
-    ) -> Result<StatementResult> {
-        let started_us = platform::now_us();
-        let state = self.state_at(origin.text.clock, started_us);
-        let parsed = origin.parsed();
-        let execution = Execution { executor: self, session, params, options, state, started_us, origin: Some(origin) };
-        if !parsed.arrays.is_empty()
-            && arrays::has_arrays(&parsed.arrays, params)?
-            && let Statement::Sql(statement) = &parsed.statement
-        {
-            let mut statement = statement.clone();
-            let params = arrays::expand(&mut statement, params)?;
-            // How many elements there are is part of the statement now: it is nobody's but this run's.
-            let execution = Execution { params: &params, origin: None, ..execution };
-            return execution.statement(&Statement::Sql(statement)).await;
-        }
-        execution.statement(&parsed.statement).await
     }
 }
 
@@ -330,18 +379,65 @@ pub(super) fn check_params(parsed: &ParsedText, params: &Params) -> Result<()> {
 pub(super) struct Execution<'a> {
     pub executor: &'a SqlExecutor,
     pub session: &'a Session,
+    /// The user that the statement runs as: the session's, or that of EXECUTE AS USER.
+    pub user: Arc<str>,
+    /// What it may do.
+    pub role: Role,
     pub params: &'a Params,
     pub options: &'a ExecuteOptions,
     pub state: Arc<SessionState>,
     /// When the statement began: what NOW() gives, in a default too.
     pub started_us: i64,
+    /// The open transaction that the statement runs in.
+    pub transaction: Option<Arc<Transaction>>,
     /// Where it was parsed from; `None` if it is not as it was parsed.
     pub origin: Option<Origin<'a>>,
 }
 
-impl Execution<'_> {
-    async fn statement(&self, statement: &Statement) -> Result<StatementResult> {
+impl<'a> Execution<'a> {
+    /// The same execution of another statement.
+    pub fn of<'b>(&self, params: &'b Params, origin: Option<Origin<'b>>) -> Execution<'b>
+    where
+        'a: 'b,
+    {
+        Execution {
+            executor: self.executor,
+            session: self.session,
+            user: Arc::clone(&self.user),
+            role: self.role,
+            params,
+            options: self.options,
+            state: Arc::clone(&self.state),
+            started_us: self.started_us,
+            transaction: self.transaction.clone(),
+            origin,
+        }
+    }
+
+    /// Runs a statement, in the transaction that the execution is part of or by itself.
+    pub async fn statement(&self, statement: &Statement) -> Result<StatementResult> {
+        privileges::check(self.role, statement)?;
+        if let Some(origin) = self.origin
+            && !origin.parsed().arrays.is_empty()
+            && arrays::has_arrays(&origin.parsed().arrays, self.params)?
+            && let Statement::Sql(statement) = statement
+        {
+            let mut statement = statement.clone();
+            let params = arrays::expand(&mut statement, self.params)?;
+            // How many elements there are is part of the statement now: it is nobody's but this run's.
+            return Box::pin(self.of(&params, None).statement(&Statement::Sql(statement))).await;
+        }
         match statement {
+            Statement::ExecuteAs { user, statement } => handlers::user::execute_as(self, user, statement).await,
+            Statement::CreateUser { user, role, password, if_not_exists } => {
+                handlers::user::create(self, user, role.clone(), *password, *if_not_exists).await
+            }
+            Statement::AlterUser { user, role, password, if_exists } => {
+                handlers::user::alter(self, user, role.clone(), *password, *if_exists).await
+            }
+            Statement::DropUser { user, if_exists, cascade } => {
+                self.retrying(|| handlers::user::drop(self, user, *if_exists, *cascade)).await
+            }
             Statement::CreateNamespace { name, if_not_exists } => {
                 handlers::namespace::create(self, name, *if_not_exists).await
             }
@@ -349,8 +445,12 @@ impl Execution<'_> {
             Statement::UseNamespace(name) => handlers::namespace::use_namespace(self, name).await,
             Statement::ShowNamespaces => handlers::show::namespaces(self).await,
             Statement::ShowStats => handlers::show::stats(self).await,
+            Statement::StorageCheck(table) => handlers::check::check(self, table.as_ref()).await,
+            Statement::ShowManifest(name) => handlers::storage::manifest(self, name.as_ref()).await,
+            Statement::Storage { compact, table } => handlers::storage::run(self, *compact, table.as_ref()).await,
             Statement::KillJob(id) => handlers::job::kill(self, id).await,
             Statement::ShowTables(namespace) => handlers::show::tables(self, namespace.as_ref()).await,
+            Statement::ShowIndexes(name) => handlers::index::show(self, name.as_ref()).await,
             Statement::Describe(name) => handlers::show::describe(self, name).await,
             Statement::DescribeHistory(name) => handlers::show::history(self, name).await,
             Statement::CreateTable(kind, create) => handlers::table::create(self, *kind, create.as_ref().clone()).await,
@@ -381,6 +481,10 @@ impl Execution<'_> {
                     self.retrying(|| handlers::truncate::truncate(self, truncate)).await
                 }
                 ast::Statement::AlterTable(alter) => self.retrying(|| handlers::alter::alter(self, alter)).await,
+                ast::Statement::CreateIndex(create) => self.retrying(|| handlers::index::create(self, create)).await,
+                ast::Statement::Drop { object_type: ObjectType::Index, if_exists, names, .. } => {
+                    self.retrying(|| handlers::index::drop(self, names, *if_exists)).await
+                }
                 ast::Statement::CreateView(create) => self.retrying(|| handlers::view::create(self, create)).await,
                 ast::Statement::Drop { object_type: ObjectType::View, if_exists, names, cascade, .. } => {
                     handlers::view::drop(self, names, *if_exists, *cascade).await
@@ -398,23 +502,43 @@ impl Execution<'_> {
         F: Future<Output = Result<StatementResult>>,
     {
         let mut attempt = 1;
+        let mut hold = None;
         loop {
             match run().await {
-                Err(error) if error.code() == ErrorCode::Conflict && attempt < ATTEMPTS => {
+                // In a transaction the snapshot stays, and with it what the statement lost against.
+                Err(error)
+                    if error.code() == ErrorCode::Conflict && attempt < ATTEMPTS && self.transaction.is_none() =>
+                {
                     attempt += 1;
-                    // The commit that was first becomes visible, or fails, before the next attempt reads.
-                    self.executor.store.barrier().await;
+                    // Who loses again and again loses to other writers only, not to rows being moved.
+                    if attempt > 2 && hold.is_none() {
+                        hold = Some(self.executor.store.hold_all());
+                    }
+                    // The commit that was first becomes visible, or fails, before the next attempt reads; and an ALTER
+                    // is waited for.
+                    self.executor.store.settled().await;
                 }
                 outcome => return outcome,
             }
         }
     }
 
-    /// What this statement's plans read: the newest snapshot, as its user.
+    /// What this statement's plans read, as its user: the newest snapshot, or what its transaction sees.
     pub fn request(&self) -> Arc<Request> {
+        // A transaction pins its snapshot itself.
+        let pin = self.transaction.is_none().then(|| Arc::new(self.executor.store.pin()));
+        let snapshot = match (&self.transaction, &pin) {
+            (Some(transaction), _) => transaction.snapshot(),
+            (None, Some(pin)) => pin.seq(),
+            (None, None) => self.executor.store.snapshot(),
+        };
         Arc::new(Request {
-            user: Arc::clone(self.session.user()),
-            snapshot: self.executor.store.snapshot(),
+            user: Arc::clone(&self.user),
+            role: self.role,
+            now_ms: u64::try_from(self.started_us / 1000).unwrap_or(0),
+            snapshot,
+            pin,
+            transaction: self.transaction.as_ref().map(Transaction::view),
             cancelled: Arc::clone(&self.options.cancelled),
             deadline: self.options.deadline,
         })
@@ -422,15 +546,15 @@ impl Execution<'_> {
 
     /// Plans a query or the SELECT behind another statement, with its parameters in place.
     pub async fn plan(&self, statement: ast::Statement, extras: &Extras) -> Result<LogicalPlan> {
-        self.params.bind(self.logical(statement, extras).await?)
+        let plan = self.logical(statement, extras).await?;
+        self.params.bind(who::bind(plan, &self.user, self.session.user())?)
     }
 
-    /// Plans a query or the SELECT behind another statement, with placeholders for its parameters.
+    /// Plans a query or the SELECT behind another statement, with placeholders for its parameters and for its users.
     pub async fn logical(&self, statement: ast::Statement, extras: &Extras) -> Result<LogicalPlan> {
         let namespace = self.session.namespace();
         let names = Names { registry: &self.executor.registry, namespace: &namespace };
-        let plan = plan_statement(&self.state, names, statement, extras).await?;
-        generated::with_user(plan, self.session.user())
+        plan_statement(&self.state, names, statement, extras).await
     }
 
     /// The physical plan of a logical one.

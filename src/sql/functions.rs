@@ -12,7 +12,7 @@ use datafusion::functions_aggregate::{
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion_functions as df;
 
-use super::{generated, json, sums, vectors};
+use super::{casts, generated, json, sums, vectors};
 use crate::tables::TableStore;
 
 /// Every scalar function: DataFusion's, by their names and aliases, and this engine's own. Ids come from `store`.
@@ -25,8 +25,10 @@ pub fn scalar_functions(store: &Arc<TableStore>) -> Vec<Arc<ScalarUDF>> {
     functions.extend(df::regex::functions());
     functions.extend(df::string::functions());
     functions.extend(df::unicode::functions());
+    functions.extend(super::who::functions());
     functions.push(Arc::new(df::math::signum().as_ref().clone().with_aliases(["sign"])));
     functions.push(Arc::new(df::string::uuid().as_ref().clone().with_aliases(["gen_random_uuid"])));
+    functions.push(casts::NamedCast::function());
     functions.extend(generated::functions(store));
     functions.extend(json::functions());
     functions.extend(vectors::functions());

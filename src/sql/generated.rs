@@ -1,24 +1,19 @@
-//! Functions whose values the engine makes: ids, and the user that asks.
+//! Functions whose values the engine makes: ids. The user that asks is in `who.rs`.
 //!
 //! Invariant: ids come from the generators that column defaults use, so an id of a query and one of a default never
-//! are the same. Plans know no user: [`with_user`] puts the name in when a statement is planned for a session.
+//! are the same.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, FixedSizeBinaryArray, Int64Array, StringArray};
 use arrow::datatypes::DataType;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{DataFusionError, Result as DfResult};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{
-    ColumnarValue, Expr, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, lit,
-};
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use uuid::Uuid;
 
 use super::defaults::ulid;
-use super::errors::from_datafusion;
-use crate::error::{KalamError, Result};
+use crate::error::KalamError;
 use crate::schema::DefaultFunction;
 use crate::tables::TableStore;
 
@@ -35,11 +30,8 @@ pub fn functions(store: &Arc<TableStore>) -> Vec<Arc<ScalarUDF>> {
         with(F::SnowflakeId, "snowflake_id", &[], Volatility::Volatile),
         with(F::UuidV7, "uuid_v7", &["uuidv7"], Volatility::Volatile),
         with(F::Ulid, "ulid", &[], Volatility::Volatile),
-        with(F::CurrentUser, CURRENT_USER, &["session_user"], Volatility::Stable),
     ]
 }
-
-const CURRENT_USER: &str = "current_user";
 
 #[derive(Debug)]
 struct Generated {
@@ -104,21 +96,4 @@ impl ScalarUDFImpl for Generated {
         };
         Ok(ColumnarValue::Array(array))
     }
-}
-
-/// A plan with the session's user in the place of CURRENT_USER.
-pub fn with_user(plan: LogicalPlan, user: &str) -> Result<LogicalPlan> {
-    let replace = |expr: Expr| match &expr {
-        Expr::ScalarFunction(call) if call.name() == CURRENT_USER => Ok(Transformed::yes(lit(user))),
-        _ => Ok(Transformed::no(expr)),
-    };
-    plan.transform_up_with_subqueries(|plan| {
-        let names = NamePreserver::new(&plan);
-        plan.map_expressions(|expr| {
-            let name = names.save(&expr);
-            Ok(expr.transform_up(replace)?.update_data(|expr| name.restore(expr)))
-        })
-    })
-    .data()
-    .map_err(from_datafusion)
 }

@@ -16,10 +16,13 @@ use super::handlers::dml::{Target, checked_batch};
 use super::handlers::table::create_filled;
 use super::params::Params;
 use super::parser::parse_name;
+use super::transaction::refused;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::ingest::{self, CsvBatch, CsvDecoder, CsvOptions, Format};
 use crate::platform;
-use crate::schema::{CachedTableData, NewColumn, TableDefinition, TableOptions, TableType, is_reserved_namespace};
+use crate::schema::{
+    CachedTableData, NewColumn, Privilege, TableDefinition, TableOptions, TableType, is_reserved_namespace,
+};
 use crate::tables::{PreparedRows, prepare_rows};
 use crate::types::{KalamDataType, coerce_array};
 
@@ -55,11 +58,16 @@ pub async fn insert_columns(
 ) -> Result<StatementResult> {
     let mut sink = Sink::open(executor, session, table, false).await?;
     let params = Params::default();
-    let execution = executor.execution(session, &params, options);
-    for batch in &batches {
-        sink.add(&execution, batch)?;
+    let mut execution = executor.execution(session, &params, options).await?;
+    let entered = execution.enter().await?;
+    let inserted = async {
+        for batch in &batches {
+            sink.add(&execution, batch)?;
+        }
+        sink.commit(&execution).await
     }
-    sink.commit(&execution).await
+    .await;
+    execution.leave(entered, inserted).await
 }
 
 /// A table or view by its name as SQL writes it.
@@ -90,6 +98,7 @@ impl Sink {
         let table = match names.writable(&parsed).await {
             Ok(table) => Some(table),
             Err(error) if create && error.code() == ErrorCode::TableNotFound => {
+                executor.role(session).await?.require(Privilege::Administer, "CREATE TABLE")?;
                 if is_reserved_namespace(&id.namespace) {
                     let message = format!("the namespace '{}' is reserved", id.namespace);
                     return Err(KalamError::new(ErrorCode::InvalidName, message));
@@ -115,7 +124,7 @@ impl Sink {
             &[],
             TableOptions::default(),
             platform::now_ms(),
-            execution.session.user(),
+            &execution.user,
         )?;
         self.table = Some(Arc::new(CachedTableData::new(definition)));
         Ok(())
@@ -162,6 +171,9 @@ impl Sink {
     }
 
     async fn commit(self, execution: &Execution<'_>) -> Result<StatementResult> {
+        if self.create && execution.transaction.is_some() {
+            return refused();
+        }
         let table = Arc::clone(self.table()?);
         if self.create {
             return create_filled(execution, table.definition().as_ref().clone(), self.prepared).await;
@@ -239,25 +251,27 @@ impl Importer {
                 self.add(&batch).await?;
                 report(self.progress);
                 platform::yield_to_host().await;
-                self.check()?;
+                self.check().await?;
             }
         }
         if self.sink.table.is_none() {
             return Err(KalamError::new(ErrorCode::InvalidData, "the file holds no row, so its columns are not known"));
         }
         let params = Params::default();
-        let execution = self.executor.execution(&self.session, &params, &self.execute);
-        self.sink.commit(&execution).await
+        let mut execution = self.executor.execution(&self.session, &params, &self.execute).await?;
+        let entered = execution.enter().await?;
+        let committed = self.sink.commit(&execution).await;
+        execution.leave(entered, committed).await
     }
 
-    fn check(&self) -> Result<()> {
+    async fn check(&self) -> Result<()> {
         let params = Params::default();
-        self.executor.execution(&self.session, &params, &self.execute).request().check()
+        self.executor.execution(&self.session, &params, &self.execute).await?.request().check()
     }
 
     async fn add(&mut self, batch: &RecordBatch) -> Result<()> {
         let params = Params::default();
-        let execution = self.executor.execution(&self.session, &params, &self.execute);
+        let execution = self.executor.execution(&self.session, &params, &self.execute).await?;
         let columns = batch
             .schema_ref()
             .fields()
@@ -272,7 +286,7 @@ impl Importer {
 
     async fn add_csv(&mut self, batches: Vec<CsvBatch>) -> Result<()> {
         let params = Params::default();
-        let execution = self.executor.execution(&self.session, &params, &self.execute);
+        let execution = self.executor.execution(&self.session, &params, &self.execute).await?;
         for batch in batches {
             let columns = self.csv.columns().unwrap_or_default();
             let columns = columns.iter().map(|(name, t)| NewColumn::new(name, *t)).collect();

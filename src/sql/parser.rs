@@ -7,11 +7,16 @@
 use datafusion::sql::sqlparser::ast::{self, ObjectName, SetExpr};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, Word};
 
 use super::dialect::KalamDialect;
 use crate::error::{ErrorCode, KalamError, Position, Result};
 use crate::schema::TableType;
+
+#[path = "parser_users.rs"]
+mod users;
+
+pub use users::UserName;
 
 /// How deep expressions and subqueries may nest.
 const RECURSION_LIMIT: usize = 128;
@@ -39,10 +44,23 @@ pub enum Statement {
     ShowNamespaces,
     /// `SHOW STATS`.
     ShowStats,
+    /// `STORAGE CHECK [TABLE t | ALL]`.
+    StorageCheck(Option<ObjectName>),
+    /// `SHOW MANIFEST [t]`.
+    ShowManifest(Option<ObjectName>),
+    /// `STORAGE FLUSH | COMPACT TABLE t | ALL`.
+    Storage {
+        /// Whether segments are compacted, not rows flushed.
+        compact: bool,
+        /// The table; `None` is all.
+        table: Option<ObjectName>,
+    },
     /// `KILL JOB 'id'`.
     KillJob(String),
     /// `SHOW TABLES [IN n]`.
     ShowTables(Option<ObjectName>),
+    /// `SHOW INDEXES [FROM t]`, also spelled INDEX and KEYS.
+    ShowIndexes(Option<ObjectName>),
     /// `DESCRIBE [TABLE] t`, `SHOW COLUMNS FROM t`.
     Describe(ObjectName),
     /// `DESCRIBE [TABLE] t HISTORY`.
@@ -76,6 +94,44 @@ pub enum Statement {
     },
     /// `DEALLOCATE [PREPARE] name`; no name means `ALL`.
     Deallocate(Option<ast::Ident>),
+    /// `EXECUTE AS USER 'u' ( statement )`.
+    ExecuteAs {
+        /// Whose rows of USER tables the statement sees.
+        user: UserName,
+        /// What is run.
+        statement: Box<Statement>,
+    },
+    /// `CREATE USER [IF NOT EXISTS] u [WITH] [ROLE r]`.
+    CreateUser {
+        /// Its name.
+        user: UserName,
+        /// Its role, and where that stands.
+        role: Option<(String, Option<Position>)>,
+        /// Where a password is given, which is refused.
+        password: Option<Option<Position>>,
+        /// Whether one that exists is fine.
+        if_not_exists: bool,
+    },
+    /// `ALTER USER [IF EXISTS] u SET ROLE r`.
+    AlterUser {
+        /// Its name.
+        user: UserName,
+        /// Its role, and where that stands.
+        role: Option<(String, Option<Position>)>,
+        /// Where a password is given, which is refused.
+        password: Option<Option<Position>>,
+        /// Whether none is fine.
+        if_exists: bool,
+    },
+    /// `DROP USER [IF EXISTS] u [CASCADE | RESTRICT]`.
+    DropUser {
+        /// Its name.
+        user: UserName,
+        /// Whether none is fine.
+        if_exists: bool,
+        /// Whether its rows go too.
+        cascade: bool,
+    },
     /// `WITH … UPDATE` and `WITH … DELETE`.
     With(ast::With, Box<ast::Statement>),
     /// Everything else.
@@ -236,6 +292,12 @@ impl StatementParser<'_> {
             word.as_ref().is_some_and(|w| w.quote_style.is_none() && w.value.eq_ignore_ascii_case(text))
         };
         let namespace = |word: &Option<Word>| is(word, "namespace") || is(word, "schema");
+        let bare = |word: &Option<Word>| {
+            word.as_ref().filter(|w| w.quote_style.is_none()).map_or(String::new(), |w| w.value.to_ascii_lowercase())
+        };
+        if let Some(statement) = self.user_statement([&bare(&first), &bare(&second), &bare(&third)])? {
+            return Ok(statement);
+        }
         if is(&first, "create") && namespace(&second) {
             self.skip(2);
             let if_not_exists = self.parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
@@ -247,6 +309,10 @@ impl StatementParser<'_> {
             let name = self.parser.parse_object_name(false)?;
             let _ = self.parser.parse_keyword(Keyword::RESTRICT);
             return Ok(Statement::DropNamespace { name, if_exists });
+        }
+        if is(&first, "abort") {
+            self.skip(1);
+            return Ok(Statement::Sql(Box::new(self.parser.parse_rollback()?)));
         }
         if is(&first, "use") {
             self.skip(if namespace(&second) { 2 } else { 1 });
@@ -261,16 +327,41 @@ impl StatementParser<'_> {
                 self.skip(2);
                 return Ok(Statement::ShowStats);
             }
+            if is(&second, "manifest") {
+                self.skip(2);
+                return Ok(Statement::ShowManifest(match self.word(0) {
+                    Some(_) => Some(self.parser.parse_object_name(false)?),
+                    None => None,
+                }));
+            }
             if is(&second, "tables") {
                 self.skip(2);
                 let filtered = self.parser.parse_one_of_keywords(&[Keyword::IN, Keyword::FROM]).is_some();
                 let namespace = if filtered { Some(self.parser.parse_object_name(false)?) } else { None };
                 return Ok(Statement::ShowTables(namespace));
             }
+            if ["indexes", "index", "keys"].iter().any(|word| is(&second, word)) {
+                self.skip(2);
+                let of = self.parser.parse_one_of_keywords(&[Keyword::IN, Keyword::FROM]).is_some();
+                let table = if of { Some(self.parser.parse_object_name(false)?) } else { None };
+                return Ok(Statement::ShowIndexes(table));
+            }
             if is(&second, "columns") && (is(&third, "from") || is(&third, "in")) {
                 self.skip(3);
                 return Ok(Statement::Describe(self.parser.parse_object_name(false)?));
             }
+        }
+        if is(&first, "storage") && is(&second, "check") {
+            self.skip(2);
+            if self.parser.parse_keyword(Keyword::TABLE) {
+                return Ok(Statement::StorageCheck(Some(self.parser.parse_object_name(false)?)));
+            }
+            let _ = self.parser.parse_keyword(Keyword::ALL);
+            return Ok(Statement::StorageCheck(None));
+        }
+        if is(&first, "storage") && (is(&second, "flush") || is(&second, "compact")) {
+            self.skip(2);
+            return self.storage(is(&second, "compact"));
         }
         if is(&first, "kill") && is(&second, "job") {
             self.skip(2);
@@ -291,7 +382,14 @@ impl StatementParser<'_> {
             let analyze = self.parser.parse_keyword(Keyword::ANALYZE);
             let verbose = self.parser.parse_keyword(Keyword::VERBOSE);
             let _ = self.parser.parse_keywords(&[Keyword::QUERY, Keyword::PLAN]);
-            return Ok(Statement::Explain { analyze, verbose, statement: Box::new(self.statement()?) });
+            let explain = |statement| Statement::Explain { analyze, verbose, statement };
+            return Ok(match self.statement()? {
+                // Explained as that user.
+                Statement::ExecuteAs { user, statement } => {
+                    Statement::ExecuteAs { user, statement: Box::new(explain(statement)) }
+                }
+                other => explain(Box::new(other)),
+            });
         }
         if is(&first, "prepare") {
             self.skip(1);
@@ -351,6 +449,17 @@ impl StatementParser<'_> {
             self.parser.expect_token(&Token::RParen)?;
         }
         Ok(Statement::Execute { name, arguments })
+    }
+
+    fn storage(&mut self, compact: bool) -> Result<Statement, ParserError> {
+        if self.parser.parse_keyword(Keyword::ALL) {
+            return Ok(Statement::Storage { compact, table: None });
+        }
+        if !self.parser.parse_keyword(Keyword::TABLE) {
+            let next = self.parser.peek_token();
+            return self.parser.expected("TABLE or ALL", next);
+        }
+        Ok(Statement::Storage { compact, table: Some(self.parser.parse_object_name(false)?) })
     }
 
     fn word(&self, n: usize) -> Option<Word> {
@@ -417,7 +526,15 @@ fn split_position(text: &str) -> (&str, Option<Position>) {
 
 /// The position of an identifier in the text it was parsed from.
 pub fn position_of(ident: &ast::Ident) -> Option<Position> {
-    let start = ident.span.start;
+    position_at(ident.span.start)
+}
+
+/// The position of a token in the text.
+fn position_of_token(token: &TokenWithSpan) -> Option<Position> {
+    position_at(token.span.start)
+}
+
+fn position_at(start: Location) -> Option<Position> {
     let position = Position { line: u32::try_from(start.line).ok()?, column: u32::try_from(start.column).ok()? };
     (position.line > 0).then_some(position)
 }
@@ -430,7 +547,8 @@ mod tests {
     fn own_statements_and_sql_side_by_side() -> Result<()> {
         let parsed = parse(
             "create namespace if not exists shop; use shop; CREATE USER TABLE t (id INT); select 1;; \
-             explain analyze select 2; show tables in shop; describe shop.t; drop schema shop",
+             explain analyze select 2; show tables in shop; describe shop.t; drop schema shop; \
+             storage flush table shop.t; STORAGE COMPACT ALL; show manifest; SHOW MANIFEST shop.t",
         )?;
         assert!(matches!(parsed[0], Statement::CreateNamespace { if_not_exists: true, .. }));
         assert!(matches!(parsed[1], Statement::UseNamespace(_)));
@@ -440,7 +558,11 @@ mod tests {
         assert!(matches!(parsed[5], Statement::ShowTables(Some(_))));
         assert!(matches!(parsed[6], Statement::Describe(_)));
         assert!(matches!(parsed[7], Statement::DropNamespace { .. }));
-        assert_eq!(parsed.len(), 8);
+        assert!(matches!(parsed[8], Statement::Storage { compact: false, table: Some(_) }));
+        assert!(matches!(parsed[9], Statement::Storage { compact: true, table: None }));
+        assert!(matches!(parsed[10], Statement::ShowManifest(None)));
+        assert!(matches!(parsed[11], Statement::ShowManifest(Some(_))));
+        assert_eq!(parsed.len(), 12);
         Ok(())
     }
 

@@ -1,8 +1,9 @@
 //! Physical plans, kept for the next run of the same statement.
 //!
-//! A plan is kept under the statement, the part of it, the namespace, the user and what planning could see of the
-//! parameters: their types, and the values of those that a plan cannot leave open (LIMIT, NULL). Invariant: a kept
-//! plan gives what planning again would give. So none outlives the catalog that it was planned with
+//! A plan is kept under the statement, the part of it, the namespace, the users if the plan asks for them, and what
+//! planning could see of the parameters: their types, and the values of those that a plan cannot leave open (LIMIT,
+//! NULL). What a role may read is asked when a plan runs (`Request::scope`). Invariant: a kept plan gives what planning
+//! again would give. So none outlives the catalog that it was planned with
 //! (`SchemaRegistry::catalog_version`); none is kept whose planning looked at the clock or at anything else that a
 //! stable function tells; scans decide when they run what they read; and a plan serves one run at a time, each with
 //! its state and its metrics set anew. Whoever finds a plan in use plans for itself.
@@ -31,9 +32,10 @@ use super::lru::Lru;
 use super::open_parameters::{OpenParameter, casts_a_parameter, number_parameters, open_parameters};
 use super::params::Params;
 use super::statement_cache::{ParsedStatement, ParsedText};
+use super::who;
 use crate::error::Result;
 use crate::tables::TableScanExec;
-use crate::tables::parameters::{ParameterValues, WithValues, within};
+use crate::tables::parameters::{ParameterValues, WithValues, within, within_async};
 use crate::types::Value;
 
 /// At most so many plans are kept.
@@ -60,7 +62,8 @@ struct Key {
     statement: usize,
     part: PlanFor,
     namespace: Arc<str>,
-    user: Arc<str>,
+    /// The current user and the session's, for a plan that asks for one.
+    users: Option<(Arc<str>, Arc<str>)>,
     parameters: Vec<u8>,
 }
 
@@ -69,8 +72,6 @@ struct KeptPlan {
     plan: Arc<dyn ExecutionPlan>,
     /// By their numbers in the plan.
     parameters: Vec<OpenParameter>,
-    /// Their numbers in the order of their names: of several values that do not fit, the first is named.
-    in_order: Vec<usize>,
     format: OnceLock<Arc<RowFormat>>,
     in_use: AtomicBool,
 }
@@ -89,6 +90,8 @@ pub struct KeptLookup {
 enum Entry {
     Plan(Arc<KeptPlan>),
     Lookup(Arc<KeptLookup>),
+    /// The plan asks for a user: there is one for each under a longer key.
+    ByUser,
     /// Planning looked at more than its key tells.
     Never,
 }
@@ -133,7 +136,7 @@ impl PlanCache {
         let bytes = match &entry {
             Entry::Plan(kept) => operators(kept.plan.as_ref()) * BYTES_PER_OPERATOR,
             Entry::Lookup(_) => BYTES_PER_OPERATOR,
-            Entry::Never => size_of::<Key>(),
+            Entry::ByUser | Entry::Never => size_of::<Key>(),
         };
         let mut plans = self.plans.lock();
         if plans.catalog == catalog {
@@ -223,6 +226,8 @@ impl<'a> Origin<'a> {
 
 impl Execution<'_> {
     /// The plan of one of the SELECTs behind this statement: a kept one, or what `build` gives, planned.
+    ///
+    /// The plan runs as whoever runs it: nothing of the session, its role or its transaction is in it.
     pub async fn ready_plan(
         &self,
         part: PlanFor,
@@ -234,9 +239,9 @@ impl Execution<'_> {
             Some(origin) => Some(key_of(self, origin, part)?),
             None => None,
         };
-        if let Some(key) = &key
-            && let Some(Entry::Plan(kept)) = cache.get(key, catalog)
-            && let Some(ready) = ready(&kept, self.params)?
+        let (mut key, entry) = self.find_plan(key, catalog);
+        if let Some(Entry::Plan(kept)) = &entry
+            && let Some(ready) = ready(kept, self.params)?
         {
             cache.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(ready);
@@ -244,8 +249,16 @@ impl Execution<'_> {
         cache.misses.fetch_add(1, Ordering::Relaxed);
         let (query, extras) = build()?;
         let logical = self.logical(ast::Statement::Query(Box::new(query)), &extras).await?;
+        if let Some(key) = &mut key
+            && key.users.is_none()
+            && who::is_asked(&logical)?
+        {
+            cache.insert(key.clone(), catalog, Entry::ByUser);
+            key.users = Some(self.users());
+        }
+        let logical = who::bind(logical, &self.user, self.session.user())?;
         if let (Some(key), Some(origin)) = (key, self.origin)
-            && !matches!(cache.get(&key, catalog), Some(Entry::Never))
+            && !matches!(entry, Some(Entry::Never))
         {
             match self.kept_plan(&logical, &origin.parsed().fixed).await {
                 Some(kept) => {
@@ -262,6 +275,22 @@ impl Execution<'_> {
         }
         let bound = self.params.bind(logical)?;
         Ok(ReadyPlan::new(self.physical(&bound).await?))
+    }
+
+    /// What is kept under a key, and under which one that is.
+    fn find_plan(&self, key: Option<Key>, catalog: u64) -> (Option<Key>, Option<Entry>) {
+        let Some(mut key) = key else { return (None, None) };
+        let cache = self.executor.plan_cache();
+        let mut entry = cache.get(&key, catalog);
+        if let Some(Entry::ByUser) = entry {
+            key.users = Some(self.users());
+            entry = cache.get(&key, catalog);
+        }
+        (Some(key), entry)
+    }
+
+    fn users(&self) -> (Arc<str>, Arc<str>) {
+        (Arc::clone(&self.user), Arc::clone(self.session.user()))
     }
 
     /// The lookup that this query is, if it is kept.
@@ -294,7 +323,7 @@ impl Execution<'_> {
             statement: origin.index,
             part: PlanFor::Lookup,
             namespace: self.session.namespace(),
-            user: Arc::clone(self.session.user()),
+            users: None,
             parameters: Vec::new(),
         })
     }
@@ -311,14 +340,14 @@ impl Execution<'_> {
             return None;
         }
         let (numbered, parameters) = number_parameters(optimized, logical).ok()?;
-        let plan = self.state.query_planner().create_physical_plan(&numbered, self.state.as_ref()).await.ok()?;
+        let values = values_of(&parameters, self.params).ok()??;
+        // Which index is best may depend on the values; the plan serves all of them (`TableScanExec`).
+        let planning = self.state.query_planner().create_physical_plan(&numbered, self.state.as_ref());
+        let plan = within_async(&values, planning).await.ok()?;
         let plan = datafusion_session::one_partition(plan);
-        let mut in_order: Vec<usize> = (0..parameters.len()).collect();
-        in_order.sort_by(|a, b| parameters[*a].placeholder().cmp(parameters[*b].placeholder()));
         can_run_again(&plan).ok()?.then(|| KeptPlan {
             plan,
             parameters,
-            in_order,
             format: OnceLock::new(),
             in_use: AtomicBool::new(false),
         })
@@ -331,10 +360,11 @@ impl Execution<'_> {
             return Ok("not kept: the statement asks for the time");
         }
         let catalog = self.executor.registry().catalog_version();
-        Ok(match self.executor.plan_cache().get(&key_of(self, origin, PlanFor::Rows)?, catalog) {
+        let key = key_of(self, origin, PlanFor::Rows)?;
+        Ok(match self.find_plan(Some(key), catalog).1 {
             Some(Entry::Plan(_) | Entry::Lookup(_)) => "hit",
             Some(Entry::Never) => "not kept: planning needs the values of the parameters, or the moment",
-            None => "miss",
+            Some(Entry::ByUser) | None => "miss",
         })
     }
 }
@@ -342,13 +372,22 @@ impl Execution<'_> {
 /// A kept plan with the values of a run; `None` if it is in use.
 fn ready(kept: &Arc<KeptPlan>, params: &Params) -> Result<Option<ReadyPlan>> {
     let Some(lease) = Lease::take(kept) else { return Ok(None) };
-    let mut values = vec![ScalarValue::Null; kept.parameters.len()];
-    for &number in &kept.in_order {
-        let Some(value) = kept.parameters[number].value(params)? else { return Ok(None) };
+    let Some(values) = values_of(&kept.parameters, params)? else { return Ok(None) };
+    let plan = reset_plan_states(Arc::clone(&kept.plan)).map_err(from_datafusion)?;
+    Ok(Some(ReadyPlan { plan, values, lease: Some(lease) }))
+}
+
+/// The values of parameters by their numbers; `None` if one is not of the type that was planned for.
+fn values_of(parameters: &[OpenParameter], params: &Params) -> Result<Option<ParameterValues>> {
+    let mut values = vec![ScalarValue::Null; parameters.len()];
+    // In the order of their names: of several values that do not fit, the first is named.
+    let mut in_order: Vec<usize> = (0..parameters.len()).collect();
+    in_order.sort_by(|a, b| parameters[*a].placeholder().cmp(parameters[*b].placeholder()));
+    for number in in_order {
+        let Some(value) = parameters[number].value(params)? else { return Ok(None) };
         values[number] = value;
     }
-    let plan = reset_plan_states(Arc::clone(&kept.plan)).map_err(from_datafusion)?;
-    Ok(Some(ReadyPlan { plan, values: Arc::<[ScalarValue]>::from(values), lease: Some(lease) }))
+    Ok(Some(Arc::from(values)))
 }
 
 fn key_of(execution: &Execution<'_>, origin: Origin<'_>, part: PlanFor) -> Result<Key> {
@@ -366,7 +405,7 @@ fn key_of(execution: &Execution<'_>, origin: Origin<'_>, part: PlanFor) -> Resul
         statement: origin.index,
         part,
         namespace: execution.session.namespace(),
-        user: Arc::clone(execution.session.user()),
+        users: None,
         parameters,
     })
 }
@@ -447,6 +486,7 @@ mod tests {
     use crate::storage::{CountingBackend, MemoryBackend, StorageBackend};
     use crate::tables::{SystemProviders, SystemTablesRegistry, TableProviders, TableStore};
     use futures::executor::block_on;
+    use web_time::Duration;
 
     async fn executor() -> Result<SqlExecutor> {
         let counting = Arc::new(CountingBackend::new(Arc::new(MemoryBackend::new())));
@@ -458,7 +498,7 @@ mod tests {
         let system = SystemTablesRegistry::open(node, counting, &registry, Arc::clone(&store)).await?;
         let providers = Arc::new(TableProviders::new(Arc::clone(&store)));
         registry.set_provider_factory(Arc::new(SystemProviders::new(Arc::clone(&system), providers)));
-        SqlExecutor::new(registry, store, system, 64 << 20)
+        SqlExecutor::new(registry, store, system, 64 << 20, Duration::from_secs(30))
     }
 
     /// Names of operators with the rows that they counted.
@@ -490,7 +530,7 @@ mod tests {
             ] {
                 let text = executor.statement_cache().parse(sql, true)?;
                 let params = Params::Positional(vec![Value::BigInt(1)]);
-                let mut execution = executor.execution(&session, &params, &options);
+                let mut execution = executor.execution(&session, &params, &options).await?;
                 execution.origin = Some(Origin { text: &text, index: 0 });
                 let Statement::Sql(statement) = &text.statements[0].statement else { panic!("{sql}") };
                 let ast::Statement::Query(query) = statement.as_ref() else { panic!("{sql}") };

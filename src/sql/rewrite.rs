@@ -11,11 +11,13 @@ use datafusion::sql::sqlparser::ast::{
     Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, TableFactor, Value, VisitMut, VisitorMut,
 };
 
+use super::casts::NAMED_CAST;
 use super::catalog::fold;
 use super::handlers::query::item_name;
 use super::parser::{self, Statement};
 use super::using;
 use crate::error::{ErrorCode, KalamError, Result};
+use crate::types::KalamDataType;
 
 /// Stands between a name and the number that makes it unique: a character that no one types.
 const MARK: &str = "\u{200B}#";
@@ -36,6 +38,26 @@ pub fn standardise(statement: &mut ast::Statement) -> Result<()> {
 /// Gives every column of every SELECT list a name of its own: DataFusion wants that, SQL does not.
 pub fn name_columns(statement: &mut ast::Statement) {
     let _ = VisitMut::visit(statement, &mut NameColumns);
+}
+
+/// Gives every cast a name of its own within expressions: DataFusion takes `max(x)` and `max(x::TEXT)` for one.
+pub fn name_casts(statement: &mut ast::Statement) {
+    struct NameCasts;
+    impl VisitorMut for NameCasts {
+        type Break = ();
+
+        fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+            if let Expr::Cast { kind: ast::CastKind::Cast | ast::CastKind::DoubleColon, expr: inner, data_type, .. } =
+                expr
+                && let Ok(target) = KalamDataType::from_sql(data_type)
+            {
+                let name = Value::SingleQuotedString(target.sql_name().into_owned()).with_empty_span();
+                *expr = call(NAMED_CAST, vec![inner.as_ref().clone(), Expr::Value(name)]);
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let _ = VisitMut::visit(statement, &mut NameCasts);
 }
 
 struct NameColumns;
@@ -98,6 +120,16 @@ impl VisitorMut for Standardise {
             }
         }
         ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<KalamError> {
+        match factor {
+            TableFactor::Table { sample: Some(_), .. } => ControlFlow::Break(
+                KalamError::new(ErrorCode::FeatureNotSupported, "not supported: TABLESAMPLE")
+                    .with_hint("WHERE random() < 0.1 keeps a tenth of the rows."),
+            ),
+            _ => ControlFlow::Continue(()),
+        }
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<KalamError> {

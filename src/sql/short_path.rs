@@ -1,7 +1,8 @@
-//! The short path: single-table statements that pin the whole primary key to constants.
+//! The short path: single-table statements that pin the whole primary key, or the first columns of an index, to
+//! constants, and say nothing else.
 //!
 //! Planning costs a hundred times what looking a key up costs. Invariant: the path is taken or declined as a whole,
-//! before anything is read, and what it reads is what the planner's key lookup reads (the same [`TableScanExec`]), so
+//! before anything is read, and what it reads is what the planner's lookup reads (the same [`TableScanExec`]), so
 //! both give the same rows (`tests/short_path.rs` runs both). A statement has the shape only if it equals a bare
 //! template in every clause but its list, table and WHERE; a constant counts only if it is of the key column's own
 //! kind, so that comparing needs no conversion.
@@ -10,7 +11,6 @@ use std::sync::{Arc, OnceLock};
 
 use arrow::array::ArrayRef;
 use arrow::record_batch::RecordBatch;
-use datafusion::catalog::TableProvider;
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, Expr, Ident, ObjectName, Query, Select, SelectItem, SetExpr, TableFactor, TableWithJoins,
 };
@@ -22,8 +22,8 @@ use super::handlers::query::item_names;
 use super::parser::{self, Statement};
 use super::plan_cache::KeptLookup;
 use crate::error::Result;
-use crate::schema::TableDefinition;
-use crate::tables::{SharedTableProvider, TableProviderCore, TableScanExec};
+use crate::schema::{IndexDefinition, TableDefinition};
+use crate::tables::{IndexAccess, IndexCodec, TableProviderCore, TableScanExec, stored_core};
 use crate::types::{ColumnBuilder, KalamDataType, Value};
 
 /// At most so many keys of an IN list are looked up one by one.
@@ -32,7 +32,7 @@ const MAX_KEYS: usize = 1000;
 /// Runs a query if it has the shape; `None` hands it to the planner. It has been asked for by [`is_key_query`].
 pub async fn query(execution: &Execution<'_>, query: &Query) -> Result<Option<StatementResult>> {
     let Some(shape) = KeyQuery::of(query) else { return Ok(None) };
-    let Some(lookup) = lookup_of(execution, &shape).await? else { return Ok(None) };
+    let Some(lookup) = kept_of(execution, &shape).await? else { return Ok(None) };
     let Some(scan) = scan_of(execution, &shape, &lookup)? else { return Ok(None) };
     let batches = execution.collect(Arc::new(scan), execution.request()).await?;
     Ok(Some(StatementResult::rows(lookup.format.rows(batches)?)))
@@ -41,14 +41,14 @@ pub async fn query(execution: &Execution<'_>, query: &Query) -> Result<Option<St
 /// The lookup that a query is, for EXPLAIN.
 pub async fn query_scan(execution: &Execution<'_>, query: &Query) -> Result<Option<TableScanExec>> {
     let Some(shape) = KeyQuery::of(query) else { return Ok(None) };
-    match lookup_of(execution, &shape).await? {
+    match kept_of(execution, &shape).await? {
         Some(lookup) => scan_of(execution, &shape, &lookup),
         None => Ok(None),
     }
 }
 
 /// What is the same for all keys: kept for the next run of the same text.
-async fn lookup_of(execution: &Execution<'_>, shape: &KeyQuery<'_>) -> Result<Option<Arc<KeptLookup>>> {
+async fn kept_of(execution: &Execution<'_>, shape: &KeyQuery<'_>) -> Result<Option<Arc<KeptLookup>>> {
     if let Some(kept) = execution.kept_lookup()? {
         return Ok(Some(kept));
     }
@@ -57,25 +57,23 @@ async fn lookup_of(execution: &Execution<'_>, shape: &KeyQuery<'_>) -> Result<Op
     let Ok(id) = table_id(shape.table, &execution.session.namespace()) else { return Ok(None) };
     // Views have no provider, and system tables one of another kind.
     let Some(provider) = registry.provider(&id).await? else { return Ok(None) };
-    let Some(core) = core_of(&provider) else { return Ok(None) };
+    let Some(core) = stored_core(provider.as_ref()) else { return Ok(None) };
     let Some(projection) = shape.projection(core.definition()) else { return Ok(None) };
     let scan = core.key_scan(Some(&projection), Vec::new())?;
     let format = RowFormat::new(&datafusion::physical_plan::ExecutionPlan::schema(&scan), item_names(shape.items));
-    let lookup = Arc::new(KeptLookup { scan, format, provider });
-    execution.keep_lookup(catalog, &lookup);
-    Ok(Some(lookup))
+    let kept = Arc::new(KeptLookup { scan, format, provider });
+    execution.keep_lookup(catalog, &kept);
+    Ok(Some(kept))
 }
 
-fn core_of(provider: &Arc<dyn TableProvider>) -> Option<&TableProviderCore> {
-    let provider: &dyn std::any::Any = provider.as_ref();
-    provider.downcast_ref::<SharedTableProvider>().map(SharedTableProvider::core)
-}
-
-/// The lookup of the keys that WHERE pins.
-fn scan_of(execution: &Execution<'_>, shape: &KeyQuery<'_>, lookup: &KeptLookup) -> Result<Option<TableScanExec>> {
-    let Some(core) = core_of(&lookup.provider) else { return Ok(None) };
-    let keys = keys_of(execution, core, shape.selection, &shape.alias)?;
-    Ok(keys.map(|keys| lookup.scan.with_keys(keys)))
+/// The lookup of what WHERE pins.
+fn scan_of(execution: &Execution<'_>, shape: &KeyQuery<'_>, kept: &KeptLookup) -> Result<Option<TableScanExec>> {
+    let Some(core) = stored_core(kept.provider.as_ref()) else { return Ok(None) };
+    let lookup = lookup_of(execution, core, shape.selection, &shape.alias)?;
+    Ok(lookup.map(|lookup| match lookup {
+        Lookup::Keys(keys) => kept.scan.with_keys(keys),
+        Lookup::Index(access) => kept.scan.with_index_access(access),
+    }))
 }
 
 /// The rows of an UPDATE's or DELETE's target if its WHERE pins the whole key: every column of `core`, hidden ones
@@ -101,8 +99,8 @@ pub fn target_scan(
     alias: &Ident,
 ) -> Result<Option<TableScanExec>> {
     let Some(selection) = selection else { return Ok(None) };
-    let Some(keys) = keys_of(execution, core, selection, &fold(alias))? else { return Ok(None) };
-    core.key_scan(None, keys).map(Some)
+    let Some(lookup) = lookup_of(execution, core, selection, &fold(alias))? else { return Ok(None) };
+    lookup.scan(core, None).map(Some)
 }
 
 /// A column of one constant, by the rules of assignment; `None` if the expression is no constant.
@@ -236,24 +234,38 @@ fn column_name(expr: &Expr, alias: &str) -> Option<String> {
     }
 }
 
-/// The encoded keys that WHERE pins, in key order, each once; `None` if it says anything else.
-fn keys_of(
+/// What WHERE pins.
+enum Lookup {
+    /// The whole primary key.
+    Keys(Vec<Vec<u8>>),
+    /// The first columns of an index.
+    Index(IndexAccess),
+}
+
+impl Lookup {
+    fn scan(self, core: &TableProviderCore, projection: Option<&[usize]>) -> Result<TableScanExec> {
+        match self {
+            Lookup::Keys(keys) => core.key_scan(projection, keys),
+            Lookup::Index(access) => core.index_scan(projection, access),
+        }
+    }
+}
+
+/// What WHERE pins; `None` if it says anything else.
+fn lookup_of(
     execution: &Execution<'_>,
     core: &TableProviderCore,
     selection: &Expr,
     alias: &str,
-) -> Result<Option<Vec<Vec<u8>>>> {
-    let columns = core.definition().key_columns();
-    if columns.is_empty() {
+) -> Result<Option<Lookup>> {
+    let definition = core.definition();
+    let mut terms = Vec::new();
+    if !conjuncts(selection, &mut terms) {
         return Ok(None);
     }
-    let mut pins = Vec::new();
-    if !conjuncts(selection, &mut pins) || pins.len() != columns.len() {
-        return Ok(None);
-    }
-    let mut values: Vec<Option<Vec<Value>>> = vec![None; columns.len()];
-    for pin in pins {
-        let (name, constants) = match pin {
+    let mut pins: Vec<(u32, Vec<Value>)> = Vec::with_capacity(terms.len());
+    for term in terms {
+        let (name, constants) = match term {
             Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => match column_name(left, alias) {
                 Some(name) => (Some(name), vec![right.as_ref()]),
                 None => (column_name(right, alias), vec![left.as_ref()]),
@@ -261,38 +273,65 @@ fn keys_of(
             Expr::InList { expr, list, negated: false } => (column_name(expr, alias), list.iter().collect()),
             _ => return Ok(None),
         };
-        let Some(place) = columns.iter().position(|c| Some(&c.name) == name.as_ref()) else { return Ok(None) };
-        let mut found = Vec::with_capacity(constants.len());
+        let Some(column) = name.and_then(|name| definition.column(&name)) else { return Ok(None) };
+        let mut values = Vec::with_capacity(constants.len());
         for constant in constants {
             match literal(constant, execution.params)? {
-                Some(value) if is_of_kind(&value, &columns[place].data_type) => found.push(value),
+                Some(value) if is_of_kind(&value, &column.data_type) => values.push(value),
                 _ => return Ok(None),
             }
         }
-        if values[place].replace(found).is_some() {
+        if pins.iter().any(|(id, _)| *id == column.column_id) {
             return Ok(None);
         }
+        pins.push((column.column_id, values));
     }
-    let Some(values) = values.into_iter().collect::<Option<Vec<_>>>() else { return Ok(None) };
-    let combinations: usize = values.iter().map(Vec::len).product();
+    let combinations: usize = pins.iter().map(|(_, values)| values.len()).fold(1, usize::saturating_mul);
     if combinations > MAX_KEYS {
         return Ok(None);
     }
-    let mut keys = Vec::with_capacity(combinations);
-    for i in 0..combinations {
-        let mut rest = i;
-        let mut row = Vec::with_capacity(values.len());
-        for column in &values {
-            row.push(column[rest % column.len()].clone());
-            rest /= column.len();
+    let is_pinned = |id: u32| pins.iter().any(|(pinned, _)| *pinned == id);
+    if pins.len() == definition.primary_key.len() && definition.primary_key.iter().all(|id| is_pinned(*id)) {
+        let mut keys = Vec::with_capacity(combinations);
+        for row in rows_of(&pins, &definition.primary_key) {
+            let mut key = Vec::new();
+            core.key().codec().encode_values(&row, &mut key)?;
+            keys.push(key);
         }
-        let mut key = Vec::new();
-        core.key().codec().encode_values(&row, &mut key)?;
-        keys.push(key);
+        keys.sort_unstable();
+        keys.dedup();
+        return Ok(Some(Lookup::Keys(keys)));
     }
-    keys.sort_unstable();
-    keys.dedup();
-    Ok(Some(keys))
+    let fits = |index: &&IndexDefinition| {
+        index.columns.len() >= pins.len() && index.columns[..pins.len()].iter().all(|c| is_pinned(c.column_id))
+    };
+    let Some(index) = definition.indexes.iter().find(fits) else { return Ok(None) };
+    let codec = IndexCodec::new(definition, index)?;
+    let ids: Vec<u32> = index.columns[..pins.len()].iter().map(|c| c.column_id).collect();
+    let mut prefixes = Vec::with_capacity(combinations);
+    for row in rows_of(&pins, &ids) {
+        let mut prefix = Vec::new();
+        for ((place, value), id) in row.iter().enumerate().zip(&ids) {
+            let Some(column) = definition.column_by_id(*id) else { return Ok(None) };
+            let mut one = ColumnBuilder::new(&column.data_type, &column.name, 1);
+            one.append(value)?;
+            codec.encode_column(place, &one.finish(), 0, &mut prefix)?;
+        }
+        prefixes.push(prefix);
+    }
+    Ok(Some(Lookup::Index(IndexAccess::of_values(index, prefixes))))
+}
+
+/// Every combination of the values that columns are pinned to, in the order of `columns`.
+fn rows_of(pins: &[(u32, Vec<Value>)], columns: &[u32]) -> Vec<Vec<Value>> {
+    let mut rows = vec![Vec::with_capacity(columns.len())];
+    for values in columns.iter().filter_map(|id| pins.iter().find(|(pinned, _)| pinned == id)).map(|(_, v)| v) {
+        rows = rows
+            .into_iter()
+            .flat_map(|row: Vec<Value>| values.iter().map(move |value| [&row[..], &[value.clone()]].concat()))
+            .collect();
+    }
+    rows
 }
 
 /// Collects the terms of a conjunction; false if there is anything but AND between them.

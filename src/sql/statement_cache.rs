@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use super::handlers::query::column_names;
 use super::lru::Lru;
-use super::parser::{self, Statement};
+use super::parser::{self, Statement, UserName};
 use super::short_path;
 use crate::error::Result;
 
@@ -29,7 +29,7 @@ const MAX_TEXT: usize = 64 << 10;
 const BYTES_PER_LETTER: usize = 40;
 
 /// What functions of the clock begin with.
-pub const CLOCK_WORDS: [&str; 4] = ["now", "current_", "today", "localtime"];
+pub const CLOCK_WORDS: [&str; 5] = ["now", "current_date", "current_time", "today", "localtime"];
 
 /// Whether a text may call a function of the clock.
 pub fn asks_for_time(sql: &str) -> bool {
@@ -61,7 +61,7 @@ pub struct ParsedStatement {
     pub fixed: Vec<String>,
     /// Those that may stand for an array: `= ANY ($1)`, `IN ($1)`.
     pub arrays: Vec<String>,
-    /// Whether it is a query that looks like a lookup of keys; see `short_path.rs`.
+    /// Whether it is a query, also of EXECUTE AS USER, that looks like a lookup of keys; see `short_path.rs`.
     pub key_query: bool,
     /// The names of a query's columns, where its text tells them.
     pub names: Option<Vec<String>>,
@@ -79,7 +79,10 @@ impl ParsedStatement {
     fn new(statement: Statement) -> Self {
         let mut facts = Facts::default();
         facts.read(&statement);
-        let query = query_of(&statement);
+        let query = match &statement {
+            Statement::ExecuteAs { statement, .. } => query_of(statement),
+            statement => query_of(statement),
+        };
         let key_query = query.is_some_and(short_path::is_key_query);
         let names = query.and_then(column_names);
         Self {
@@ -121,7 +124,14 @@ struct Facts {
 impl Facts {
     fn read(&mut self, statement: &Statement) {
         match statement {
-            Statement::Explain { statement, .. } | Statement::Prepare { statement, .. } => self.read(statement),
+            Statement::Explain { statement, .. } => self.read(statement),
+            Statement::ExecuteAs { user, statement } => {
+                self.name(user);
+                self.read(statement);
+            }
+            Statement::CreateUser { user, .. }
+            | Statement::AlterUser { user, .. }
+            | Statement::DropUser { user, .. } => self.name(user),
             Statement::Sql(statement) => self.visit(statement.as_ref()),
             Statement::With(with, statement) => {
                 self.visit(with);
@@ -133,12 +143,13 @@ impl Facts {
                 }
             }
             Statement::Execute { arguments, .. } => arguments.iter().for_each(|argument| self.visit(argument)),
+            // Those of a statement that is prepared belong to its executions.
             _ => {}
         }
-        if matches!(statement, Statement::Prepare { .. }) {
-            // They belong to the statement's executions.
-            *self = Self::default();
-        }
+    }
+
+    fn name(&mut self, user: &UserName) {
+        self.placeholders.extend(user.is_parameter.then(|| user.text.clone()));
     }
 
     fn visit(&mut self, part: &impl Visit) {

@@ -1,7 +1,7 @@
-//! The column of `RIGHT JOIN … USING` and `FULL JOIN … USING`.
+//! The columns of `JOIN … USING`.
 //!
 //! A bare name of such a column means the left table's value or, where there is none, the right one's; DataFusion reads
-//! the left table's. Invariant: bare names, and what `*` means, are written out as that before a statement is
+//! the left table's, and in WHERE calls the name ambiguous. Invariant: bare names, and what `*` means, are written out as that before a statement is
 //! planned; names with a table before them keep their meaning.
 
 use std::ops::ControlFlow;
@@ -20,15 +20,17 @@ pub struct Merged {
     pub name: String,
     /// The expression of both tables' columns.
     pub expr: Expr,
+    /// Whether that is not just the left table's column.
+    pub differs: bool,
 }
 
-/// The USING columns that are not just the left table's.
+/// The USING columns.
 pub fn merged(from: &[TableWithJoins]) -> Vec<Merged> {
     from.iter().flat_map(of_joins).collect()
 }
 
 fn of_joins(from: &TableWithJoins) -> Vec<Merged> {
-    let mut columns: Vec<(Merged, bool)> = Vec::new();
+    let mut columns: Vec<Merged> = Vec::new();
     let mut left = alias(&from.relation);
     for join in &from.joins {
         use JoinOperator as J;
@@ -38,28 +40,30 @@ fn of_joins(from: &TableWithJoins) -> Vec<Merged> {
             J::FullOuter(c) => (Some(c), true, true),
             _ => (None, false, false),
         };
-        let other = alias(&join.relation);
-        if let (Some(JoinConstraint::Using(names)), Some(other)) = (constraint, &other) {
+        if let (Some(JoinConstraint::Using(names)), Some(other)) = (constraint, alias(&join.relation)) {
             for name in names.iter().filter_map(|n| n.0.last()?.as_ident()) {
                 let column = |table: &Ident| Expr::CompoundIdentifier(vec![table.clone(), name.clone()]);
-                let known = columns.iter().position(|(c, _)| c.name == fold(name));
-                let first = match (known, &left) {
-                    (Some(at), _) => columns.remove(at),
-                    (None, Some(left)) => (Merged { name: fold(name), expr: column(left) }, false),
+                let known = columns.iter().position(|c| c.name == fold(name));
+                let (first, differs) = match (known, &left) {
+                    (Some(at), _) => {
+                        let known = columns.remove(at);
+                        (known.expr, known.differs)
+                    }
+                    (None, Some(left)) => (column(left), false),
                     // Which of several tables has it, only the planner knows.
                     (None, None) => continue,
                 };
                 let expr = match (right, full) {
-                    (true, true) => call("coalesce", vec![first.0.expr, column(other)]),
-                    (true, false) => column(other),
-                    _ => first.0.expr,
+                    (true, true) => call("coalesce", vec![first, column(&other)]),
+                    (true, false) => column(&other),
+                    _ => first,
                 };
-                columns.push((Merged { name: fold(name), expr }, first.1 || right));
+                columns.push(Merged { name: fold(name), expr, differs: differs || right });
             }
         }
         left = None;
     }
-    columns.into_iter().filter(|(_, differs)| *differs).map(|(column, _)| column).collect()
+    columns
 }
 
 fn alias(factor: &TableFactor) -> Option<Ident> {
@@ -80,7 +84,7 @@ pub fn has_wildcard(statement: &Statement) -> bool {
 
         fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
             let wildcard = select.projection.iter().any(|item| matches!(item, SelectItem::Wildcard(_)));
-            if wildcard && !merged(&select.from).is_empty() {
+            if wildcard && merged(&select.from).iter().any(|c| c.differs) {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())

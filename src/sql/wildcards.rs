@@ -17,11 +17,11 @@ use super::catalog::fold;
 use super::handlers::dml::{select_from, unsupported};
 use super::using;
 use crate::error::Result;
-use crate::tables::{ROW_ID_COLUMN, SEQ_COLUMN};
+use crate::tables::{DELETED_COLUMN, ROW_ID_COLUMN, SEQ_COLUMN};
 
 /// Whether a name is that of a system column which statements may name.
 fn is_system_column(name: &str) -> bool {
-    name == SEQ_COLUMN || name == ROW_ID_COLUMN
+    [SEQ_COLUMN, ROW_ID_COLUMN, DELETED_COLUMN].contains(&name)
 }
 
 /// Whether a statement names a system column.
@@ -158,7 +158,7 @@ impl Expander<'_> {
             let of_both = if is_bare { using::merged(&select.from) } else { Vec::new() };
             for (qualifier, field) in schema.iter() {
                 let of_hidden = qualifier.is_some_and(|q| hidden.contains(q));
-                match of_both.iter().find(|c| c.name == *field.name()) {
+                match of_both.iter().find(|c| c.differs && c.name == *field.name()) {
                     Some(column) => items.push(SelectItem::ExprWithAlias {
                         expr: column.expr.clone(),
                         alias: Ident::with_quote('"', field.name()),

@@ -50,7 +50,8 @@ pub const DATABASE_KEY: &[u8] = b"database";
 /// The backup of a database, chunk by chunk. Nothing is committed to the database until it is dropped.
 #[derive(Debug)]
 pub struct Backup {
-    source: Closed,
+    backend: Arc<dyn StorageBackend>,
+    _gate: Option<Closed>,
     head: Option<Bytes>,
     /// The partition being read, by its place in [`Partition::ALL`], and the first key that is not read yet.
     at: usize,
@@ -71,6 +72,15 @@ struct Counts {
 impl Backup {
     /// A backup of what is behind a closed gate. `about` is JSON that describes it, for people.
     pub fn new(source: Closed, about: &serde_json::Value) -> Self {
+        Self::begin(Arc::clone(source.backend()), Some(source), about)
+    }
+
+    /// A backup of a backend that nothing changes.
+    pub fn of_unchanged(backend: Arc<dyn StorageBackend>, about: &serde_json::Value) -> Self {
+        Self::begin(backend, None, about)
+    }
+
+    fn begin(backend: Arc<dyn StorageBackend>, gate: Option<Closed>, about: &serde_json::Value) -> Self {
         let json = about.to_string().into_bytes();
         let mut head = Vec::with_capacity(HEADER_BYTES + json.len());
         head.extend_from_slice(MAGIC);
@@ -80,7 +90,8 @@ impl Backup {
         head.extend_from_slice(&sum.to_le_bytes());
         head.extend_from_slice(&json);
         Self {
-            source,
+            backend,
+            _gate: gate,
             head: Some(head.into()),
             at: 0,
             from: None,
@@ -129,7 +140,7 @@ impl Backup {
             }
             let range = KeyRange { from: self.from.clone(), to: None };
             let options = ScanOptions { limit: Some(PAGE), reverse: false };
-            let page = self.source.backend().scan(partition, &range, options).await?;
+            let page = self.backend.scan(partition, &range, options).await?;
             match page.last() {
                 Some((key, _)) => {
                     let mut next = key.clone();

@@ -235,6 +235,13 @@ impl WriteBatch {
         self.delete_range(Partition::Blob, blob_range(id))
     }
 
+    /// Adds: remove every blob whose id has `id_length` bytes and starts with `prefix`.
+    pub fn delete_blobs(&mut self, prefix: &[u8], id_length: usize) -> &mut Self {
+        let mut start = (id_length as u16).to_be_bytes().to_vec();
+        start.extend_from_slice(prefix);
+        self.delete_range(Partition::Blob, KeyRange::prefix(&start))
+    }
+
     /// Adds everything of another batch, after what is there.
     pub fn append(&mut self, mut other: WriteBatch) -> &mut Self {
         self.ops.append(&mut other.ops);
@@ -275,7 +282,8 @@ fn blob_key(id: &[u8], part: u32) -> Vec<u8> {
     key
 }
 
-fn blob_prefix(id: &[u8]) -> Vec<u8> {
+/// First bytes of the keys of a blob's parts.
+pub fn blob_prefix(id: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(id.len() + 6);
     key.extend_from_slice(&(id.len() as u16).to_be_bytes());
     key.extend_from_slice(id);

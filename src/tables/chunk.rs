@@ -2,8 +2,9 @@
 //!
 //! Invariant: a row is visible at snapshot `s` when `seq <= s < superseded`. Columns and sequence numbers never
 //! change: they stay as they were written, and whoever reads a column leads its values through the types that it had
-//! since (`scan.rs`). A row's `superseded` goes once from [`LIVE`] to the number of the commit that replaced it. That number is
-//! above every snapshot taken before, so a scan that holds a chunk reads the same rows however long it takes.
+//! since (`scan.rs`). A row's `superseded` goes once from [`LIVE`] to the number of the commit that ended it. That number is
+//! above every snapshot taken before, so a scan that holds a chunk reads the same rows however long it takes. Whether a
+//! new version replaced the row or its key ended (a tombstone) is the sign of the number that is kept.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -93,13 +94,19 @@ impl Chunk {
 
     /// The `_seq` that superseded a row, or [`LIVE`].
     pub fn superseded(&self, row: usize) -> Seq {
-        self.superseded.get().map_or(LIVE, |s| s[row].load(Ordering::Acquire))
+        self.superseded.get().map_or(LIVE, |s| s[row].load(Ordering::Acquire).abs())
     }
 
-    /// Marks a row as superseded. `seq` is above every snapshot that is being read.
-    pub fn supersede(&self, row: usize, seq: Seq) {
+    /// The `_seq` of the deletion that ended a row, if it was one and not a newer version.
+    pub fn deleted_at(&self, row: usize) -> Option<Seq> {
+        let seq = self.superseded.get()?[row].load(Ordering::Acquire);
+        (seq < 0).then_some(-seq)
+    }
+
+    /// Marks a row as superseded by a newer version, or as `deleted`. `seq` is above every snapshot that is being read.
+    pub fn supersede(&self, row: usize, seq: Seq, deleted: bool) {
         let all = self.superseded.get_or_init(|| (0..self.len()).map(|_| AtomicI64::new(LIVE)).collect());
-        if all[row].swap(seq, Ordering::AcqRel) == LIVE {
+        if all[row].swap(if deleted { -seq } else { seq }, Ordering::AcqRel) == LIVE {
             self.superseded_rows.fetch_add(1, Ordering::AcqRel);
         }
     }
@@ -142,27 +149,47 @@ impl Chunk {
         }
     }
 
-    /// The first `len` rows.
-    pub fn head(&self, len: usize) -> Chunk {
-        let slice = |columns: &[ArrayRef]| columns.iter().map(|c| c.slice(0, len)).collect::<Vec<_>>();
-        let row_ids = self.row_ids.as_ref().map(|r| r.slice(0, len));
-        let (columns, keys) = (slice(&self.columns), slice(&self.keys));
-        let seqs = self.seqs.slice(0, len);
-        let head =
-            Chunk::new(self.base, self.schema_version, Arc::clone(&self.column_ids), columns, keys, row_ids, seqs);
-        head.copy_superseded(self, 0);
-        head
+    /// Which rows are visible at a snapshot and not below `oldest`.
+    pub fn visibility_since(&self, oldest: Seq, snapshot: Seq) -> Visibility {
+        let visibility = self.visibility(snapshot);
+        let expired = self.seqs.values().partition_point(|&seq| seq < oldest);
+        if expired == 0 || visibility == Visibility::None {
+            return visibility;
+        }
+        let mask = BooleanBuffer::collect_bool(self.len(), |row| row >= expired && self.visible(row, snapshot));
+        if mask.count_set_bits() == 0 { Visibility::None } else { Visibility::Some(mask) }
     }
 
-    /// Marks the rows from `offset` on that are superseded in `from`.
-    fn copy_superseded(&self, from: &Chunk, offset: usize) {
+    /// The first `len` rows.
+    pub fn head(&self, len: usize) -> Chunk {
+        self.part(0, len)
+    }
+
+    /// The rows from `start` on, at the positions that they have.
+    pub fn tail(&self, start: usize) -> Chunk {
+        self.part(start, self.len() - start)
+    }
+
+    fn part(&self, start: usize, len: usize) -> Chunk {
+        let slice = |columns: &[ArrayRef]| columns.iter().map(|c| c.slice(start, len)).collect::<Vec<_>>();
+        let row_ids = self.row_ids.as_ref().map(|r| r.slice(start, len));
+        let (columns, keys) = (slice(&self.columns), slice(&self.keys));
+        let seqs = self.seqs.slice(start, len);
+        let (base, ids) = (self.base + start as u64, Arc::clone(&self.column_ids));
+        let part = Chunk::new(base, self.schema_version, ids, columns, keys, row_ids, seqs);
+        part.copy_superseded(self, start, 0);
+        part
+    }
+
+    /// Marks the rows from `offset` on that are superseded in `from`, of which `skip` rows come before them.
+    fn copy_superseded(&self, from: &Chunk, skip: usize, offset: usize) {
         if from.superseded_rows() == 0 {
             return;
         }
-        for row in 0..from.len().min(self.len() - offset) {
-            let seq = from.superseded(row);
+        for row in 0..(from.len() - skip).min(self.len() - offset) {
+            let seq = from.superseded(skip + row);
             if seq != LIVE {
-                self.supersede(offset + row, seq);
+                self.supersede(offset + row, seq, from.deleted_at(skip + row).is_some());
             }
         }
     }
@@ -172,7 +199,7 @@ impl Chunk {
         let (columns, seqs) = (self.columns.clone(), self.seqs.clone());
         let ids = Arc::clone(&self.column_ids);
         let chunk = Chunk::new(self.base, self.schema_version, ids, columns, keys, self.row_ids.clone(), seqs);
-        chunk.copy_superseded(self, 0);
+        chunk.copy_superseded(self, 0, 0);
         chunk
     }
 
@@ -192,8 +219,8 @@ impl Chunk {
         };
         let ids = Arc::clone(&self.column_ids);
         let merged = Chunk::new(self.base, self.schema_version, ids, columns, keys, row_ids, seqs);
-        merged.copy_superseded(self, 0);
-        merged.copy_superseded(next, self.len());
+        merged.copy_superseded(self, 0, 0);
+        merged.copy_superseded(next, 0, self.len());
         Ok(merged)
     }
 }
@@ -234,7 +261,7 @@ mod tests {
         assert_eq!(c.visibility(0), Visibility::None);
         assert_eq!(c.visibility(2), Visibility::First(2));
         assert_eq!(c.visibility(9), Visibility::All);
-        c.supersede(1, 6);
+        c.supersede(1, 6, false);
         assert_eq!(c.visibility(5), Visibility::All);
         assert_eq!(c.visibility(6), Visibility::Some(BooleanBuffer::from(vec![true, false, true, true])));
         assert!(c.visible(1, 5) && !c.visible(1, 6) && !c.visible(3, 3));
@@ -243,8 +270,8 @@ mod tests {
     #[test]
     fn a_merged_chunk_shows_the_same_rows() -> Result<()> {
         let (a, b) = (chunk(0, &[1, 2]), chunk(2, &[3, 4]));
-        a.supersede(0, 3);
-        b.supersede(1, 7);
+        a.supersede(0, 3, true);
+        b.supersede(1, 7, false);
         let merged = a.merge(&b)?;
         for snapshot in 0..9 {
             for row in 0..4 {
@@ -253,6 +280,17 @@ mod tests {
             }
         }
         assert_eq!((merged.end(), merged.superseded_rows()), (4, 2));
+        assert_eq!((merged.deleted_at(0), merged.deleted_at(3), merged.superseded(0)), (Some(3), None, 3));
         Ok(())
+    }
+
+    #[test]
+    fn a_tail_keeps_positions_and_marks() {
+        let c = chunk(10, &[1, 2, 3, 4]);
+        c.supersede(0, 6, true);
+        c.supersede(3, 7, true);
+        let tail = c.tail(2);
+        assert_eq!((tail.base, tail.end(), tail.len(), tail.superseded_rows()), (12, 14, 2, 1));
+        assert_eq!((tail.deleted_at(0), tail.deleted_at(1), tail.seqs.value(0)), (None, Some(7), 3));
     }
 }

@@ -1,12 +1,13 @@
-//! The hot tier of one table scope: every row version that the log holds, in memory.
+//! One table scope in memory: the hot tier, which is every row version that the log holds, and its segments.
 //!
 //! Row versions lie in [`Chunk`]s at ascending positions; an index leads from the encoded key to the newest version.
 //! Invariants: positions are in commit order; for each key at most one version is live, and the index points at the
 //! newest one (live or superseded) of every key it knows; [`HotTable::apply`] changes everything or nothing. Small
 //! chunks are merged with their neighbour once that is no larger, so a row is copied a logarithmic number of times
-//! and a table has few chunks however it was written.
+//! and a table has few chunks however it was written. The index knows hot rows only: whoever adds keys asks the segments
+//! before (`TableStore::check_keys`). Chunks and segments change together, under one lock (`switch.rs`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -16,9 +17,19 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use parking_lot::RwLock;
 
 use super::chunk::{Chunk, LIVE};
+use super::cold::{ColdMark, ColdTier, Ended};
+use super::index::{HotIndexes, IndexedRow};
+use super::index_access::IndexAccess;
 use super::key_spec::KeySpec;
+use super::segment::{Segment, cold_row};
 use super::seq::Seq;
 use crate::error::{ErrorCode, KalamError, Result};
+use crate::schema::TableDefinition;
+
+#[path = "hot_stream.rs"]
+mod stream;
+
+use stream::StreamLife;
 
 /// Chunks below this many rows are merged with their neighbours.
 const MERGE_BELOW_ROWS: usize = 4096;
@@ -50,19 +61,42 @@ pub enum OnLiveKey {
 /// The hot tier of one table scope; see the module's comment.
 #[derive(Debug)]
 pub struct HotTable {
-    key: KeySpec,
-    state: RwLock<State>,
+    pub(super) key: KeySpec,
+    pub(super) state: RwLock<State>,
+    /// How long rows live, for a STREAM table.
+    life: Option<StreamLife>,
 }
 
 #[derive(Debug)]
-struct State {
-    chunks: Arc<Vec<Arc<Chunk>>>,
-    next: u64,
+pub(super) struct State {
+    pub chunks: Arc<Vec<Arc<Chunk>>>,
+    pub next: u64,
     /// Position of the newest version by key; built when first needed for a table without a primary key.
-    index: Option<HashTable<u64>>,
+    pub index: Option<HashTable<u64>>,
     hasher: DefaultHashBuilder,
-    live: u64,
-    bytes: usize,
+    pub live: u64,
+    pub bytes: usize,
+    pub indexes: HotIndexes,
+    pub cold: ColdTier,
+    /// Segments whose delete vectors the manifest does not have as they are.
+    pub dirty: HashSet<u32>,
+    /// The next segment's number.
+    pub next_segment: u32,
+    /// Segments that a rewrite replaced and whose blobs are still there.
+    pub retired: Vec<u32>,
+}
+
+/// Chunks and segments of one moment. Their rows still have to be tested against a snapshot.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// The chunks in position order.
+    pub chunks: Arc<Vec<Arc<Chunk>>>,
+    /// The segments, in no order.
+    pub segments: Arc<Vec<Arc<Segment>>>,
+    /// Grows with every rewrite.
+    pub cold_version: u64,
+    /// The position after the last hot row.
+    pub next: u64,
 }
 
 /// Rows and bytes of a hot table.
@@ -79,17 +113,28 @@ pub struct HotStatistics {
 impl HotTable {
     /// An empty table.
     pub fn new(key: KeySpec) -> Self {
+        Self::starting_at(key, 0)
+    }
+
+    /// An empty table whose first row gets a position of the caller's choice.
+    pub fn starting_at(key: KeySpec, next: u64) -> Self {
         let index = (!key.is_row_id()).then(HashTable::new);
         Self {
             key,
             state: RwLock::new(State {
                 chunks: Arc::default(),
-                next: 0,
+                next,
                 index,
                 hasher: DefaultHashBuilder::default(),
                 live: 0,
                 bytes: 0,
+                indexes: HotIndexes::default(),
+                cold: ColdTier::default(),
+                dirty: HashSet::new(),
+                next_segment: 1,
+                retired: Vec::new(),
             }),
+            life: None,
         }
     }
 
@@ -141,6 +186,32 @@ impl HotTable {
         Arc::clone(&self.state.read().chunks)
     }
 
+    /// The chunks and segments as they are now.
+    pub fn view(&self) -> View {
+        let state = self.state.read();
+        View {
+            chunks: Arc::clone(&state.chunks),
+            segments: Arc::clone(state.cold.segments()),
+            cold_version: state.cold.version(),
+            next: state.next,
+        }
+    }
+
+    /// The segments as they are now, in no order.
+    pub fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
+        Arc::clone(self.state.read().cold.segments())
+    }
+
+    /// Grows with every rewrite.
+    pub fn cold_version(&self) -> u64 {
+        self.state.read().cold.version()
+    }
+
+    /// Bytes of the hot rows' columns.
+    pub fn bytes(&self) -> usize {
+        self.state.read().bytes
+    }
+
     /// Rows and bytes.
     pub fn statistics(&self) -> HotStatistics {
         let state = self.state.read();
@@ -173,6 +244,35 @@ impl HotTable {
         Ok(None)
     }
 
+    /// Makes the secondary indexes those of a stored definition, unless they are those of a later one. Before rows are
+    /// added this is called with the definition as it is: its UNIQUE constraints are then kept.
+    pub fn use_indexes_of(&self, definition: &TableDefinition) -> Result<()> {
+        if self.state.read().indexes.knows(definition) {
+            return Ok(());
+        }
+        let mut state = self.state.write();
+        if state.indexes.knows(definition) { Ok(()) } else { state.indexes.set(definition) }
+    }
+
+    /// The rows in a part of an index that are visible at a snapshot and have a `_seq` from `oldest` on, in the order
+    /// that is asked for: at most `limit` of them. With them the segments of that moment.
+    pub fn index_rows(
+        &self,
+        access: &IndexAccess,
+        snapshot: Seq,
+        oldest: Seq,
+        limit: usize,
+    ) -> Result<(Vec<IndexedRow>, Arc<Vec<Arc<Segment>>>)> {
+        if !self.state.read().indexes.is_built(access.index.index_id) {
+            let mut state = self.state.write();
+            let chunks = Arc::clone(&state.chunks);
+            state.indexes.build(access.index.index_id, &chunks)?;
+        }
+        let state = self.state.read();
+        let rows = state.indexes.rows(&state.chunks, access, snapshot, oldest, limit)?;
+        Ok((rows, Arc::clone(state.cold.segments())))
+    }
+
     /// The chunk and row of a position.
     pub fn locate(&self, position: u64) -> Option<(Arc<Chunk>, usize)> {
         self.state.read().locate(position)
@@ -196,30 +296,43 @@ impl HotTable {
     /// Fails with a conflict unless every position holds a live row.
     pub fn check_live(&self, positions: &[u64]) -> Result<()> {
         let state = self.state.read();
-        match positions.iter().find(|&&p| !state.is_live(p)) {
-            None => Ok(()),
-            Some(_) => Err(KalamError::new(
-                ErrorCode::Conflict,
-                "a row that this statement changes was changed by another writer meanwhile",
-            )
-            .with_hint("Run the statement or transaction again.")),
+        match positions.iter().all(|&p| if cold_row(p).is_some() { state.cold.is_live(p) } else { state.is_live(p) }) {
+            true => Ok(()),
+            false => Err(changed_meanwhile()),
         }
     }
 
-    /// Supersedes the rows at `superseded` (live ones, each once) and adds `rows`, or does neither.
-    /// What is superseded ends at `end`, the last `_seq` of the change. The result takes the change back with
-    /// [`HotTable::revert`] as long as nothing was applied after it.
-    pub fn apply(&self, rows: &[NewRows], superseded: &[u64], end: Seq, on_live_key: OnLiveKey) -> Result<Applied> {
-        self.check_live(superseded)?;
+    fn check_ended(&self, ended: &Ended) -> Result<()> {
+        let state = self.state.read();
+        let hot = ended.replaced.iter().chain(&ended.deleted).all(|&p| state.is_live(p));
+        let live = |mark: &ColdMark| state.cold.holds_live(mark.segment, mark.replaced.iter().chain(&mark.deleted));
+        if hot && ended.cold.iter().all(live) { Ok(()) } else { Err(changed_meanwhile()) }
+    }
+
+    /// Marks cold rows as the log says that they ended. Rows that the manifest knows to have ended stay as they are,
+    /// and so do those of segments that are not there any more: whoever rewrote them took the marks along.
+    pub fn replay_marks(&self, ended: &Ended) {
+        let mut state = self.state.write();
+        let marked = ended.mark(&state.cold);
+        state.dirty.extend(marked.iter().map(|s| s.meta().number));
+    }
+
+    /// Ends the rows of `ended` (live ones, each once) and adds `rows`, or does neither. The result takes the change
+    /// back with [`HotTable::revert`] as long as nothing was applied after it.
+    pub fn apply(&self, rows: &[NewRows], ended: &Ended, on_live_key: OnLiveKey) -> Result<Applied> {
+        self.check_ended(ended)?;
         if on_live_key == OnLiveKey::Replace && rows.iter().any(|r| r.row_ids.is_some()) {
             self.ensure_index()?;
         }
         let mut state = self.state.write();
         let mut applied = Applied { first: state.next, ..Applied::default() };
         let mut chunks = Vec::with_capacity(rows.len());
-        let change = Change { end, on_live_key, rows: rows.iter().map(|r| r.seqs.len()).sum() };
-        match state.apply(&self.key, rows, superseded, &change, &mut chunks, &mut applied) {
+        let change = Change { on_live_key, rows: rows.iter().map(|r| r.seqs.len()).sum() };
+        match state.apply(&self.key, rows, ended, &change, &mut chunks, &mut applied) {
             Ok(()) => {
+                applied.cold = ended.mark(&state.cold);
+                applied.cold_ends = [ended.replaced_at, ended.deleted_at];
+                state.dirty.extend(applied.cold.iter().map(|s| s.meta().number));
                 applied.rows = change.rows as u64;
                 state.live = state.live + applied.rows - applied.superseded.len() as u64;
                 for chunk in chunks.into_iter().filter_map(Arc::into_inner) {
@@ -241,6 +354,9 @@ impl HotTable {
         state.restore(&self.key, &applied, &chunks)?;
         state.live = state.live + applied.superseded.len() as u64 - applied.rows;
         state.truncate(applied.first);
+        for segment in &applied.cold {
+            segment.change_marks(|marks| applied.cold_ends.iter().for_each(|seq| marks.revert(*seq)));
+        }
         Ok(())
     }
 
@@ -249,21 +365,15 @@ impl HotTable {
             return Ok(());
         }
         let mut state = self.state.write();
-        let mut index = HashTable::with_capacity(usize::try_from(state.next).unwrap_or(0));
-        let mut key = Vec::new();
-        let chunks = Arc::clone(&state.chunks);
-        // Without deletions or updates every row id is there once; else later versions replace earlier ones.
-        for chunk in chunks.iter() {
-            for row in 0..chunk.len() {
-                key.clear();
-                self.key.codec().encode(&chunk.keys, row, &mut key)?;
-                let position = chunk.base + row as u64;
-                state.set(&mut index, &self.key, &key, position, &[]);
-            }
-        }
+        let index = state.index_of_all(&self.key)?;
         state.index = Some(index);
         Ok(())
     }
+}
+
+fn changed_meanwhile() -> KalamError {
+    let message = "a row that this statement changes was changed by another writer meanwhile";
+    KalamError::new(ErrorCode::Conflict, message).with_hint("Run the statement or transaction again.")
 }
 
 fn lost(position: u64) -> KalamError {
@@ -283,12 +393,14 @@ pub struct Applied {
     rows: u64,
     /// New positions whose key the index knew before, and the position it had.
     before: HashMap<u64, u64>,
+    /// Segments of which rows ended, and when they did.
+    cold: Vec<Arc<Segment>>,
+    cold_ends: [Seq; 2],
 }
 
-/// The numbers of a change.
+/// What there is to know of a change beside its rows.
 struct Change {
     rows: usize,
-    end: Seq,
     on_live_key: OnLiveKey,
 }
 
@@ -299,6 +411,43 @@ impl State {
 
     fn is_live(&self, position: u64) -> bool {
         locate(&self.chunks, position).is_some_and(|(chunk, row)| chunk.superseded(row) == LIVE)
+    }
+
+    /// The index of the chunks as they are: later versions replace earlier ones.
+    pub fn index_of_all(&self, spec: &KeySpec) -> Result<HashTable<u64>> {
+        let mut index = HashTable::with_capacity(self.chunks.iter().map(|c| c.len()).sum());
+        let mut key = Vec::new();
+        for chunk in self.chunks.iter() {
+            for row in 0..chunk.len() {
+                // Rows that ended before an ALTER changed their key's type have no key any more.
+                if chunk.keys.iter().any(|column| column.is_null(row)) {
+                    continue;
+                }
+                key.clear();
+                spec.codec().encode(&chunk.keys, row, &mut key)?;
+                self.set(&mut index, spec, &key, chunk.base + row as u64, &[]);
+            }
+        }
+        Ok(index)
+    }
+
+    /// Forgets the keys of the rows below a position, as far as the index leads to them.
+    pub fn forget_keys(&mut self, spec: &KeySpec, below: u64) {
+        let Some(mut index) = self.index.take() else { return };
+        let mut key = Vec::new();
+        for chunk in self.chunks.iter().take_while(|c| c.base < below) {
+            for row in 0..chunk.len().min(usize::try_from(below - chunk.base).unwrap_or(usize::MAX)) {
+                key.clear();
+                let position = chunk.base + row as u64;
+                // A row whose key does not encode cannot be in the index.
+                if spec.codec().encode(&chunk.keys, row, &mut key).is_ok()
+                    && let Ok(entry) = index.find_entry(self.hasher.hash_one(key.as_slice()), |&p| p == position)
+                {
+                    entry.remove();
+                }
+            }
+        }
+        self.index = Some(index);
     }
 
     fn find(&self, spec: &KeySpec, key: &[u8]) -> Option<u64> {
@@ -338,33 +487,41 @@ impl State {
         &mut self,
         spec: &KeySpec,
         rows: &[NewRows],
-        superseded: &[u64],
+        ended: &Ended,
         change: &Change,
         chunks: &mut Vec<Arc<Chunk>>,
         applied: &mut Applied,
     ) -> Result<()> {
-        for &position in superseded {
+        let replaced = ended.replaced.iter().map(|p| (*p, ended.replaced_at, false));
+        for (position, end, deleted) in replaced.chain(ended.deleted.iter().map(|p| (*p, ended.deleted_at, true))) {
             let (chunk, row) = locate(&self.chunks, position).ok_or_else(|| lost(position))?;
-            chunk.supersede(row, change.end);
+            chunk.supersede(row, end, deleted);
             applied.superseded.push(position);
         }
         let mut index = self.index.take();
         if let Some(index) = &mut index {
             self.reserve(index, spec, change.rows);
         }
+        let mut indexes = std::mem::take(&mut self.indexes);
         let mut base = self.next;
-        let mut outcome = Ok(());
+        let mut outcome = match change.on_live_key {
+            OnLiveKey::Fail if change.rows > 0 => indexes.build_unique(&self.chunks),
+            _ => Ok(()),
+        };
         for part in rows.iter().filter(|r| !r.seqs.is_empty()) {
-            outcome = build_chunk(spec, part, base).and_then(|chunk| {
-                base = chunk.end();
-                chunks.push(Arc::new(chunk));
-                index.as_mut().map_or(Ok(()), |index| self.index_chunk(index, spec, chunks, change, applied))
-            });
             if outcome.is_err() {
                 break;
             }
+            outcome = build_chunk(spec, part, base).and_then(|chunk| {
+                base = chunk.end();
+                chunks.push(Arc::new(chunk));
+                index.as_mut().map_or(Ok(()), |index| self.index_chunk(index, spec, chunks, change, applied))?;
+                let Some(chunk) = chunks.last().filter(|_| !indexes.is_empty()) else { return Ok(()) };
+                let find = |p: u64| locate(&self.chunks, p).or_else(|| locate(chunks, p));
+                indexes.enter(chunk, |p| find(p).is_some_and(|(chunk, row)| chunk.superseded(row) == LIVE))
+            });
         }
-        self.index = index;
+        (self.index, self.indexes) = (index, indexes);
         outcome
     }
 
@@ -398,7 +555,8 @@ impl State {
                     format!("duplicate key: a row with {} exists already", spec.describe(&key)),
                 ));
             }
-            old.supersede(old_row, change.end);
+            // No snapshot lies within a commit: that the new row is there says when the old one ended.
+            old.supersede(old_row, chunk.seqs.value(row), false);
             applied.superseded.push(before);
         }
         Ok(())
@@ -417,6 +575,7 @@ impl State {
 
     /// Takes the index and the superseded rows back to what they were; the new rows lie in `chunks`.
     fn restore(&mut self, spec: &KeySpec, applied: &Applied, chunks: &[Arc<Chunk>]) -> Result<()> {
+        self.indexes.remove(chunks, applied.first)?;
         if let Some(mut index) = self.index.take() {
             let mut key = Vec::new();
             for position in (applied.first..applied.first + applied.indexed).rev() {
@@ -482,7 +641,7 @@ impl State {
     }
 }
 
-fn locate(chunks: &[Arc<Chunk>], position: u64) -> Option<(&Arc<Chunk>, usize)> {
+pub(super) fn locate(chunks: &[Arc<Chunk>], position: u64) -> Option<(&Arc<Chunk>, usize)> {
     let after = chunks.partition_point(|c| c.base <= position);
     let chunk = chunks.get(after.checked_sub(1)?)?;
     let row = usize::try_from(position - chunk.base).ok()?;

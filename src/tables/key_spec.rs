@@ -8,7 +8,7 @@ use crate::schema::{SchemaChange, SchemaVersion, TableDefinition};
 use crate::types::{KalamDataType, KeyCodec, Value};
 
 /// What identifies the rows of a table.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct KeySpec {
     /// The schema version since which the key's columns have their types.
     version: u32,

@@ -15,8 +15,9 @@
 //!
 //! ```text
 //! u32  bytes of the whole payload, all parts together
-//! u8   flags: 1 = rows are updates with explicit row ids, 2 = a request id follows
-//! u64  first _seq         deletions take the numbers from here on, then the rows do
+//! u8   flags: 1 = rows are updates with explicit row ids, 2 = a request id follows, 4 = rows of segments end
+//! u64  first _seq         deletions take the numbers from here on (those of segments after those of keys), then
+//!      the rows do
 //! u64  last _seq of the commit
 //! [16] request id, if flagged
 //! u32  schema version that the rows were written under
@@ -26,9 +27,12 @@
 //! if flagged: rows × i64 row ids
 //! u32  bytes of the column block, then the block (tables/block.rs)
 //! deletions × (u32 length, encoded key)
+//! if flagged: u32 marks, then of each: u32 segment number, rows that were replaced, rows that were deleted
+//!     (each u32 length, then a bitmap in the portable Roaring format)
 //! ```
 //!
-//! Replaying a record means: every deleted key's live row ends, then every row replaces the live row of its key.
+//! Replaying a record means: every deleted key's live hot row and every marked row of a segment ends, then every row
+//! replaces the live hot row of its key.
 //! Invariant: records are immutable, and a scope's records in key order give the state that readers saw, because
 //! `_seq` grows with every commit.
 
@@ -37,6 +41,7 @@ use std::sync::Arc;
 use arrow::array::Int64Array;
 use bytes::Bytes;
 
+use super::cold::{ColdMark, cold_deletions};
 use super::seq::{Seq, SeqSpan};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::storage::record::{self, HEADER_BYTES, RecordKind};
@@ -45,6 +50,7 @@ use crate::types::KalamDataType;
 
 const UPDATES: u8 = 1;
 const REQUEST: u8 = 2;
+const MARKS: u8 = 4;
 /// Sequence number and part at the end of a key.
 const KEY_TAIL: usize = 8 + 2;
 
@@ -135,14 +141,21 @@ pub struct LogRecord {
     pub schema_version: u32,
     /// Rows, if there are any.
     pub rows: Option<RowBlock>,
-    /// Encoded keys of deleted rows.
+    /// Encoded keys of deleted hot rows.
     pub deletions: Vec<Vec<u8>>,
+    /// Rows of segments that ended.
+    pub marks: Vec<ColdMark>,
 }
 
 impl LogRecord {
+    /// How many numbers its deletions take.
+    pub fn deletion_numbers(&self) -> u64 {
+        self.deletions.len() as u64 + cold_deletions(&self.marks)
+    }
+
     /// Adds the record to a batch.
-    pub fn write(&self, scope: &ScopeKey, batch: &mut WriteBatch) {
-        let payload = self.encode();
+    pub fn write(&self, scope: &ScopeKey, batch: &mut WriteBatch) -> Result<()> {
+        let payload = self.encode()?;
         let mut key = scope.prefix();
         key.extend_from_slice(&self.seqs.first().to_be_bytes());
         for (part, bytes) in payload.chunks(MAX_VALUE_BYTES - HEADER_BYTES).enumerate() {
@@ -151,14 +164,18 @@ impl LogRecord {
             let value = record::seal(RecordKind::Log, &key, bytes);
             batch.put(Partition::Log, key, value);
         }
+        Ok(())
     }
 
-    fn encode(&self) -> Vec<u8> {
+    fn encode(&self) -> Result<Vec<u8>> {
         let block_bytes = self.rows.as_ref().map_or(0, |r| r.block.len());
         let mut out = Vec::with_capacity(block_bytes + 128);
         out.extend_from_slice(&[0; 4]);
         let row_ids = self.rows.as_ref().and_then(|r| r.row_ids.as_ref());
-        let flags = if row_ids.is_some() { UPDATES } else { 0 } | if self.request.is_some() { REQUEST } else { 0 };
+        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+        let flags = flag(row_ids.is_some(), UPDATES)
+            | flag(self.request.is_some(), REQUEST)
+            | flag(!self.marks.is_empty(), MARKS);
         out.push(flags);
         out.extend_from_slice(&self.seqs.first().to_le_bytes());
         out.extend_from_slice(&self.commit.to_le_bytes());
@@ -181,9 +198,15 @@ impl LogRecord {
             out.extend_from_slice(&(key.len() as u32).to_le_bytes());
             out.extend_from_slice(key);
         }
+        if !self.marks.is_empty() {
+            out.extend_from_slice(&(self.marks.len() as u32).to_le_bytes());
+            for mark in &self.marks {
+                mark.encode(&mut out)?;
+            }
+        }
         let length = out.len() as u32;
         out[..4].copy_from_slice(&length.to_le_bytes());
-        out
+        Ok(out)
     }
 
     fn decode(payload: &Bytes) -> Option<Self> {
@@ -218,13 +241,22 @@ impl LogRecord {
             let length = reader.u32()? as usize;
             keys.push(reader.take(length)?.to_vec());
         }
+        let mut marks = Vec::new();
+        if flags & MARKS != 0 {
+            for _ in 0..reader.u32()? {
+                let (mark, length) = ColdMark::decode(payload.get(reader.at..)?)?;
+                reader.take(length)?;
+                marks.push(mark);
+            }
+        }
         (reader.at == payload.len()).then(|| Self {
-            seqs: SeqSpan::new(first, (rows + deletions) as u64),
+            seqs: SeqSpan::new(first, (rows + deletions) as u64 + cold_deletions(&marks)),
             commit,
             request,
             schema_version,
             rows: (rows > 0).then_some(RowBlock { columns: columns.into(), rows, row_ids, block }),
             deletions: keys,
+            marks,
         })
     }
 }
@@ -329,8 +361,8 @@ mod tests {
         let scope = ScopeKey { table_no: 7, user: None };
         let block = Bytes::from(vec![7u8; 3 * MAX_VALUE_BYTES]);
         let record = LogRecord {
-            seqs: SeqSpan::new(1 << 22, 2),
-            commit: (1 << 22) + 1,
+            seqs: SeqSpan::new(1 << 22, 3),
+            commit: (1 << 22) + 2,
             request: Some([3; 16]),
             schema_version: 2,
             rows: Some(RowBlock {
@@ -340,9 +372,10 @@ mod tests {
                 block: block.clone(),
             }),
             deletions: vec![b"gone".to_vec()],
+            marks: vec![ColdMark { segment: 3, replaced: (0..9).collect(), deleted: std::iter::once(70_000).collect() }],
         };
         let mut batch = WriteBatch::new();
-        record.write(&scope, &mut batch);
+        record.write(&scope, &mut batch)?;
         assert_eq!(batch.ops().len(), 4);
         let back = read_back(batch, &scope)?;
         let [back] = back.as_slice() else { panic!("one record, got {}", back.len()) };
@@ -350,7 +383,7 @@ mod tests {
             (back.seqs, back.commit, back.request, back.schema_version),
             (record.seqs, record.commit, record.request, 2)
         );
-        assert_eq!(back.deletions, record.deletions);
+        assert_eq!((&back.deletions, &back.marks), (&record.deletions, &record.marks));
         let rows = back.rows.as_ref().expect("rows");
         assert_eq!(rows.columns[..], [(1u32, KalamDataType::Int), (5, KalamDataType::Text)]);
         assert_eq!(rows.block, block);

@@ -2,25 +2,58 @@
 
 mod block;
 mod chunk;
+mod cold;
+mod cold_scan;
 mod hot;
+mod index;
+mod index_access;
+mod key_pins;
 mod key_spec;
 mod log;
+mod manifest;
+mod ordered_scan;
+mod overlay;
 pub mod parameters;
 mod pins;
 mod provider;
 mod replay;
+mod rewrite;
+mod salvage;
 mod scan;
+mod scrub;
+mod segment;
 mod seq;
 mod store;
+mod store_cold;
+mod switch;
 mod system;
 
-pub use hot::{HotStatistics, HotTable};
+pub use hot::{HotStatistics, HotTable, View};
+pub use index::IndexCodec;
+pub use index_access::IndexAccess;
 pub use key_spec::KeySpec;
 pub use log::{RequestId, ScopeKey};
-pub use provider::{BaseTableProvider, SharedTableProvider, TableProviderCore, TableProviders, with_system_columns};
-pub use scan::{POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLUMN, TableScanExec};
+pub use overlay::{OWN_ROWS, OverlayView, StatementWrite, Transaction, TransactionView, altered};
+pub use pins::{ScopeHold, SnapshotPin};
+pub use provider::{
+    BaseTableProvider, SharedKind, SharedTableProvider, StoredTableProvider, StreamKind, StreamTableProvider,
+    TableKind, TableProviderCore, TableProviders, UserKind, UserTableProvider, stored_core, stored_provider,
+    with_system_columns,
+};
+pub use rewrite::retained_since;
+pub use salvage::Salvage;
+pub use scrub::{Finding, Health, Scrub};
+pub use scan::{DELETED_COLUMN, POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLUMN, TableScanExec};
+pub use segment::{
+    CacheStatistics, ColumnMeta, DeleteVector, ROW_GROUP_ROWS, ROW_ID_FIELD_ID, SEGMENT_ROWS, SEQ_FIELD_ID, Segment,
+    SegmentCache, SegmentMeta, SegmentRows, SegmentSource, SegmentWriter, cold_position, cold_row, decode_bitmap,
+    encode_bitmap, write_segment,
+};
 pub use seq::{Seq, SeqGenerator, SeqSpan};
-pub use store::{Freeze, NewScope, PreparedRows, Receipt, ScopeWrite, StoreStatistics, TableStore, prepare_rows};
+pub use store::{
+    ColdCheck, Freeze, NewScope, PreparedRows, Receipt, ScopeWrite, StoreStatistics, TableStore, prepare_rows,
+};
+pub use store_cold::{Due, DueWork, Rewritten};
 pub use system::{
     AuditRecord, Gauges, INFORMATION_SCHEMA, JobRecord, JobStatus, Jobs, LiveQueries, LiveQueryRow, SYSTEM_NAMESPACE,
     StorageRecord, StorageRegistry, StorageStore, SystemProviders, SystemTable, SystemTableExec, SystemTableProvider,

@@ -51,7 +51,7 @@ pub fn within<T>(values: &ParameterValues, work: impl FnOnce() -> T) -> T {
 }
 
 /// The value of a parameter of the run that is being worked for.
-pub fn value_of(number: usize) -> DfResult<ScalarValue> {
+fn value_of(number: usize) -> DfResult<ScalarValue> {
     let value = VALUES.with(|values| values.borrow().as_ref().and_then(|v| v.get(number).cloned()));
     value.ok_or_else(|| {
         let error = KalamError::internal(format_args!("a plan asks for parameter {number}, which has no value"));
@@ -86,14 +86,9 @@ impl ParameterFunction {
         }
     }
 
-    /// Its number in the plan.
-    pub fn number(&self) -> usize {
-        self.number
-    }
-
-    /// The type of its values.
-    pub fn data_type(&self) -> &DataType {
-        &self.data_type
+    /// Its value in the run that is being worked for.
+    fn value(&self) -> DfResult<ScalarValue> {
+        value_of(self.number)
     }
 }
 
@@ -120,16 +115,31 @@ impl ScalarUDFImpl for ParameterFunction {
     }
 
     fn invoke_with_args(&self, _: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
-        value_of(self.number).map(ColumnarValue::Scalar)
+        self.value().map(ColumnarValue::Scalar)
     }
+}
+
+/// Whether parameters are in an expression.
+pub fn has_parameters(expr: &Expr) -> bool {
+    // The closure never fails.
+    expr.exists(|e| Ok(ParameterFunction::of(e).is_some())).unwrap_or(true)
 }
 
 /// An expression with the values of the run in the place of its parameters: for what looks at constants when it is
 /// executed, pruning by statistics say.
 pub fn with_values(expr: Expr) -> DfResult<Expr> {
-    expr.transform_up(|expr| match ParameterFunction::of(&expr) {
-        Some(parameter) => Ok(Transformed::yes(Expr::Literal(value_of(parameter.number)?, None))),
-        None => Ok(Transformed::no(expr)),
+    expr.transform_up(|expr| {
+        if let Some(parameter) = ParameterFunction::of(&expr) {
+            return Ok(Transformed::yes(Expr::Literal(parameter.value()?, None)));
+        }
+        // A constant of another type is a constant.
+        if let Expr::Cast(cast) = &expr
+            && let Expr::Literal(value, _) = cast.expr.as_ref()
+            && let Ok(value) = value.cast_to(cast.field.data_type())
+        {
+            return Ok(Transformed::yes(Expr::Literal(value, None)));
+        }
+        Ok(Transformed::no(expr))
     })
     .data()
 }
@@ -142,13 +152,19 @@ pub fn with_values_physical(expr: Arc<dyn PhysicalExpr>) -> DfResult<Arc<dyn Phy
             .and_then(|call| call.fun().inner().downcast_ref::<ParameterFunction>());
         match parameter {
             Some(parameter) => {
-                let literal: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(value_of(parameter.number)?));
+                let literal: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(parameter.value()?));
                 Ok(Transformed::yes(literal))
             }
             None => Ok(Transformed::no(expr)),
         }
     })
     .data()
+}
+
+/// Does some work of a plan that waits in between, with the values of its run.
+pub async fn within_async<T>(values: &ParameterValues, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    futures::future::poll_fn(|context| within(values, || work.as_mut().poll(context))).await
 }
 
 /// The stream of a run: polls the plan with the run's values.

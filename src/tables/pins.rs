@@ -1,182 +1,196 @@
-//! What filters say about keys: which values they pin a column to.
+//! Which snapshots are being read, and which scopes must stay where they are.
 //!
-//! Invariant: filters that pin every key column leave no row with another key, so a lookup of the pinned keys reads
-//! all that the filters let through; the filters stay above the lookup and have the last word. A pin may be a
-//! parameter: then the keys are known when the plan runs, and not before.
+//! Invariant: nobody reads a snapshot below [`Pins::horizon`]. A pin takes the newest snapshot and registers it under
+//! one lock, the horizon is computed under the same lock, and the newest snapshot only grows: so a pin that comes after
+//! the horizon was computed is not below it, and one that came before was counted. What had ended at the horizon can be
+//! forgotten.
 
-use arrow::array::ArrayRef;
-use arrow::datatypes::DataType;
-use datafusion::common::{Column, DataFusionError, Result as DfResult, ScalarValue};
-use datafusion::logical_expr::expr::InList;
-use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use super::key_spec::KeySpec;
-use super::parameters::{ParameterFunction, value_of};
-use crate::schema::TableDefinition;
+use futures::channel::oneshot;
+use parking_lot::Mutex;
 
-/// At most so many keys of an IN list are looked up one by one; more are scanned for.
-const MAX_KEYS: usize = 1000;
+use super::log::ScopeKey;
+use super::seq::Seq;
 
-/// A value that a filter pins a column to.
-#[derive(Debug, Clone)]
-enum Pin {
-    Value(ScalarValue),
-    /// The number of a parameter.
-    Parameter(usize),
-    /// A placeholder that a plan has while it is optimized: no plan that runs has one.
-    Open,
+/// The newest snapshot, those that are read, and the scopes that are held; see the module's comment.
+#[derive(Debug)]
+pub struct Pins {
+    /// The newest snapshot that readers may use.
+    watermark: AtomicI64,
+    read: Mutex<BTreeMap<Seq, usize>>,
+    held: Mutex<Held>,
 }
 
-/// The keys that filters leave, for each key column the values that it can have.
-#[derive(Debug, Clone)]
-pub struct KeyPins(Vec<(DataType, Vec<Pin>)>);
-
-/// Whether a filter pins a column of that name and type.
-pub fn is_pinned(filter: &Expr, name: &str, data_type: &DataType) -> bool {
-    pins_of(filter, name, data_type).is_some()
+#[derive(Debug, Default)]
+struct Held {
+    all: usize,
+    /// Who waits until nobody holds all.
+    waiting: Vec<oneshot::Sender<()>>,
+    scopes: HashMap<ScopeKey, usize>,
 }
 
-impl KeyPins {
-    /// What filters pin the whole key of a table to; `None` if they do not, or to more keys than are looked up.
-    pub fn of(definition: &TableDefinition, filters: &[Expr]) -> Option<Self> {
-        let columns = definition.key_columns();
-        if columns.is_empty() {
-            return None;
+impl Pins {
+    /// No pins yet; the newest snapshot is `watermark`.
+    pub fn new(watermark: Seq) -> Arc<Self> {
+        Arc::new(Self { watermark: AtomicI64::new(watermark), read: Mutex::default(), held: Mutex::default() })
+    }
+
+    /// The newest snapshot.
+    pub fn watermark(&self) -> Seq {
+        self.watermark.load(Ordering::Acquire)
+    }
+
+    /// Moves the newest snapshot up.
+    pub fn advance(&self, to: Seq) {
+        self.watermark.fetch_max(to, Ordering::AcqRel);
+    }
+
+    /// The newest snapshot, kept readable until the pin is dropped.
+    pub fn pin(self: &Arc<Self>) -> SnapshotPin {
+        let mut read = self.read.lock();
+        let seq = self.watermark();
+        *read.entry(seq).or_default() += 1;
+        SnapshotPin { pins: Arc::clone(self), seq }
+    }
+
+    /// No snapshot below this one is read, now or later.
+    pub fn horizon(&self) -> Seq {
+        let read = self.read.lock();
+        let watermark = self.watermark();
+        read.keys().next().map_or(watermark, |oldest| watermark.min(*oldest))
+    }
+
+    /// Keeps a scope, or all of them, from being rewritten until the hold is dropped.
+    pub fn hold(self: &Arc<Self>, scope: Option<&ScopeKey>) -> ScopeHold {
+        let mut held = self.held.lock();
+        match scope {
+            Some(scope) => *held.scopes.entry(scope.clone()).or_default() += 1,
+            None => held.all += 1,
         }
-        let mut pinned = Vec::with_capacity(columns.len());
-        for column in &columns {
-            let data_type = column.data_type.arrow_type();
-            let pins = filters.iter().find_map(|f| pins_of(f, &column.name, &data_type))?;
-            let usable = pins.iter().all(|pin| !matches!(pin, Pin::Value(value) if value.is_null()));
-            if !usable {
-                return None;
+        ScopeHold { pins: Arc::clone(self), scope: scope.cloned() }
+    }
+
+    /// Ends when nobody holds all scopes: a statement does for as long as it takes, a transaction never does.
+    pub async fn all_released(&self) {
+        loop {
+            let released = {
+                let mut held = self.held.lock();
+                if held.all == 0 {
+                    return;
+                }
+                let (sender, released) = oneshot::channel();
+                held.waiting.push(sender);
+                released
+            };
+            // Sent or dropped: it is looked again.
+            let _ = released.await;
+        }
+    }
+
+    /// Whether somebody holds a scope.
+    pub fn is_held(&self, scope: &ScopeKey) -> bool {
+        let held = self.held.lock();
+        held.all > 0 || held.scopes.contains_key(scope)
+    }
+}
+
+/// Keeps a snapshot readable; see [`Pins`].
+#[derive(Debug)]
+pub struct SnapshotPin {
+    pins: Arc<Pins>,
+    seq: Seq,
+}
+
+impl SnapshotPin {
+    /// The snapshot.
+    pub fn seq(&self) -> Seq {
+        self.seq
+    }
+}
+
+impl Drop for SnapshotPin {
+    fn drop(&mut self) {
+        let mut read = self.pins.read.lock();
+        if let Some(count) = read.get_mut(&self.seq) {
+            *count -= 1;
+            if *count == 0 {
+                read.remove(&self.seq);
             }
-            pinned.push((data_type, pins));
         }
-        let pins = Self(pinned);
-        (pins.combinations() <= MAX_KEYS).then_some(pins)
     }
+}
 
-    /// How many keys there are at the most.
-    pub fn combinations(&self) -> usize {
-        self.0.iter().map(|(_, pins)| pins.len()).fold(1, usize::saturating_mul)
-    }
+/// Keeps the rows of a scope, or of all of them, at their positions: no flush and no compaction moves them.
+#[derive(Debug)]
+pub struct ScopeHold {
+    pins: Arc<Pins>,
+    /// `None`: every scope.
+    scope: Option<ScopeKey>,
+}
 
-    /// The encoded keys, in order, each once; within a run if there are parameters among the pins.
-    pub fn keys(&self, spec: &KeySpec) -> DfResult<Vec<Vec<u8>>> {
-        let mut columns: Vec<Vec<ArrayRef>> = Vec::with_capacity(self.0.len());
-        for (data_type, pins) in &self.0 {
-            let mut values = Vec::with_capacity(pins.len());
-            for pin in pins {
-                let value = match pin {
-                    Pin::Value(value) => value.clone(),
-                    Pin::Parameter(number) => value_of(*number)?,
-                    Pin::Open => {
-                        let error = crate::error::KalamError::internal("a plan that runs has an open placeholder");
-                        return Err(DataFusionError::External(Box::new(error)));
+impl Drop for ScopeHold {
+    fn drop(&mut self) {
+        let mut held = self.pins.held.lock();
+        match &self.scope {
+            None => {
+                held.all -= 1;
+                if held.all == 0 {
+                    for waiter in held.waiting.drain(..) {
+                        // Nobody may be waiting any more.
+                        let _ = waiter.send(());
                     }
-                };
-                // No key is NULL, and none is a number that its type does not hold.
-                if let Some(value) = as_key(value, data_type) {
-                    values.push(value.to_array()?);
                 }
             }
-            columns.push(values);
-        }
-        let combinations = columns.iter().map(Vec::len).product();
-        let mut keys = Vec::with_capacity(combinations);
-        for i in 0..combinations {
-            let mut rest = i;
-            let mut row = Vec::with_capacity(columns.len());
-            for values in &columns {
-                row.push(ArrayRef::clone(&values[rest % values.len()]));
-                rest /= values.len();
+            Some(scope) => {
+                if let Some(count) = held.scopes.get_mut(scope) {
+                    *count -= 1;
+                    if *count == 0 {
+                        held.scopes.remove(scope);
+                    }
+                }
             }
-            let mut key = Vec::new();
-            spec.codec().encode(&row, 0, &mut key).map_err(|e| DataFusionError::External(Box::new(e)))?;
-            keys.push(key);
         }
-        keys.sort_unstable();
-        keys.dedup();
-        Ok(keys)
-    }
-
-    /// Whether the keys are known without a run.
-    pub fn are_constant(&self) -> bool {
-        self.0.iter().flat_map(|(_, pins)| pins).all(|pin| matches!(pin, Pin::Value(_)))
     }
 }
 
-/// A value as the key column has it; `None` if no key can equal it.
-fn as_key(value: ScalarValue, data_type: &DataType) -> Option<ScalarValue> {
-    if value.is_null() || value.data_type() == *data_type {
-        return (!value.is_null()).then_some(value);
-    }
-    let number: i64 = match value {
-        ScalarValue::Int16(Some(n)) => n.into(),
-        ScalarValue::Int32(Some(n)) => n.into(),
-        ScalarValue::Int64(Some(n)) => n,
-        _ => return None,
-    };
-    match data_type {
-        DataType::Int16 => i16::try_from(number).ok().map(ScalarValue::from),
-        DataType::Int32 => i32::try_from(number).ok().map(ScalarValue::from),
-        _ => None,
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The values that a filter pins a column to: `column = value`, `column IN (values)`, or several of them with OR.
-fn pins_of(filter: &Expr, name: &str, data_type: &DataType) -> Option<Vec<Pin>> {
-    // Whether the side is the column, and as which type it is compared.
-    let column = |e: &Expr| column_type(e, name, data_type);
-    match filter {
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => {
-            let (compared, value) = match (column(left), column(right)) {
-                (Some(compared), None) => (compared, right),
-                (None, Some(compared)) => (compared, left),
-                _ => return None,
-            };
-            pin(value, &compared).map(|pin| vec![pin])
-        }
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
-            let mut pins = pins_of(left, name, data_type)?;
-            pins.extend(pins_of(right, name, data_type)?);
-            Some(pins)
-        }
-        Expr::InList(InList { expr, list, negated: false }) => {
-            let compared = column(expr)?;
-            list.iter().map(|value| pin(value, &compared)).collect()
-        }
-        _ => None,
+    #[test]
+    fn the_horizon_is_the_oldest_pin() {
+        let pins = Pins::new(10);
+        assert_eq!(pins.horizon(), 10);
+        let (a, b) = (pins.pin(), pins.pin());
+        pins.advance(20);
+        let c = pins.pin();
+        assert_eq!((a.seq(), c.seq(), pins.horizon()), (10, 20, 10));
+        drop(a);
+        assert_eq!(pins.horizon(), 10);
+        drop(b);
+        assert_eq!(pins.horizon(), 20);
+        pins.advance(30);
+        assert_eq!(pins.horizon(), 20);
+        drop(c);
+        pins.advance(5);
+        assert_eq!(pins.horizon(), 30);
     }
-}
 
-/// The type that a column is compared as, if the expression is that column or a cast of it to a wider integer.
-fn column_type(expr: &Expr, name: &str, data_type: &DataType) -> Option<DataType> {
-    match expr {
-        Expr::Column(Column { name: found, .. }) if found == name => Some(data_type.clone()),
-        Expr::Cast(cast) => {
-            let to = cast.field.data_type();
-            let wider = matches!(
-                (data_type, to),
-                (DataType::Int16, DataType::Int32 | DataType::Int64) | (DataType::Int32, DataType::Int64)
-            );
-            let is_column = matches!(cast.expr.as_ref(), Expr::Column(Column { name: found, .. }) if found == name);
-            (wider && is_column).then(|| to.clone())
-        }
-        _ => None,
-    }
-}
-
-fn pin(expr: &Expr, compared: &DataType) -> Option<Pin> {
-    match expr {
-        Expr::Literal(value, _) if value.data_type() == *compared => Some(Pin::Value(value.clone())),
-        Expr::Placeholder(placeholder) => {
-            placeholder.field.as_ref().is_some_and(|f| f.data_type() == compared).then_some(Pin::Open)
-        }
-        _ => {
-            let parameter = ParameterFunction::of(expr)?;
-            (parameter.data_type() == compared).then(|| Pin::Parameter(parameter.number()))
-        }
+    #[test]
+    fn holds_are_counted() {
+        let pins = Pins::new(0);
+        let scope = ScopeKey { table_no: 1, user: None };
+        let (a, b) = (pins.hold(Some(&scope)), pins.hold(Some(&scope)));
+        drop(a);
+        assert!(pins.is_held(&scope));
+        drop(b);
+        assert!(!pins.is_held(&scope));
+        let all = pins.hold(None);
+        assert!(pins.is_held(&scope));
+        drop(all);
+        assert!(!pins.is_held(&scope));
     }
 }

@@ -1,23 +1,31 @@
 //! Table providers: what DataFusion sees of a table.
 //!
 //! One [`TableProviderCore`] serves every kind of table. Invariant: a provider holds no user and no snapshot; both
-//! come with the request (`scan.rs`), so the registry caches one provider per table for all users.
+//! come with the request (`scan.rs`), so the registry caches one provider per table for all users. The kinds of stored
+//! table differ in where a request's rows are (`Request::scope`), not in how they are read, so their providers are one
+//! type with the kind as its parameter.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::sync::{Arc, OnceLock};
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::DataFusionError;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, DataFusionError};
+use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType as DfTableType};
 use datafusion::physical_plan::ExecutionPlan;
 
+use super::index_access::{self, IndexAccess, ScanPath};
 use super::key_spec::KeySpec;
-use super::pins::{KeyPins, is_pinned};
-use super::scan::{ScanColumn, ScanKeys, TableScanExec, schema_with_system_columns, system_columns, table_columns};
+use super::parameters::{ParameterFunction, has_parameters, with_values};
+use super::scan::{DELETED_COLUMN, ScanColumn, TableScanExec, schema_with_system_columns, system_columns, table_columns};
+use super::segment::ScanFilter;
 use super::store::TableStore;
 use crate::error::{KalamError, Result};
-use crate::schema::{CachedTableData, ProviderFactory, TableDefinition, TableId};
+use crate::schema::{CachedTableData, ProviderFactory, TableDefinition, TableId, TableType};
 use crate::types::KalamDataType;
 
 /// What every table provider can tell.
@@ -35,7 +43,10 @@ pub struct TableProviderCore {
     table: Arc<CachedTableData>,
     schema: SchemaRef,
     columns: Vec<ScanColumn>,
+    /// The schema and columns as filters see them.
+    filtered: (Arc<DFSchema>, Arc<[ScanColumn]>),
     key: KeySpec,
+    with_positions: OnceLock<Arc<Self>>,
 }
 
 impl TableProviderCore {
@@ -56,7 +67,8 @@ impl TableProviderCore {
 
     /// The core for a table with the hidden columns that statements may name.
     pub fn with_nameable_columns(store: Arc<TableStore>, table: Arc<CachedTableData>) -> Result<Self> {
-        let nameable = system_columns(&table).into_iter().filter(|(_, c)| *c != ScanColumn::Position);
+        let deleted = (Field::new(DELETED_COLUMN, DataType::Boolean, false), ScanColumn::Deleted);
+        let nameable = system_columns(&table).into_iter().filter(|(_, c)| *c != ScanColumn::Position).chain([deleted]);
         let (fields, mut hidden): (Vec<Field>, Vec<ScanColumn>) = nameable.unzip();
         let own = table.arrow_schema()?;
         let fields = own.fields().iter().cloned().chain(fields.into_iter().map(Arc::new));
@@ -74,7 +86,9 @@ impl TableProviderCore {
     ) -> Result<Self> {
         let key = KeySpec::new(table.definition())?;
         let schema = plan_schema(&schema);
-        Ok(Self { store, table, schema, columns, key })
+        let names = DFSchema::try_from(Arc::clone(&schema)).map_err(KalamError::internal)?;
+        let filtered = (Arc::new(names), Arc::from(columns.as_slice()));
+        Ok(Self { store, table, schema, columns, filtered, key, with_positions: OnceLock::new() })
     }
 
     /// The table's definition.
@@ -82,9 +96,24 @@ impl TableProviderCore {
         self.table.definition()
     }
 
+    /// The columns that it gives.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
     /// Whether it serves this definition of its table.
     pub fn is_of(&self, table: &Arc<CachedTableData>) -> bool {
         Arc::ptr_eq(&self.table, table)
+    }
+
+    /// The same table with its hidden columns, made when a statement first changes rows.
+    pub fn with_positions(&self) -> Result<Arc<Self>> {
+        if let Some(core) = self.with_positions.get() {
+            return Ok(Arc::clone(core));
+        }
+        let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
+        let made = Arc::new(Self::with_system_columns(store, table)?);
+        Ok(Arc::clone(self.with_positions.get_or_init(|| made)))
     }
 
     /// What identifies its rows.
@@ -96,7 +125,7 @@ impl TableProviderCore {
     pub fn key_scan(&self, projection: Option<&[usize]>, keys: Vec<Vec<u8>>) -> Result<TableScanExec> {
         let (schema, columns) = self.projected(projection).map_err(KalamError::internal)?;
         let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
-        Ok(TableScanExec::new(store, table, schema, columns, Some(ScanKeys::Known(Arc::from(keys))), None))
+        Ok(TableScanExec::new(store, table, schema, columns, Some(Arc::from(keys)), None))
     }
 
     fn projected(&self, projection: Option<&[usize]>) -> datafusion::common::Result<(SchemaRef, Vec<ScanColumn>)> {
@@ -109,22 +138,45 @@ impl TableProviderCore {
         })
     }
 
+    /// The filters that bounds can be compared with. They are applied above the scan, so none of them must be here.
+    fn filter(&self, session: &dyn Session, filters: &[Expr]) -> Option<Arc<ScanFilter>> {
+        let expr = conjunction(filters.iter().filter(|f| compares_columns(f)).cloned())?;
+        let (names, columns) = &self.filtered;
+        let expr = session.create_physical_expr(expr, names).ok()?;
+        Some(Arc::new(ScanFilter::new(expr, Arc::clone(&self.schema), Arc::clone(columns))))
+    }
+
     fn scan(
         &self,
+        session: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
         limit: Option<usize>,
     ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
         let (schema, columns) = self.projected(projection.map(Vec::as_slice))?;
-        let keys = match KeyPins::of(self.table.definition(), filters) {
-            Some(pins) if pins.are_constant() => Some(ScanKeys::Known(Arc::from(pins.keys(&self.key)?))),
-            Some(pins) => Some(ScanKeys::Pinned(Arc::new(pins))),
-            None => None,
-        };
         // A filter above the scan would see too few rows if the scan stopped at the limit.
         let fetch = limit.filter(|_| filters.is_empty());
         let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
-        Ok(Arc::new(TableScanExec::new(store, table, schema, columns, keys, fetch)))
+        // Deleted rows are in no index, and their `_seq` is outside of what bounds say.
+        if columns.contains(&ScanColumn::Deleted) {
+            return Ok(Arc::new(TableScanExec::new(store, table, schema, columns, None, fetch)));
+        }
+        let open = filters.iter().any(has_parameters);
+        // With parameters this is what the run does that the plan is made for; each run looks again.
+        let known: Vec<Expr> =
+            if open { filters.iter().cloned().filter_map(|f| with_values(f).ok()).collect() } else { filters.to_vec() };
+        let ScanPath { keys, index } = ScanPath::of(self.table.definition(), &self.key, &known)?;
+        let filter = if keys.is_none() || open { self.filter(session, filters) } else { None };
+        let scan = TableScanExec::new(store, table, schema, columns, keys, fetch);
+        let scan = scan.with_filter(filter).with_index(index);
+        Ok(Arc::new(if open { scan.with_open_filters(filters) } else { scan }))
+    }
+
+    /// A scan of the rows that an index has in some part of it.
+    pub fn index_scan(&self, projection: Option<&[usize]>, access: IndexAccess) -> Result<TableScanExec> {
+        let (schema, columns) = self.projected(projection).map_err(KalamError::internal)?;
+        let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
+        Ok(TableScanExec::new(store, table, schema, columns, None, None).with_index(Some(Arc::new(access))))
     }
 }
 
@@ -137,28 +189,79 @@ pub(super) fn plan_schema(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
 }
 
-/// One data set for everyone in the database.
-#[derive(Debug)]
-pub struct SharedTableProvider {
-    core: TableProviderCore,
-    /// The same table with its hidden columns, made when a statement first changes rows.
-    with_positions: OnceLock<Arc<SharedTableProvider>>,
+/// Whether a filter compares columns with constants, so that bounds of the columns may rule it out.
+fn compares_columns(filter: &Expr) -> bool {
+    let mut columns = false;
+    let plain = filter.apply(|expr| {
+        columns |= matches!(expr, Expr::Column(_));
+        let plain = matches!(
+            expr,
+            Expr::Column(_)
+                | Expr::Literal(..)
+                | Expr::BinaryExpr(_)
+                | Expr::Not(_)
+                | Expr::Negative(_)
+                | Expr::IsNull(_)
+                | Expr::IsNotNull(_)
+                | Expr::IsTrue(_)
+                | Expr::IsFalse(_)
+                | Expr::IsNotTrue(_)
+                | Expr::IsNotFalse(_)
+                | Expr::Between(_)
+                | Expr::InList(_)
+                | Expr::Like(_)
+                | Expr::Cast(_)
+                | Expr::Placeholder(_)
+        ) || ParameterFunction::of(expr).is_some();
+        // The walk ends where something else is found.
+        Ok(if plain { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+    });
+    columns && plain.is_ok_and(|end| end != TreeNodeRecursion::Stop)
 }
 
-impl SharedTableProvider {
-    /// A provider on a core.
-    pub fn new(core: TableProviderCore) -> Self {
-        Self { core, with_positions: OnceLock::new() }
-    }
+/// A kind of stored table.
+pub trait TableKind: fmt::Debug + Send + Sync + 'static {
+    /// What definitions call it.
+    const TYPE: TableType;
+}
 
-    /// The provider of the same table with its hidden columns after its own; the same `Arc` each time.
-    pub fn with_positions(&self) -> Result<Arc<Self>> {
-        if let Some(provider) = self.with_positions.get() {
-            return Ok(Arc::clone(provider));
-        }
-        let (store, table) = (Arc::clone(&self.core.store), Arc::clone(&self.core.table));
-        let made = Arc::new(Self::new(TableProviderCore::with_system_columns(store, table)?));
-        Ok(Arc::clone(self.with_positions.get_or_init(|| made)))
+/// The kind of [`UserTableProvider`].
+#[derive(Debug)]
+pub enum UserKind {}
+/// The kind of [`SharedTableProvider`].
+#[derive(Debug)]
+pub enum SharedKind {}
+/// The kind of [`StreamTableProvider`].
+#[derive(Debug)]
+pub enum StreamKind {}
+
+impl TableKind for UserKind {
+    const TYPE: TableType = TableType::User;
+}
+impl TableKind for SharedKind {
+    const TYPE: TableType = TableType::Shared;
+}
+impl TableKind for StreamKind {
+    const TYPE: TableType = TableType::Stream;
+}
+
+/// The provider of a stored table of one kind.
+#[derive(Debug)]
+pub struct StoredTableProvider<K> {
+    core: Arc<TableProviderCore>,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// One data set for each user: a request finds its user's.
+pub type UserTableProvider = StoredTableProvider<UserKind>;
+/// One data set for everyone in the database.
+pub type SharedTableProvider = StoredTableProvider<SharedKind>;
+/// Events for everyone, in memory only, until they are as old as the table lets them become.
+pub type StreamTableProvider = StoredTableProvider<StreamKind>;
+
+impl<K: TableKind> StoredTableProvider<K> {
+    fn new(core: Arc<TableProviderCore>) -> Self {
+        Self { core, kind: PhantomData }
     }
 
     /// Its core.
@@ -167,7 +270,7 @@ impl SharedTableProvider {
     }
 }
 
-impl BaseTableProvider for SharedTableProvider {
+impl<K: TableKind> BaseTableProvider for StoredTableProvider<K> {
     fn table_id(&self) -> &TableId {
         self.core.table.table_id()
     }
@@ -178,7 +281,7 @@ impl BaseTableProvider for SharedTableProvider {
 }
 
 #[async_trait]
-impl TableProvider for SharedTableProvider {
+impl<K: TableKind> TableProvider for StoredTableProvider<K> {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.core.schema)
     }
@@ -189,20 +292,19 @@ impl TableProvider for SharedTableProvider {
 
     async fn scan(
         &self,
-        _: &dyn Session,
+        session: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-        self.core.scan(projection, filters, limit)
+        self.core.scan(session, projection, filters, limit)
     }
 
     fn supports_filters_pushdown(
         &self,
         filters: &[&Expr],
     ) -> Result<Vec<TableProviderFilterPushDown>, DataFusionError> {
-        let key_columns = self.core.table.definition().key_columns();
-        let useful = |f: &&Expr| key_columns.iter().any(|c| is_pinned(f, &c.name, &c.data_type.arrow_type()));
+        let useful = |f: &&Expr| compares_columns(f) || index_access::is_useful(self.core.table.definition(), f);
         // Inexact: the filter stays above the scan and has the last word.
         Ok(filters
             .iter()
@@ -213,11 +315,33 @@ impl TableProvider for SharedTableProvider {
     }
 }
 
+/// The core of a stored table's provider, of whichever kind; `None` for others.
+pub fn stored_core(provider: &dyn TableProvider) -> Option<&TableProviderCore> {
+    fn of<K: TableKind>(provider: &dyn TableProvider) -> Option<&TableProviderCore> {
+        provider.downcast_ref::<StoredTableProvider<K>>().map(StoredTableProvider::core)
+    }
+    of::<SharedKind>(provider).or_else(|| of::<UserKind>(provider)).or_else(|| of::<StreamKind>(provider))
+}
+
+/// The provider of a stored table, of the kind that its definition says.
+pub fn stored_provider(core: impl Into<Arc<TableProviderCore>>) -> Result<Arc<dyn TableProvider>> {
+    let core = core.into();
+    let table = Arc::clone(&core.table);
+    match table.definition().table_type {
+        SharedKind::TYPE => Ok(Arc::new(SharedTableProvider::new(core))),
+        UserKind::TYPE => Ok(Arc::new(UserTableProvider::new(core))),
+        StreamKind::TYPE => Ok(Arc::new(StreamTableProvider::new(core))),
+        other => {
+            Err(KalamError::internal(format_args!("'{}' is a {other} table: it stores no rows", table.table_id())))
+        }
+    }
+}
+
 /// The provider of the same table with the system columns that statements may name, if it has any.
 pub fn with_system_columns(provider: &dyn TableProvider) -> Result<Option<Arc<dyn TableProvider>>> {
-    let Some(stored) = provider.downcast_ref::<SharedTableProvider>() else { return Ok(None) };
-    let (store, table) = (Arc::clone(&stored.core.store), Arc::clone(&stored.core.table));
-    Ok(Some(Arc::new(SharedTableProvider::new(TableProviderCore::with_nameable_columns(store, table)?))))
+    let Some(core) = stored_core(provider) else { return Ok(None) };
+    let (store, table) = (Arc::clone(&core.store), Arc::clone(&core.table));
+    stored_provider(TableProviderCore::with_nameable_columns(store, table)?).map(Some)
 }
 
 /// Makes the providers that the registry caches.
@@ -235,7 +359,6 @@ impl TableProviders {
 
 impl ProviderFactory for TableProviders {
     fn provider(&self, table: &Arc<CachedTableData>) -> Result<Arc<dyn TableProvider>> {
-        let core = TableProviderCore::new(Arc::clone(&self.store), Arc::clone(table))?;
-        Ok(Arc::new(SharedTableProvider::new(core)))
+        stored_provider(TableProviderCore::new(Arc::clone(&self.store), Arc::clone(table))?)
     }
 }

@@ -3,16 +3,19 @@
 //! Invariant: each record is replayed with keys as its schema version encodes them, because that is how its deletions
 //! name rows and how its rows replaced others. Where an ALTER changed the type of a key column, the keys of the rows
 //! that were live at that moment are converted, as the ALTER made sure they can be; rows that had ended by then need
-//! not convert. Other columns stay as they were written.
+//! not convert. Other columns stay as they were written. Segments are there before the log is replayed: what its records
+//! mark in them is marked, and rows that went from the log to a segment are not in the log any more.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array};
 
 use super::block;
+use super::cold::Ended;
 use super::hot::{HotTable, NewRows, OnLiveKey};
 use super::key_spec::KeySpec;
 use super::log::{LogRecord, RowBlock};
+use super::segment::Segment;
 use super::seq::SeqSpan;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{SchemaChange, TableDefinition};
@@ -38,9 +41,18 @@ pub struct Replay<'a> {
 impl<'a> Replay<'a> {
     const RUN_ROWS: usize = 4096;
 
-    /// A replay of the log of a table as it is defined now.
-    pub fn new(definition: &'a TableDefinition) -> Result<Self> {
-        let hot = HotTable::new(KeySpec::at(definition, 1)?);
+    /// A replay of the log of a table as it is defined now, over its segments: how [`HotTable::set_cold`] takes them.
+    pub fn new(
+        definition: &'a TableDefinition,
+        segments: Vec<Arc<Segment>>,
+        next_segment: u32,
+        retired: Vec<u32>,
+    ) -> Result<Self> {
+        if segments.iter().any(|s| s.meta().schema_version > definition.schema_version) {
+            return Err(outdated());
+        }
+        let mut hot = HotTable::new(KeySpec::at(definition, 1)?);
+        hot.set_cold(segments, next_segment.max(1), retired);
         Ok(Self { definition, hot, version: 1, run: Vec::new(), rows: 0 })
     }
 
@@ -50,12 +62,17 @@ impl<'a> Replay<'a> {
             return Err(outdated());
         }
         self.advance(record.schema_version)?;
-        let deletions = record.deletions.len() as u64;
-        if deletions > 0 {
+        let deletions = record.deletion_numbers();
+        let ends = (record.seqs.slice(0, deletions).last(), record.commit);
+        if !record.deletions.is_empty() {
             self.flush()?;
-            let end = record.seqs.slice(0, deletions).last();
-            let positions = self.hot.live_positions(record.deletions.iter().map(Vec::as_slice))?;
-            self.hot.apply(&[], &positions, end, OnLiveKey::Replace)?;
+            let deleted = self.hot.live_positions(record.deletions.iter().map(Vec::as_slice))?;
+            let ended = Ended { deleted, deleted_at: ends.0, replaced_at: ends.1, ..Ended::default() };
+            self.hot.apply(&[], &ended, OnLiveKey::Replace)?;
+        }
+        if !record.marks.is_empty() {
+            let cold = record.marks;
+            self.hot.replay_marks(&Ended { cold, deleted_at: ends.0, replaced_at: ends.1, ..Ended::default() });
         }
         let Some(block) = record.rows else { return Ok(()) };
         let seqs = record.seqs.slice(deletions, block.rows as u64);
@@ -114,10 +131,9 @@ impl<'a> Replay<'a> {
                 .collect::<Result<_>>()?,
         };
         let seqs = Int64Array::from_iter_values(run.iter().flat_map(|(_, s)| s.iter()));
-        let end = run.last().map_or(0, |(_, s)| s.last());
         let row_ids = first.row_ids.clone();
         let rows = NewRows { schema_version: self.version, column_ids, columns, seqs, row_ids };
-        self.hot.apply(&[rows], &[], end, OnLiveKey::Replace)?;
+        self.hot.apply(&[rows], &Ended::default(), OnLiveKey::Replace)?;
         Ok(())
     }
 }

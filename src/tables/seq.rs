@@ -31,6 +31,11 @@ impl SeqSpan {
         Self { first, len }
     }
 
+    /// When a number was handed out, about, in milliseconds since the Unix epoch.
+    pub fn ms_of(seq: Seq) -> u64 {
+        (seq.max(0) as u64 >> (COUNTER_BITS + WORKER_BITS)) + EPOCH_MS
+    }
+
     /// The first number.
     pub fn first(self) -> Seq {
         self.first
@@ -68,6 +73,11 @@ impl SeqSpan {
     pub fn iter(self) -> impl Iterator<Item = Seq> {
         (0..self.len).map(move |i| self.get(i))
     }
+}
+
+/// The lowest number that a millisecond since the Unix epoch can have.
+pub fn first_seq_of_ms(ms: u64) -> Seq {
+    Seq::try_from(ms.saturating_sub(EPOCH_MS) << (COUNTER_BITS + WORKER_BITS)).unwrap_or(Seq::MAX)
 }
 
 fn compose(ticks: u64, worker: u64) -> Seq {
@@ -145,5 +155,6 @@ mod tests {
         let generator = SeqGenerator::new(5);
         let span = generator.take_at(1, EPOCH_MS + 3);
         assert_eq!(span.first(), (3 << 22) | (5 << 12));
+        assert_eq!((first_seq_of_ms(EPOCH_MS + 3), SeqSpan::ms_of(span.first())), (3 << 22, EPOCH_MS + 3));
     }
 }

@@ -5,11 +5,15 @@
 //! many waiting writers share one. When a group is durable the watermark moves to its last `_seq`, and only then do
 //! readers see it. Invariants: groups are written one after the other in `_seq` order; a reader's snapshot is never
 //! above the watermark; when a group fails, every scope that it or a later group touched is dropped from memory and
-//! read again from storage when next used, so memory never holds what storage does not.
+//! read again from storage when next used, so memory never holds what storage does not. Rewrites (flush, compaction:
+//! `store_cold.rs`) are members of groups like commits, so both hold for them too. Only STREAM tables are in memory
+//! alone: a commit to them joins its group for the order, adds nothing to what the group stores, and a failed one is
+//! taken back in memory.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::Weak;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arrow::array::{ArrayRef, Int64Array};
 use arrow::record_batch::RecordBatch;
@@ -18,10 +22,14 @@ use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 
 use super::block;
+use super::cold::{ColdMark, Ended, cold_deletions};
 use super::hot::{Applied, HotTable, NewRows, OnLiveKey};
 use super::key_spec::KeySpec;
 use super::log::{LogReader, LogRecord, RequestId, RowBlock, ScopeKey};
+use super::manifest;
+use super::pins::{Pins, ScopeHold, SnapshotPin};
 use super::replay::{self, Replay};
+use super::segment::{Segment, SegmentCache, SegmentSource};
 use super::seq::{Seq, SeqGenerator, SeqSpan};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::TableDefinition;
@@ -29,6 +37,8 @@ use crate::storage::record::{self, RecordKind};
 use crate::storage::{Durability, KeyRange, Partition, ScanOptions, StorageBackend, WriteBatch};
 use crate::types::KalamDataType;
 
+#[path = "store_scopes.rs"]
+mod scopes;
 #[path = "whole.rs"]
 mod whole;
 pub use whole::NewScope;
@@ -47,9 +57,9 @@ const ROWS_PER_RECORD: usize = 32_768;
 /// Rows that are checked, encoded and ready to be committed.
 #[derive(Debug)]
 pub struct PreparedRows {
-    column_ids: Arc<[u32]>,
-    columns: Vec<ArrayRef>,
-    block: RowBlock,
+    pub(super) column_ids: Arc<[u32]>,
+    pub(super) columns: Vec<ArrayRef>,
+    pub(super) block: RowBlock,
 }
 
 impl PreparedRows {
@@ -61,6 +71,37 @@ impl PreparedRows {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.block.rows == 0
+    }
+
+    /// The rows as a hot tier takes them.
+    pub(super) fn new_rows(&self, schema_version: u32, seqs: SeqSpan) -> NewRows {
+        NewRows {
+            schema_version,
+            column_ids: Arc::clone(&self.column_ids),
+            columns: self.columns.clone(),
+            seqs: Int64Array::from_iter_values(seqs.iter()),
+            row_ids: self.block.row_ids.clone(),
+        }
+    }
+
+    /// The hidden row ids that new versions of rows bring.
+    pub(super) fn row_ids(&self) -> Option<&Int64Array> {
+        self.block.row_ids.as_ref()
+    }
+
+    /// The columns of the primary key, in key order.
+    pub(super) fn key_columns(&self, spec: &KeySpec) -> Result<Vec<ArrayRef>> {
+        self.columns_of(spec.columns().iter().copied())
+    }
+
+    /// The columns of some ids.
+    pub(super) fn columns_of(&self, ids: impl Iterator<Item = u32>) -> Result<Vec<ArrayRef>> {
+        let column = |id: u32| {
+            let place = self.column_ids.iter().position(|c| *c == id);
+            let place = place.ok_or_else(|| KalamError::internal(format_args!("rows without their column {id}")))?;
+            Ok(Arc::clone(&self.columns[place]))
+        };
+        ids.map(column).collect()
     }
 }
 
@@ -104,10 +145,31 @@ pub struct ScopeWrite {
     pub schema_version: u32,
     /// New rows and new versions of rows.
     pub rows: Vec<PreparedRows>,
-    /// Positions of live rows that `rows` replace under the same key.
+    /// Positions of live rows, hot or cold, that `rows` replace under the same key.
     pub replaced: Vec<u64>,
-    /// Positions of live rows whose key ends.
+    /// Positions of live rows, hot or cold, whose key ends.
     pub deleted: Vec<u64>,
+    /// What [`TableStore::check_keys`] found.
+    pub checked: ColdCheck,
+}
+
+/// Says that the new keys of a [`ScopeWrite`] are in no segment, or that there was nothing to ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ColdCheck {
+    /// Nobody has asked.
+    #[default]
+    Unchecked,
+    /// No key is new.
+    NoNewKeys,
+    /// They are in none of the segments that there were at this version.
+    At(u64),
+}
+
+impl ColdCheck {
+    /// Whether somebody has asked.
+    pub fn is_done(self) -> bool {
+        self != ColdCheck::Unchecked
+    }
 }
 
 /// What a commit promised.
@@ -132,18 +194,24 @@ pub struct StoreStatistics {
     pub hot_rows: u64,
     /// Bytes of rows in memory.
     pub hot_bytes: u64,
+    /// Segments of the scopes in memory.
+    pub segments: u64,
+    /// Live rows in them.
+    pub cold_rows: u64,
+    /// Bytes of their files.
+    pub cold_bytes: u64,
 }
 
-type GroupFuture = Shared<BoxFuture<'static, Result<Durability>>>;
+pub(super) type GroupFuture = Shared<BoxFuture<'static, Result<Durability>>>;
 
 #[derive(Default)]
-struct Commits {
+pub(super) struct Commits {
     open: Option<OpenGroup>,
     last: Option<GroupFuture>,
     next_group: u64,
     ceiling: Seq,
     /// Tables that a DDL statement is changing.
-    frozen: HashSet<u32>,
+    pub frozen: HashSet<u32>,
 }
 
 struct OpenGroup {
@@ -153,13 +221,26 @@ struct OpenGroup {
     last_seq: Seq,
     commits: u64,
     scopes: HashSet<ScopeKey>,
+    /// Segments that the batch writes: their files stay in memory until it is durable.
+    segments: Vec<Arc<Segment>>,
     failure: Arc<Mutex<Option<KalamError>>>,
     future: GroupFuture,
 }
 
+/// A commit or a rewrite on its way into a group.
+pub(super) struct Member {
+    pub batch: WriteBatch,
+    /// Its last `_seq`; 0: it takes none.
+    pub last_seq: Seq,
+    pub durability: Durability,
+    pub scopes: Vec<ScopeKey>,
+    /// Segments that it writes.
+    pub segments: Vec<Arc<Segment>>,
+}
+
 #[derive(Default)]
-struct Slot {
-    hot: Mutex<Option<Arc<HotTable>>>,
+pub(super) struct Slot {
+    pub hot: Mutex<Option<Arc<HotTable>>>,
     hydrating: futures::lock::Mutex<()>,
 }
 
@@ -176,11 +257,21 @@ impl Slot {
 
 /// All table scopes of a database; see the module's comment.
 pub struct TableStore {
-    backend: Arc<dyn StorageBackend>,
+    pub(super) backend: Arc<dyn StorageBackend>,
     seqs: SeqGenerator,
-    watermark: AtomicI64,
-    slots: Mutex<HashMap<ScopeKey, Arc<Slot>>>,
-    commits: Mutex<Commits>,
+    /// The watermark, and which snapshots are read.
+    pub(super) pins: Arc<Pins>,
+    pub(super) slots: Mutex<HashMap<ScopeKey, Arc<Slot>>>,
+    pub(super) commits: Mutex<Commits>,
+    pub(super) cache: Arc<SegmentCache>,
+    /// Segments that were replaced, by blob, as long as somebody may read them.
+    pub(super) retired: Mutex<HashMap<Vec<u8>, Weak<Segment>>>,
+    /// Rewrites go one after the other, so that memory holds the rows of one.
+    pub(super) rewriting: futures::lock::Mutex<()>,
+    /// Bytes of hot rows above which writers flush first.
+    pub(super) hot_limit: AtomicUsize,
+    /// Bytes of rows that came since they were last counted.
+    pub(super) grown: AtomicUsize,
     /// Statements that change a table's definition go one after the other.
     turns: Mutex<HashMap<u32, Arc<futures::lock::Mutex<()>>>>,
     commit_count: AtomicU64,
@@ -189,7 +280,7 @@ pub struct TableStore {
 
 impl std::fmt::Debug for TableStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TableStore").field("backend", &self.backend).field("watermark", &self.watermark).finish()
+        f.debug_struct("TableStore").field("backend", &self.backend).field("watermark", &self.snapshot()).finish()
     }
 }
 
@@ -212,9 +303,14 @@ impl TableStore {
         Ok(Arc::new(Self {
             backend,
             seqs,
-            watermark: AtomicI64::new(ceiling),
+            pins: Pins::new(ceiling),
             slots: Mutex::default(),
             commits: Mutex::new(Commits { ceiling, ..Commits::default() }),
+            cache: SegmentCache::new(0),
+            retired: Mutex::default(),
+            rewriting: futures::lock::Mutex::new(()),
+            hot_limit: AtomicUsize::new(usize::MAX),
+            grown: AtomicUsize::new(0),
             turns: Mutex::default(),
             commit_count: AtomicU64::new(0),
             group_count: AtomicU64::new(0),
@@ -223,7 +319,37 @@ impl TableStore {
 
     /// The newest snapshot that readers may use.
     pub fn snapshot(&self) -> Seq {
-        self.watermark.load(Ordering::Acquire)
+        self.pins.watermark()
+    }
+
+    /// The newest snapshot, kept readable until the pin is dropped.
+    pub fn pin(&self) -> SnapshotPin {
+        self.pins.pin()
+    }
+
+    /// No snapshot below this one is read.
+    pub fn horizon(&self) -> Seq {
+        self.pins.horizon()
+    }
+
+    /// Keeps the rows of a scope at their positions until the hold is dropped: what a transaction found stays there.
+    pub fn hold(&self, scope: &ScopeKey) -> ScopeHold {
+        self.pins.hold(Some(scope))
+    }
+
+    /// Keeps all rows at their positions until the hold is dropped.
+    pub fn hold_all(&self) -> ScopeHold {
+        self.pins.hold(None)
+    }
+
+    /// Ends when no statement keeps all rows at their positions.
+    pub async fn all_released(&self) {
+        self.pins.all_released().await;
+    }
+
+    /// The cache of what was read of segments.
+    pub fn cache(&self) -> &Arc<SegmentCache> {
+        &self.cache
     }
 
     /// The store's `_seq` generator.
@@ -239,6 +365,7 @@ impl TableStore {
     /// The hot tier of a scope, read from its log when it is first touched. Fails with a conflict if `definition` is
     /// older than one that the rows in memory are keyed by: whoever has it has to look the table up again.
     pub async fn hot(&self, scope: &ScopeKey, definition: &TableDefinition) -> Result<Arc<HotTable>> {
+        self.expire(scope, definition);
         let slot = Arc::clone(self.slots.lock().entry(scope.clone()).or_default());
         let version = KeySpec::typed_since(definition, definition.schema_version);
         if let Some(hot) = slot.current(version)? {
@@ -254,8 +381,16 @@ impl TableStore {
     }
 
     async fn hydrate(&self, scope: &ScopeKey, definition: &TableDefinition) -> Result<HotTable> {
+        if let Some(ttl) = definition.options.ttl_seconds {
+            return Ok(HotTable::stream(KeySpec::new(definition)?, ttl));
+        }
+        let found = manifest::read(self.backend.as_ref(), scope).await?;
+        let segments = found.segments.into_iter().map(|(meta, marks)| {
+            let source = self.segment_source(scope, definition, meta.number);
+            Arc::new(Segment::new(source, meta, marks, None))
+        });
         let mut reader = LogReader::default();
-        let mut replay = Replay::new(definition)?;
+        let mut replay = Replay::new(definition, segments.collect(), found.next_segment, found.retired)?;
         let mut range = scope.range();
         loop {
             let options = ScanOptions { limit: Some(HYDRATE_PAGE), reverse: false };
@@ -278,17 +413,28 @@ impl TableStore {
         replay.finish()
     }
 
-    /// Every scope of a table that has rows, in the log or in memory: one for each user of a USER table.
+    pub(super) fn segment_source(&self, scope: &ScopeKey, definition: &TableDefinition, number: u32) -> SegmentSource {
+        SegmentSource {
+            backend: Arc::clone(&self.backend),
+            cache: Arc::clone(&self.cache),
+            blob: manifest::blob_id(scope, number),
+            table: definition.table_id.to_string(),
+        }
+    }
+
+    /// Every scope of a table that has rows, in the log, in segments or in memory: one for each user of a USER table.
     pub async fn scopes(&self, table_no: u32) -> Result<Vec<ScopeKey>> {
-        let mut range = KeyRange::prefix(&ScopeKey::table_prefix(table_no));
         let mut scopes: Vec<ScopeKey> = self.slots.lock().keys().filter(|s| s.table_no == table_no).cloned().collect();
-        loop {
-            let options = ScanOptions { limit: Some(1), reverse: false };
-            let page = self.backend.scan(Partition::Log, &range, options).await?;
-            let Some((key, _)) = page.first() else { break };
-            let scope = ScopeKey::of_log_key(key)?;
-            range.from = scope.range().to;
-            scopes.push(scope);
+        for partition in [Partition::Log, Partition::Manifest] {
+            let mut range = KeyRange::prefix(&ScopeKey::table_prefix(table_no));
+            loop {
+                let options = ScanOptions { limit: Some(1), reverse: false };
+                let page = self.backend.scan(partition, &range, options).await?;
+                let Some((key, _)) = page.first() else { break };
+                let scope = ScopeKey::of_log_key(key)?;
+                range.from = scope.range().to;
+                scopes.push(scope);
+            }
         }
         scopes.sort();
         scopes.dedup();
@@ -317,17 +463,25 @@ impl TableStore {
         let mut commits = self.commits.lock();
         for write in &writes {
             self.check_current(&commits, &write.scope, &write.hot)?;
+            write.check_current()?;
         }
         let total = writes.iter().map(|w| rows_of(w) + w.deleted.len() as u64).sum();
         let span = self.seqs.take(total);
-        let mut batch = apply_all(&writes, span, request)?;
+        let mut batch = apply_all(&writes, span, request, self.pins.horizon())?;
         batch.append(further);
-        let future = self.join(&mut commits, batch, span.last(), durability, &writes);
+        // Nothing of a commit to streams alone is stored: it only waits until what was before it is visible.
+        let stored = !batch.is_empty();
+        let durability = if stored { durability } else { Durability::Memory };
+        let scopes = writes.iter().map(|w| w.scope.clone()).collect();
+        let member = Member { batch, last_seq: span.last(), durability, scopes, segments: Vec::new() };
+        let future = self.join(&mut commits, member);
         drop(commits);
+        self.count_grown(&writes);
         let store = Arc::clone(self);
         let seq = span.last();
         Ok(async move {
-            let durability = future.await?;
+            let reached = future.await?;
+            let durability = if stored { reached } else { Durability::Memory };
             store.commit_count.fetch_add(1, Ordering::Relaxed);
             Ok(Receipt { seq, durability })
         })
@@ -343,17 +497,10 @@ impl TableStore {
             .with_hint("Run the statement or transaction again."))
     }
 
-    fn join(
-        self: &Arc<Self>,
-        commits: &mut Commits,
-        mut batch: WriteBatch,
-        last_seq: Seq,
-        durability: Durability,
-        writes: &[ScopeWrite],
-    ) -> GroupFuture {
-        if last_seq > commits.ceiling {
-            commits.ceiling = last_seq + CEILING_AHEAD;
-            put_ceiling(&mut batch, commits.ceiling);
+    pub(super) fn join(self: &Arc<Self>, commits: &mut Commits, mut member: Member) -> GroupFuture {
+        if member.last_seq > commits.ceiling && !member.batch.is_empty() {
+            commits.ceiling = member.last_seq + CEILING_AHEAD;
+            put_ceiling(&mut member.batch, commits.ceiling);
         }
         let group = match commits.open.take() {
             Some(open) => open,
@@ -368,20 +515,22 @@ impl TableStore {
                     id,
                     batch: WriteBatch::new(),
                     durability: Durability::Memory,
-                    last_seq,
+                    last_seq: 0,
                     commits: 0,
                     scopes: HashSet::new(),
+                    segments: Vec::new(),
                     failure,
                     future,
                 }
             }
         };
         let group = commits.open.insert(group);
-        group.batch.append(batch);
-        group.durability = group.durability.max(durability);
-        group.last_seq = last_seq;
+        group.batch.append(member.batch);
+        group.durability = group.durability.max(member.durability);
+        group.last_seq = group.last_seq.max(member.last_seq);
         group.commits += 1;
-        group.scopes.extend(writes.iter().map(|w| w.scope.clone()));
+        group.scopes.extend(member.scopes);
+        group.segments.extend(member.segments);
         group.future.clone()
     }
 
@@ -400,9 +549,15 @@ impl TableStore {
             let failed = failure.lock().take();
             return Err(failed.unwrap_or_else(|| KalamError::internal("a commit group was lost")));
         };
-        match self.backend.commit(group.batch, group.durability).await {
+        let written = if group.batch.is_empty() {
+            Ok(Durability::Memory)
+        } else {
+            self.backend.commit(group.batch, group.durability).await
+        };
+        match written {
             Ok(reached) => {
-                self.watermark.fetch_max(group.last_seq, Ordering::AcqRel);
+                self.pins.advance(group.last_seq);
+                group.segments.iter().for_each(|segment| segment.unpin());
                 self.group_count.fetch_add(1, Ordering::Relaxed);
                 Ok(reached)
             }
@@ -423,14 +578,15 @@ impl TableStore {
             *open.failure.lock() = Some(error.clone());
             scopes.extend(open.scopes);
         }
+        let evicted = self.restore_streams(scopes.into_iter().collect());
         let mut slots = self.slots.lock();
-        for scope in &scopes {
+        for scope in &evicted {
             slots.remove(scope);
         }
         drop(slots);
-        let last = self.watermark.fetch_max(last_seq, Ordering::AcqRel).max(last_seq);
+        self.pins.advance(last_seq);
         // The ceiling's record may have been in the failed batch: write it again with the next commit.
-        commits.ceiling = last;
+        commits.ceiling = self.snapshot();
     }
 
     /// Ends when every commit submitted so far is durable or has failed.
@@ -458,14 +614,47 @@ impl TableStore {
         Ok(freeze)
     }
 
-    /// Adds to a batch: remove the log of every scope of a table.
-    pub fn drop_table_into(&self, batch: &mut WriteBatch, table_no: u32) {
+    /// Ends when every commit submitted so far is through and no table is frozen: what a statement that lost a race
+    /// waits for before it runs again.
+    pub async fn settled(&self) {
+        self.barrier().await;
+        loop {
+            let frozen: Vec<u32> = self.commits.lock().frozen.iter().copied().collect();
+            if frozen.is_empty() {
+                return;
+            }
+            for table_no in frozen {
+                let turn = self.turns.lock().get(&table_no).map(Arc::clone);
+                if let Some(turn) = turn {
+                    drop(turn.lock_owned().await);
+                }
+            }
+        }
+    }
+
+    /// Adds to a batch: remove log, manifest and segments of every scope of a table.
+    pub async fn drop_table_into(&self, batch: &mut WriteBatch, table_no: u32) -> Result<()> {
+        for scope in self.scopes(table_no).await? {
+            manifest::remove_scope(&scope, batch);
+        }
         batch.delete_range(Partition::Log, KeyRange::prefix(&ScopeKey::table_prefix(table_no)));
+        Ok(())
+    }
+
+    /// Adds to a batch: remove log, manifest and segments of a scope.
+    pub fn drop_scope_into(&self, batch: &mut WriteBatch, scope: &ScopeKey) {
+        manifest::remove_scope(scope, batch);
+        batch.delete_range(Partition::Log, scope.range());
     }
 
     /// Drops every scope of a table from memory; they are read again when next used.
     pub fn evict_table(&self, table_no: u32) {
         self.slots.lock().retain(|scope, _| scope.table_no != table_no);
+    }
+
+    /// Drops a scope from memory; it is read again when next used.
+    pub fn evict_scope(&self, scope: &ScopeKey) {
+        self.slots.lock().remove(scope);
     }
 
     /// Counters.
@@ -481,6 +670,11 @@ impl TableStore {
             let s = table.statistics();
             statistics.hot_rows += s.live_rows;
             statistics.hot_bytes += s.bytes;
+            for segment in table.segments().iter() {
+                statistics.segments += 1;
+                statistics.cold_rows += segment.live_rows();
+                statistics.cold_bytes += segment.meta().bytes;
+            }
         }
         statistics
     }
@@ -508,14 +702,19 @@ fn rows_of(write: &ScopeWrite) -> u64 {
 }
 
 /// Applies every write to its hot tier and encodes the log records; takes everything back if one is refused.
-fn apply_all(writes: &[ScopeWrite], span: SeqSpan, request: Option<RequestId>) -> Result<WriteBatch> {
+fn apply_all(
+    writes: &[ScopeWrite],
+    span: SeqSpan,
+    request: Option<RequestId>,
+    horizon: Seq,
+) -> Result<WriteBatch> {
     let mut batch = WriteBatch::new();
     let mut applied: Vec<(&ScopeWrite, Applied)> = Vec::with_capacity(writes.len());
     let mut used = 0;
     for write in writes {
         let mine = span.slice(used, rows_of(write) + write.deleted.len() as u64);
         used += mine.len();
-        match apply_one(write, mine, span.last(), request, &mut batch) {
+        match apply_one(write, mine, span.last(), request, horizon, &mut batch) {
             Ok(done) => applied.push((write, done)),
             Err(error) => {
                 for (write, done) in applied.into_iter().rev() {
@@ -533,44 +732,57 @@ fn apply_one(
     span: SeqSpan,
     commit: Seq,
     request: Option<RequestId>,
+    horizon: Seq,
     batch: &mut WriteBatch,
 ) -> Result<Applied> {
-    let keys = write.deleted.iter().map(|&p| write.hot.key_at(p)).collect::<Result<Vec<_>>>()?;
-    let superseded: Vec<u64> = write.replaced.iter().chain(&write.deleted).copied().collect();
-    let mut used = keys.len() as u64;
+    let mut ended = Ended::new(&write.replaced, &write.deleted);
+    let keys = ended.deleted.iter().map(|&p| write.hot.key_at(p)).collect::<Result<Vec<_>>>()?;
+    let deletions = keys.len() as u64 + ended.cold_deletions();
+    ended.replaced_at = commit;
+    // Both are this commit's own numbers, so that taking it back takes nothing else back.
+    ended.deleted_at = if deletions == 0 { commit } else { span.slice(0, deletions).last() };
+    ended.horizon = horizon;
+    let mut used = deletions;
     let new: Vec<NewRows> = write
         .rows
         .iter()
         .map(|part| {
             let seqs = span.slice(used, part.len() as u64);
             used += seqs.len();
-            NewRows {
-                schema_version: write.schema_version,
-                column_ids: Arc::clone(&part.column_ids),
-                columns: part.columns.clone(),
-                seqs: Int64Array::from_iter_values(seqs.iter()),
-                row_ids: part.block.row_ids.clone(),
-            }
+            part.new_rows(write.schema_version, seqs)
         })
         .collect();
-    let applied = write.hot.apply(&new, &superseded, commit, OnLiveKey::Fail)?;
+    let applied = write.hot.apply(&new, &ended, OnLiveKey::Fail)?;
+    if write.hot.is_stream() {
+        return Ok(applied);
+    }
     let mut at = 0;
-    let mut log = |rows: Option<RowBlock>, deletions: Vec<Vec<u8>>| {
-        let len = rows.as_ref().map_or(0, |r| r.rows) as u64 + deletions.len() as u64;
+    let mut log = |rows: Option<RowBlock>, deletions: Vec<Vec<u8>>, marks: Vec<ColdMark>| {
+        let len = rows.as_ref().map_or(0, |r| r.rows) as u64 + deletions.len() as u64 + cold_deletions(&marks);
         let seqs = span.slice(at, len);
         at += len;
-        LogRecord { seqs, commit, request, schema_version: write.schema_version, rows, deletions }
-            .write(&write.scope, batch);
+        LogRecord { seqs, commit, request, schema_version: write.schema_version, rows, deletions, marks }
+            .write(&write.scope, batch)
     };
-    // Deletions first: an update may give a new row the key that another row just gave up.
-    let mut keys = keys.into_iter().peekable();
-    while keys.peek().is_some() {
-        log(None, keys.by_ref().take(ROWS_PER_RECORD).collect());
+    let mut marks = ended.cold;
+    let written = (|| {
+        // Deletions first: an update may give a new row the key that another row just gave up. They are one record, so
+        // that all of them end at one `_seq`, and it has numbers of its own, so its key is no other record's.
+        if deletions > 0 {
+            log(None, keys, std::mem::take(&mut marks))?;
+        }
+        for part in &write.rows {
+            log(Some(part.block.clone()), Vec::new(), std::mem::take(&mut marks))?;
+        }
+        if marks.is_empty() { Ok(()) } else { Err(KalamError::internal("rows were replaced by none")) }
+    })();
+    match written {
+        Ok(()) => Ok(applied),
+        Err(error) => {
+            write.hot.revert(applied)?;
+            Err(error)
+        }
     }
-    for part in &write.rows {
-        log(Some(part.block.clone()), Vec::new());
-    }
-    Ok(applied)
 }
 
 /// Keeps commits away from a table; see [`TableStore::freeze`].

@@ -2,8 +2,8 @@
 //!
 //! Invariant: both join the commit groups like any other commit, so they come after every commit before them, fail
 //! with what they were built on, and become visible when they are durable. In storage a scope's rows go by removing
-//! its range of the log, in the same transaction as what takes their place; in memory each row is marked as superseded
-//! by the change, so that a snapshot taken before still shows them. A transaction that fails leaves both as they were:
+//! its range of the log, and by marking or retiring its segments, in the same transaction as what takes their place; in
+//! memory each row is marked as superseded by the change, so that a snapshot taken before still shows them. A transaction that fails leaves both as they were:
 //! storage is atomic, and memory is read again ([`super::TableStore::fail`]).
 
 use std::sync::Arc;
@@ -12,8 +12,10 @@ use super::{Freeze, HotTable, LogRecord, Receipt, ScopeKey, TableStore};
 use crate::error::Result;
 use crate::storage::{Durability, Partition, WriteBatch};
 use crate::tables::chunk::LIVE;
+use crate::tables::cold::{ColdMark, Ended};
 use crate::tables::hot::{Applied, OnLiveKey};
-use crate::tables::store::PreparedRows;
+use crate::tables::manifest;
+use crate::tables::store::{Member, PreparedRows};
 
 /// The rows that a scope is to have, written under a schema version.
 #[derive(Debug)]
@@ -42,28 +44,35 @@ impl TableStore {
         let mut applied: Vec<(&Arc<HotTable>, Applied)> = Vec::with_capacity(scopes.len());
         let mut rows = 0;
         for (scope, hot) in &scopes {
-            let live = live_positions(hot);
-            match hot.apply(&[], &live, span.last(), OnLiveKey::Fail) {
-                Ok(done) => applied.push((hot, done)),
-                Err(error) => {
-                    for (hot, done) in applied.into_iter().rev() {
-                        hot.revert(done)?;
-                    }
-                    return Err(error);
+            let mut ended = live_rows(hot);
+            ended.replaced_at = span.last();
+            rows += ended.replaced.len() as u64 + ended.cold.iter().map(|mark| mark.replaced.len()).sum::<u64>();
+            let done = hot.apply(&[], &ended, OnLiveKey::Fail).and_then(|done| {
+                applied.push((hot, done));
+                // What the log said of them goes with it.
+                hot.segments().iter().try_for_each(|segment| manifest::put_segment(scope, segment, &mut batch))
+            });
+            if let Err(error) = done {
+                for (hot, done) in applied.into_iter().rev() {
+                    hot.revert(done)?;
                 }
+                return Err(error);
             }
-            rows += live.len() as u64;
-            batch.delete_range(Partition::Log, scope.range());
+            if !hot.is_stream() {
+                batch.delete_range(Partition::Log, scope.range());
+            }
         }
-        let future = self.join(&mut commits, batch, span.last(), durability, &[]);
-        if let Some(open) = &mut commits.open {
-            open.scopes.extend(scopes.into_iter().map(|(scope, _)| scope));
-        }
+        let last_seq = span.last();
+        let stored = !batch.is_empty();
+        let durability = if stored { durability } else { Durability::Memory };
+        let scopes = scopes.into_iter().map(|(scope, _)| scope).collect();
+        let future = self.join(&mut commits, Member { batch, last_seq, durability, scopes, segments: Vec::new() });
         drop(commits);
         let seq = span.last();
         let store = Arc::clone(self);
         Ok(async move {
-            let durability = future.await?;
+            let reached = future.await?;
+            let durability = if stored { reached } else { Durability::Memory };
             store.commit_count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             Ok((rows, Receipt { seq, durability }))
         })
@@ -77,11 +86,12 @@ impl TableStore {
         scopes: Vec<NewScope>,
         mut batch: WriteBatch,
     ) -> Result<()> {
+        // The table is frozen, so nothing of this changes before it is committed.
+        self.retire_table_into(&mut batch, frozen.table_no).await?;
         let future = {
             let mut commits = self.commits.lock();
             let total: u64 = scopes.iter().flat_map(|s| &s.rows).map(|r| r.len() as u64).sum();
             let span = self.seqs.take(total.max(1));
-            self.drop_table_into(&mut batch, frozen.table_no);
             let mut used = 0;
             for NewScope { scope, schema_version, rows } in &scopes {
                 for part in rows {
@@ -94,11 +104,14 @@ impl TableStore {
                         schema_version: *schema_version,
                         rows: Some(part.block.clone()),
                         deletions: Vec::new(),
+                        marks: Vec::new(),
                     };
-                    record.write(scope, &mut batch);
+                    record.write(scope, &mut batch)?;
                 }
             }
-            self.join(&mut commits, batch, span.last(), Durability::Strict, &[])
+            let (last_seq, durability) = (span.last(), Durability::Strict);
+            let scopes = scopes.iter().map(|s| s.scope.clone()).collect();
+            self.join(&mut commits, Member { batch, last_seq, durability, scopes, segments: Vec::new() })
         };
         let outcome = future.await;
         self.evict_table(frozen.table_no);
@@ -106,13 +119,18 @@ impl TableStore {
     }
 }
 
-/// Positions of the rows that nothing has superseded.
-fn live_positions(hot: &HotTable) -> Vec<u64> {
-    let chunks = hot.chunks();
-    let live = chunks.iter().flat_map(|chunk| {
+/// The rows that have not ended. They end without tombstones: their log goes, so nothing would tell of them later.
+fn live_rows(hot: &HotTable) -> Ended {
+    let view = hot.view();
+    let live = view.chunks.iter().flat_map(|chunk| {
         (0..chunk.len()).filter(|&row| chunk.superseded(row) == LIVE).map(|row| chunk.base + row as u64)
     });
-    live.collect()
+    let cold = view.segments.iter().map(|segment| {
+        let marks = segment.marks();
+        let replaced = (0..segment.meta().rows).filter(|row| !marks.has_ended(*row)).collect();
+        ColdMark { segment: segment.meta().number, replaced, ..ColdMark::default() }
+    });
+    Ended { replaced: live.collect(), cold: cold.collect(), ..Ended::default() }
 }
 
 #[cfg(test)]
@@ -148,6 +166,7 @@ mod tests {
                     rows,
                     replaced: Vec::new(),
                     deleted: Vec::new(),
+                    checked: Default::default(),
                 };
                 store.submit(vec![write], Durability::Relaxed, None)
             };

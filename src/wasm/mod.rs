@@ -4,6 +4,9 @@
 //! [`KalamError`]; buffers that leave are copies of their own, so that they can be transferred; and no call holds a
 //! borrow of the engine across an await, so calls may overlap in any order.
 
+mod cursor;
+mod idle;
+mod transactions;
 mod values;
 
 use std::cell::{Cell, RefCell};
@@ -23,13 +26,15 @@ use web_time::{Duration, Instant};
 use crate::context::{AppContext, Config, VERSION};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::ingest::{CsvOptions, Format, open as open_file};
+use crate::schema::Role;
 use crate::sql::{
-    ExecuteOptions, ImportOptions, ImportProgress, Importer as SqlImporter, Rows, StatementResult, describe_table,
-    insert_columns, packed,
+    ExecuteOptions, ImportOptions, ImportProgress, Importer as SqlImporter, Rows, Session, StatementResult,
+    describe_table, insert_columns, packed,
 };
 use crate::storage::host::HostBackend;
 use crate::storage::indexeddb::{self, IndexedDbBackend};
-use crate::storage::{Durability, MemoryBackend, Restore, StorageBackend};
+use crate::storage::{Backup, Durability, MemoryBackend, Restore, StorageBackend};
+use idle::{Idle, Request};
 use values::{optional_bool, optional_number, optional_string, set, to_js_error};
 
 /// The engine's version.
@@ -63,7 +68,12 @@ struct Inner {
     running: RefCell<HashMap<u32, Arc<AtomicBool>>>,
     /// Descriptions of results that were given before, by what they describe.
     columns: RefCell<HashMap<String, JsValue>>,
+    /// Sessions of other users, by user and the id that the caller gave.
+    sessions: RefCell<HashMap<(String, String), Arc<Session>>>,
+    /// Sessions of open transactions, by their ids.
+    transactions: RefCell<HashMap<String, Arc<Session>>>,
     closed: Cell<bool>,
+    idle: Rc<Idle>,
 }
 
 #[wasm_bindgen]
@@ -71,12 +81,6 @@ impl Engine {
     /// Opens a database.
     pub fn open(config: JsValue) -> Promise {
         promise(async move {
-            let name = optional_string(&config, "name")?.unwrap_or_default();
-            let supplied = Reflect::get(&config, &"storage".into()).ok().filter(JsValue::is_object);
-            let storage = match supplied {
-                Some(_) => "host".into(),
-                None => optional_string(&config, "storage")?.unwrap_or_else(|| "memory".into()),
-            };
             let durability = optional_string(&config, "durability")?;
             let durability = durability.as_deref().map(Durability::parse).transpose()?.unwrap_or_default();
             let defaults = Config::default();
@@ -84,19 +88,14 @@ impl Engine {
             let options = Config {
                 node_id: optional_string(&config, "nodeId")?,
                 user: optional_string(&config, "user")?.unwrap_or(defaults.user),
+                role: optional_string(&config, "role")?.map_or(Ok(defaults.role), |role| Role::parse(&role))?,
                 memory_limit: memory_limit.unwrap_or(defaults.memory_limit),
+                hot_limit: optional_number(&config, "hotLimit")?.map_or(defaults.hot_limit, |n| n as usize),
+                segment_cache: optional_number(&config, "segmentCache")?.map_or(defaults.segment_cache, |n| n as usize),
+                transaction_timeout: optional_number(&config, "transactionTimeoutMs")?
+                    .map_or(defaults.transaction_timeout, |ms| Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9))),
             };
-            let backend: Arc<dyn StorageBackend> = match storage.as_str() {
-                "host" => Arc::new(HostBackend::new(supplied.unwrap_or_default().unchecked_into())?),
-                "memory" => Arc::new(MemoryBackend::new()),
-                "indexeddb" => Arc::new(IndexedDbBackend::open(&name).await?),
-                other => {
-                    return Err(KalamError::new(
-                        ErrorCode::InvalidOption,
-                        format!("storage is '{other}', expected 'indexeddb', 'memory' or an object"),
-                    ));
-                }
-            };
+            let backend = backend_of(&config).await?;
             let opened = match Reflect::get(&config, &"restore".into()).ok().filter(JsValue::is_object) {
                 Some(bytes) => restore_from(&backend, &bytes.unchecked_into(), options).await,
                 None => AppContext::open(Arc::clone(&backend), options).await,
@@ -109,14 +108,31 @@ impl Engine {
                     return Err(error);
                 }
             };
+            let idle = Idle::new(Arc::clone(context.jobs()));
+            // What a process that ended left, and what became due meanwhile.
+            drop(idle.request());
             let inner = Inner {
                 context,
                 durability,
                 running: RefCell::default(),
                 columns: RefCell::default(),
+                sessions: RefCell::default(),
+                transactions: RefCell::default(),
                 closed: Cell::new(false),
+                idle,
             };
             Ok(Engine { inner: Rc::new(inner) }.into())
+        })
+    }
+
+    /// Reads what can be read of a damaged database, which need not open: `chunk` is given the pieces of a backup, and the
+    /// result is the report, rows of `object`, `status` and `detail`.
+    pub fn rescue(config: JsValue, chunk: Function) -> Promise {
+        promise(async move {
+            let backend = backend_of(&config).await?;
+            let rescued = rescue_to(&backend, &chunk).await;
+            backend.close().await?;
+            rescued
         })
     }
 
@@ -127,8 +143,8 @@ impl Engine {
             let (execute, _running) = inner.execute_options(&options)?;
             let mode = optional_string(&options, "mode")?.unwrap_or_else(|| "exec".into());
             let params = values::params(&params)?;
-            let context = &inner.context;
-            let results = context.executor().execute(context.session(), &sql, &params, &execute).await?;
+            let session = inner.session(&options).await?;
+            let results = inner.context.executor().execute(&session, &sql, &params, &execute).await?;
             run_result(&inner, results, &mode, execute.durability)
         })
     }
@@ -150,13 +166,19 @@ impl Engine {
         }
     }
 
+    /// Forgets a session of another user, with its namespace; calls that name it again begin a new one.
+    #[wasm_bindgen(js_name = endSession)]
+    pub fn end_session(&self, user: String, session: String) {
+        self.inner.sessions.borrow_mut().remove(&(user, session));
+    }
+
     /// What a table looks like.
-    pub fn describe(&self, table: String) -> Promise {
+    pub fn describe(&self, table: String, options: JsValue) -> Promise {
         let inner = Rc::clone(&self.inner);
         promise(async move {
             inner.check_open()?;
-            let context = &inner.context;
-            let table = describe_table(context.executor(), context.session(), &table).await?;
+            let session = inner.session(&options).await?;
+            let table = describe_table(inner.context.executor(), &session, &table).await?;
             let definition = table.definition();
             let info = Object::new();
             set(&info, "namespace", &JsValue::from_str(&definition.table_id.namespace));
@@ -180,11 +202,11 @@ impl Engine {
         let inner = Rc::clone(&self.inner);
         promise(async move {
             let (execute, _running) = inner.execute_options(&options)?;
-            let context = &inner.context;
-            let described = describe_table(context.executor(), context.session(), &table).await?;
+            let (executor, session) = (inner.context.executor(), inner.session(&options).await?);
+            let described = describe_table(executor, &session, &table).await?;
             let batch = packed::decode_rows(&packed, &columns, described.definition())?;
             drop(packed);
-            let result = insert_columns(context.executor(), context.session(), &execute, &table, vec![batch]).await?;
+            let result = insert_columns(executor, &session, &execute, &table, vec![batch]).await?;
             exec_result(&[result], execute.durability)
         })
     }
@@ -196,8 +218,8 @@ impl Engine {
         promise(async move {
             let (execute, _running) = inner.execute_options(&options)?;
             let batches: Vec<RecordBatch> = open_file(Format::Arrow, Bytes::from(ipc))?.collect::<Result<_>>()?;
-            let context = &inner.context;
-            let result = insert_columns(context.executor(), context.session(), &execute, &table, batches).await?;
+            let (executor, session) = (inner.context.executor(), inner.session(&options).await?);
+            let result = insert_columns(executor, &session, &execute, &table, batches).await?;
             exec_result(&[result], execute.durability)
         })
     }
@@ -233,15 +255,14 @@ impl Engine {
                 ..ExecuteOptions::default()
             };
             let durability = execute.durability;
-            let context = &inner.context;
-            let (executor, session) = (Arc::clone(context.executor()), Arc::clone(context.session()));
+            let (executor, session) = (Arc::clone(inner.context.executor()), inner.session(&options).await?);
             let importer = SqlImporter::open(executor, session, &table, import, execute).await?;
             Ok(Importer { inner: Rc::new(RefCell::new(Some(importer))), aborted, durability }.into())
         })
     }
 
     /// How the engine is.
-    pub fn status(&self) -> Promise {
+    pub fn status(&self, options: JsValue) -> Promise {
         let inner = Rc::clone(&self.inner);
         promise(async move {
             inner.check_open()?;
@@ -253,7 +274,9 @@ impl Engine {
             set(&status, "storage", &JsValue::from_str(context.backend().kind()));
             set(&status, "version", &JsValue::from_str(VERSION));
             set(&status, "nodeId", &JsValue::from_str(context.node_id().as_str()));
-            set(&status, "user", &JsValue::from_str(context.session().user()));
+            let session = inner.session(&options).await?;
+            set(&status, "user", &JsValue::from_str(session.user()));
+            set(&status, "userRole", &JsValue::from_str(context.executor().role(&session).await?.as_str()));
             set(&status, "records", &number(stats.records));
             set(&status, "bytes", &number(stats.bytes));
             if let Some(usage) = stats.usage {
@@ -281,13 +304,7 @@ impl Engine {
         let inner = Rc::clone(&self.inner);
         promise(async move {
             inner.check_open()?;
-            let mut backup = inner.context.backup().await;
-            while let Some(bytes) = backup.next().await? {
-                let thrown = chunk.call1(&JsValue::UNDEFINED, &Uint8Array::from(&bytes[..]));
-                if thrown.is_err() {
-                    return Err(KalamError::new(ErrorCode::Cancelled, "the backup was given up by its caller"));
-                }
-            }
+            hand_over(inner.context.backup().await, &chunk).await?;
             Ok(JsValue::UNDEFINED)
         })
     }
@@ -297,11 +314,59 @@ impl Engine {
         let inner = Rc::clone(&self.inner);
         promise(async move {
             if !inner.closed.replace(true) {
+                inner.idle.close();
                 inner.context.close().await?;
             }
             Ok(JsValue::UNDEFINED)
         })
     }
+}
+
+/// Gives a backup away, piece by piece.
+async fn hand_over(mut backup: Backup, chunk: &Function) -> Result<()> {
+    while let Some(bytes) = backup.next().await? {
+        let thrown = chunk.call1(&JsValue::UNDEFINED, &Uint8Array::from(&bytes[..]));
+        if thrown.is_err() {
+            return Err(KalamError::new(ErrorCode::Cancelled, "the backup was given up by its caller"));
+        }
+    }
+    Ok(())
+}
+
+async fn rescue_to(backend: &Arc<dyn StorageBackend>, chunk: &Function) -> Result<JsValue> {
+    let (backup, findings) = AppContext::rescue(Arc::clone(backend)).await?;
+    hand_over(backup, chunk).await?;
+    let report = Array::new();
+    for finding in findings {
+        let row = Object::new();
+        set(&row, "object", &JsValue::from_str(&finding.object));
+        set(&row, "status", &JsValue::from_str(&finding.health.to_string()));
+        set(&row, "detail", &JsValue::from_str(&finding.detail));
+        report.push(&row);
+    }
+    Ok(report.into())
+}
+
+/// What a configuration says that a database is stored on.
+async fn backend_of(config: &JsValue) -> Result<Arc<dyn StorageBackend>> {
+    let name = optional_string(config, "name")?.unwrap_or_default();
+    let supplied = Reflect::get(config, &"storage".into()).ok().filter(JsValue::is_object);
+    let storage = match supplied {
+        Some(_) => "host".into(),
+        None => optional_string(config, "storage")?.unwrap_or_else(|| "memory".into()),
+    };
+    let backend: Arc<dyn StorageBackend> = match storage.as_str() {
+        "host" => Arc::new(HostBackend::new(supplied.unwrap_or_default().unchecked_into())?),
+        "memory" => Arc::new(MemoryBackend::new()),
+        "indexeddb" => Arc::new(IndexedDbBackend::open(&name).await?),
+        other => {
+            return Err(KalamError::new(
+                ErrorCode::InvalidOption,
+                format!("storage is '{other}', expected 'indexeddb', 'memory' or an object"),
+            ));
+        }
+    };
+    Ok(backend)
 }
 
 /// Restores a backup that lies in JavaScript's memory, a piece at a time, and opens what was restored.
@@ -322,6 +387,7 @@ async fn restore_from(
 
 /// Takes a request off the list of running ones when it ends, however it ends.
 struct Running {
+    _request: Request,
     inner: Rc<Inner>,
     request: Option<u32>,
 }
@@ -342,6 +408,21 @@ impl Inner {
         Ok(())
     }
 
+    /// The session of a call: that of its transaction, one of the user that the options name, or that of whoever opened
+    /// the database.
+    async fn session(&self, options: &JsValue) -> Result<Arc<Session>> {
+        if let Some(id) = optional_string(options, "transaction")? {
+            return self.transaction(&id);
+        }
+        let Some(user) = optional_string(options, "user")? else { return Ok(Arc::clone(self.context.session())) };
+        let key = (user, optional_string(options, "session")?.unwrap_or_default());
+        if let Some(session) = self.sessions.borrow().get(&key) {
+            return Ok(Arc::clone(session));
+        }
+        let session = Arc::new(self.context.session_as(&key.0).await?);
+        Ok(Arc::clone(self.sessions.borrow_mut().entry(key).or_insert(session)))
+    }
+
     fn durability_of(&self, options: &JsValue) -> Result<Durability> {
         let durability = optional_string(options, "durability")?;
         Ok(durability.as_deref().map(Durability::parse).transpose()?.unwrap_or(self.durability))
@@ -358,7 +439,7 @@ impl Inner {
             .map(|ms| Instant::now() + Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9)));
         let durability = self.durability_of(options)?;
         let execute = ExecuteOptions { durability, cancelled, deadline, ..ExecuteOptions::default() };
-        Ok((execute, Running { inner: Rc::clone(self), request }))
+        Ok((execute, Running { _request: self.idle.request(), inner: Rc::clone(self), request }))
     }
 }
 

@@ -90,7 +90,7 @@ refuses('an unknown function', sql('SELECT frobnicate(id) FROM items'), 'FUNCTIO
 refuses('an unknown type', sql('CREATE TABLE t (a WIBBLE)'), 'TYPE_NOT_FOUND', { message: /wibble/i })
 refuses('an unknown type in CAST', sql('SELECT CAST(1 AS WIBBLE)'), 'TYPE_NOT_FOUND')
 refuses('a column named twice', sql('CREATE TABLE t (a INT, a TEXT)'), 'DUPLICATE_COLUMN')
-refuses('a reserved namespace', sql('CREATE TABLE system.t (a INT)'), ['INVALID_NAME', 'PERMISSION_DENIED'])
+refuses('a reserved namespace', sql('CREATE TABLE system.t (a INT)'), ['INVALID_NAME', 'INSUFFICIENT_PRIVILEGE'])
 refuses('a table without columns', sql('CREATE TABLE t ()'), ['INVALID_DEFINITION', 'SYNTAX_ERROR'])
 
 // --- constraints ---

@@ -18,6 +18,8 @@ pub struct Generator<'a> {
     /// Whether the engine has INSERT … ON CONFLICT.
     pub on_conflict: bool,
     names: usize,
+    /// A table that subqueries do not read.
+    avoid: Option<String>,
     next_id: i64,
 }
 
@@ -30,7 +32,7 @@ struct Block {
 impl<'a> Generator<'a> {
     /// Keys of new rows begin behind `next_id`.
     pub fn new(r: &'a mut Random, tables: &'a [Table], on_conflict: bool, next_id: i64) -> Self {
-        Self { r, tables, on_conflict, names: 0, next_id: 1000 + next_id }
+        Self { r, tables, on_conflict, names: 0, avoid: None, next_id: 1000 + next_id }
     }
 
     fn name(&mut self, prefix: &str) -> String {
@@ -81,7 +83,12 @@ impl<'a> Generator<'a> {
     }
 
     fn table(&mut self) -> &'a Table {
-        self.r.pick(self.tables)
+        loop {
+            let table = self.r.pick(self.tables);
+            if self.avoid.as_ref() != Some(&table.name) {
+                return table;
+            }
+        }
     }
 
     /// A FROM clause and its columns.
@@ -477,7 +484,11 @@ impl<'a> Generator<'a> {
                 for column in table.columns[1..].iter() {
                     if self.r.one_in(2) || sets.is_empty() {
                         let new = if self.r.one_in(6) {
-                            self.scalar(&scope, column.ty)
+                            // SQLite's subqueries in SET see the rows that the statement has changed so far.
+                            self.avoid = Some(table.name.clone());
+                            let scalar = self.scalar(&scope, column.ty);
+                            self.avoid = None;
+                            scalar
                         } else {
                             expr(self.r, &scope, column.ty, 2)
                         };

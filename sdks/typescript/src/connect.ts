@@ -3,15 +3,17 @@
 // Invariant: an option that is not understood is an error. Ignoring one (a storage that does not exist here, a path)
 // would mean losing data silently.
 
-import { Connection, durabilityOf } from './database.js'
+import { Connection, checkUser } from './database.js'
+import { durabilityOf } from './durability.js'
 import { EngineClient } from './engine/client.js'
 import { Link } from './engine/link.js'
 import type { EngineConfig } from './engine/surface.js'
 import { overWorker, type Receiver, type Spawn, spawnWorker } from './engine/transport.js'
 import { KalamError } from './errors.js'
+import { joined } from './export.js'
 import { Limit } from './limit.js'
 import { hasFiles } from './node/builtin.js'
-import type { ConnectOptions, ConnectProgress, Database, DeleteOptions, WasmSource } from './types.js'
+import type { ConnectOptions, ConnectProgress, Database, DeleteOptions, Rescued, WasmSource } from './types.js'
 import { compileResponse, type ResolvedWasm } from './wasm.js'
 
 const OPTIONS: readonly string[] = [
@@ -21,14 +23,18 @@ const OPTIONS: readonly string[] = [
   'restore',
   'worker',
   'user',
+  'role',
   'nodeId',
   'durability',
   'int64',
   'memoryLimit',
+  'transactionTimeoutMs',
   'wasm',
   'onProgress',
   'signal',
 ]
+
+const ROLES: readonly unknown[] = ['user', 'service', 'dba', 'system']
 
 function invalid(message: string, hint?: string): KalamError {
   return new KalamError({ code: 'INVALID_OPTION', message, hint })
@@ -49,7 +55,8 @@ function invalid(message: string, hint?: string): KalamError {
 export async function connect(options: string | ConnectOptions): Promise<Database> {
   const given = withName(typeof options === 'string' ? { name: options } : options)
   checkOptions(given)
-  const { name, restore, user, nodeId, memoryLimit, onProgress, signal, int64 = 'bigint' } = given
+  const { name, restore, user, role, nodeId, memoryLimit, transactionTimeoutMs, onProgress, signal } = given
+  const { int64 = 'bigint' } = given
   const durability = durabilityOf(given)
   const storage = chooseStorage(given)
   const spawn = chooseSpawn(given.worker, typeof storage !== 'string')
@@ -58,9 +65,11 @@ export async function connect(options: string | ConnectOptions): Promise<Databas
     storage,
     ...(restore !== undefined && { restore: checkBytes(restore) }),
     ...(user !== undefined && { user }),
+    ...(role !== undefined && { role }),
     ...(nodeId !== undefined && { nodeId }),
     ...durability,
     ...(memoryLimit !== undefined && { memoryLimit }),
+    ...(transactionTimeoutMs !== undefined && { transactionTimeoutMs }),
   }
   const client = new EngineClient({
     spawn,
@@ -101,6 +110,33 @@ export async function deleteDatabase(name: string, options: DeleteOptions = {}):
   }
 }
 
+/**
+ * Reads everything that can be read of a database with damaged records, which may well not open any more: a backup to
+ * restore under another name, and the report of what is missing in it. The database is not changed.
+ *
+ * Errors: `DATABASE_LOCKED` while a connection has it open.
+ *
+ * @param options as for {@link connect}
+ */
+export async function rescue(options: string | ConnectOptions): Promise<Rescued> {
+  const given = withName(typeof options === 'string' ? { name: options } : options)
+  checkOptions(given)
+  const storage = chooseStorage(given)
+  const wasm = await resolveWasm(given.wasm)
+  const limit = new Limit(given.signal)
+  const done = new KalamError({ code: 'CONNECTION_CLOSED', message: 'the engine was started for one call only' })
+  let link: Link | undefined
+  try {
+    limit.check()
+    link = await Link.start(chooseSpawn(given.worker, typeof storage !== 'string'), () => {})
+    const { chunks, report } = await link.call('rescue', { name: given.name, storage, wasm }, { limit, readOnly: true })
+    return { bytes: joined(chunks), report }
+  } finally {
+    limit.dispose()
+    link?.terminate(done)
+  }
+}
+
 type Named = ConnectOptions & { name: string }
 
 /** A folder of databases needs no name for its only one. */
@@ -135,7 +171,15 @@ function checkOptions(options: Named): void {
     if (!OPTIONS.includes(key)) throw invalid(`unknown option '${key}'`, `Options: ${OPTIONS.join(', ')}.`)
   }
   checkName(options.name)
-  const { int64 } = options
+  if (options.user !== undefined) checkUser(options.user)
+  const { int64, role } = options
+  if (role !== undefined && !ROLES.includes(role)) {
+    throw invalid(`role is '${String(role)}', expected 'user', 'service', 'dba' or 'system'`)
+  }
+  const { transactionTimeoutMs: idle } = options
+  if (idle !== undefined && !(typeof idle === 'number' && idle > 0)) {
+    throw invalid(`transactionTimeoutMs is ${String(idle)}, expected a number of milliseconds above 0`)
+  }
   if (int64 !== undefined && !['bigint', 'number', 'string'].includes(int64)) {
     throw invalid(`int64 is '${String(int64)}', expected 'bigint', 'number' or 'string'`)
   }

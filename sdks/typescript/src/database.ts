@@ -3,13 +3,15 @@
 // Invariant: it keeps no state of the database. Every call is a request to the client, which knows whether an engine
 // lives; results are decoded and rows encoded here, in the caller's thread, so that the engine's is free for queries.
 
-import type { EngineClient } from './engine/client.js'
+import { durabilityOf } from './durability.js'
 import type { HostSource } from './engine/protocol.js'
 import { KalamError } from './errors.js'
+import { exportedFiles, joined, packedRows } from './export.js'
 import { type OpenedSource, openBytes, openResponse, openStream } from './import.js'
 import { decodeRows } from './packed/decode.js'
 import { encodeRows } from './packed/encode.js'
 import { checkParams, checkSql, isReadOnly, templateToSql } from './params.js'
+import { type Caller, runTransaction } from './transaction.js'
 import type {
   CallOptions,
   ColumnInfo,
@@ -17,6 +19,8 @@ import type {
   DatabaseStatus,
   Durability,
   ExecResult,
+  ExportedFile,
+  ExportOptions,
   ImportOptions,
   ImportProgress,
   ImportSource,
@@ -26,31 +30,39 @@ import type {
   PreparedStatement,
   Row,
   Rows,
+  StreamOptions,
+  Transaction,
+  TransactionOptions,
 } from './types.js'
 
-const DURABILITIES: readonly unknown[] = ['memory', 'relaxed', 'strict', undefined]
-
-/** Checks a durability and gives it as a property, or nothing. */
-export function durabilityOf(options: { durability?: Durability | undefined } | undefined): {
-  durability?: Durability
-} {
-  const durability = options?.durability
-  if (!DURABILITIES.includes(durability)) {
-    throw new KalamError({
-      code: 'INVALID_OPTION',
-      message: `durability is '${String(durability)}', expected 'memory', 'relaxed' or 'strict'`,
-    })
-  }
-  return durability === undefined ? {} : { durability }
+/** Checks the name of a user: the scope of its rows is named by it. */
+export function checkUser(user: unknown): string {
+  if (typeof user === 'string' && user !== '') return user
+  const found = user === '' ? 'empty' : user === null ? 'null' : typeof user
+  throw new KalamError({ code: 'INVALID_NAME', message: `the name of the user is ${found}, expected text` })
 }
+
+/** A session of another user within a connection. */
+interface Scope {
+  user: string
+  session: string
+}
+
+let sessions = 0
+
+/** Rows of one file of `exportFiles`, unless the caller says. */
+const ROWS_PER_FILE = 1_000_000
 
 /** The one implementation of {@link Database}. */
 export class Connection implements Database {
+  private ended = false
+
   constructor(
     readonly name: string,
-    private readonly client: EngineClient,
+    private readonly client: Caller,
     private readonly int64: Int64Mode,
     private readonly durability: Durability,
+    private readonly scope?: Scope,
   ) {
     // A tag is often taken out of its object: const { sql } = db
     this.sql = this.sql.bind(this)
@@ -64,6 +76,7 @@ export class Connection implements Database {
   ) {
     const text = checkSql(sql)
     const args = {
+      ...this.session(),
       sql: text,
       params: checkParams(params),
       mode,
@@ -71,6 +84,15 @@ export class Connection implements Database {
       ...(options?.timeoutMs !== undefined && { timeoutMs: options.timeoutMs }),
     }
     return this.client.call('run', args, options, { readOnly: isReadOnly(text) })
+  }
+
+  /** Which session a call belongs to. */
+  private session(): Partial<Scope> {
+    if (!this.ended) return { ...this.scope }
+    throw new KalamError({
+      code: 'CONNECTION_CLOSED',
+      message: `the session of '${this.scope?.user}' in database '${this.name}' is closed`,
+    })
   }
 
   async exec(sql: string, params?: Params, options?: CallOptions): Promise<ExecResult> {
@@ -117,7 +139,9 @@ export class Connection implements Database {
     }
     // Asked for each time: the table may have been altered since. The engine checks again under its own snapshot.
     const started = Date.now()
-    const { columns: known } = await this.client.call('describe', { table }, options, { readOnly: true })
+    const { columns: known } = await this.client.call('describe', { ...this.session(), table }, options, {
+      readOnly: true,
+    })
     const { columns, buffer } = encodeRows(table, known, rows)
     if (rows.length === 0) {
       return { rowsAffected: 0, seq: 0n, durability: options?.durability ?? this.durability }
@@ -125,7 +149,7 @@ export class Connection implements Database {
     return receipt(
       await this.client.call(
         'insertPacked',
-        { table, columns, packed: buffer, ...durability },
+        { ...this.session(), table, columns, packed: buffer, ...durability },
         rest(options, started),
         {
           transfer: [buffer.buffer],
@@ -135,10 +159,11 @@ export class Connection implements Database {
   }
 
   private async insertArrow(table: string, bytes: Uint8Array, options: CallOptions | undefined): Promise<ExecResult> {
+    const session = this.session()
     const result = await this.client.call(
       'insertArrow',
       // A copy of exactly these bytes: cloning a view would copy all of the buffer under it.
-      link => ({ table, ipc: link.remote ? bytes.slice() : bytes, ...durabilityOf(options) }),
+      link => ({ ...session, table, ipc: link.remote ? bytes.slice() : bytes, ...durabilityOf(options) }),
       options,
     )
     return receipt(result)
@@ -151,6 +176,7 @@ export class Connection implements Database {
       const result = await this.client.call(
         'import',
         {
+          ...this.session(),
           table,
           source: place,
           ...(format !== undefined && { format }),
@@ -173,19 +199,36 @@ export class Connection implements Database {
     }
   }
 
+  async *stream<T = Row>(sql: string, params?: Params, options: StreamOptions = {}): AsyncGenerator<Rows<T>> {
+    for await (const { columns, packed } of packedRows(this.client, this.session(), sql, params, options)) {
+      yield withColumns<T>(decodeRows(packed, columns, this.int64) as T[], columns)
+    }
+  }
+
+  async export(source: string, options: Omit<ExportOptions, 'rowsPerFile'> = {}): Promise<Uint8Array> {
+    for await (const { bytes } of exportedFiles(this.client, this.session(), source, { ...options, rowsPerFile: undefined })) {
+      return bytes
+    }
+    return new Uint8Array()
+  }
+
+  exportFiles(source: string, options: ExportOptions = {}): AsyncGenerator<ExportedFile> {
+    return exportedFiles(this.client, this.session(), source, { rowsPerFile: ROWS_PER_FILE, ...options })
+  }
+
   async backup(options?: CallOptions): Promise<Uint8Array> {
     const { chunks } = await this.client.call('backup', {}, options, { readOnly: true })
-    const whole = new Uint8Array(chunks.reduce((sum, chunk) => sum + chunk.length, 0))
-    let at = 0
-    for (const chunk of chunks) {
-      whole.set(chunk, at)
-      at += chunk.length
-    }
-    return whole
+    return joined(chunks)
+  }
+
+  async transaction<T>(body: (tx: Transaction) => Promise<T> | T, options: TransactionOptions = {}): Promise<T> {
+    const within = (client: Caller) => new Connection(this.name, client, this.int64, this.durability, this.scope)
+    durabilityOf(options)
+    return runTransaction(this.client, this.session(), within, body, options)
   }
 
   async status(options?: CallOptions): Promise<DatabaseStatus> {
-    const state = await this.client.call('status', {}, options, { readOnly: true })
+    const state = await this.client.call('status', this.session(), options, { readOnly: true })
     const storage = state.storage === 'indexeddb' ? globalThis.navigator?.storage : undefined
     const [persisted, estimate] = await Promise.all([
       storage?.persisted?.().catch(() => false),
@@ -196,8 +239,36 @@ export class Connection implements Database {
     return { role: 'single', ...state, persisted: persisted ?? state.storage === 'host', ...(usage !== undefined && { usage, quota }) }
   }
 
+  async as(user: string): Promise<Database> {
+    this.session()
+    // Unique among all connections of the database, whichever tab they are in.
+    sessions += 1
+    const scope = { user: checkUser(user), session: `${sessions}-${Math.random().toString(36).slice(2)}` }
+    const session = new Connection(this.name, this.client, this.int64, this.durability, scope)
+    // Whether it may is known now, not with the first query.
+    await this.client.call('run', { ...scope, sql: 'SELECT 1', params: undefined, mode: 'exec' }, undefined, {
+      readOnly: true,
+    })
+    return session
+  }
+
+  async dropUser(user: string, options?: CallOptions): Promise<void> {
+    await this.run('exec', 'DROP USER IF EXISTS $1 CASCADE', [checkUser(user)], options)
+  }
+
   close(): Promise<void> {
-    return this.client.close()
+    return this.scope === undefined ? this.client.close() : this.endSession(this.scope)
+  }
+
+  private async endSession(scope: Scope): Promise<void> {
+    if (this.ended) return
+    this.ended = true
+    try {
+      await this.client.call('endSession', scope, undefined)
+    } catch (error) {
+      // A session ends with its engine as well.
+      if (KalamError.from(error).code !== 'CONNECTION_CLOSED') throw error
+    }
   }
 
   declare [Symbol.asyncDispose]: () => Promise<void>

@@ -43,6 +43,8 @@ const SDK_CODES: Record<string, { sqlstate: string; retryable?: true }> = {
   PARAMETER_TYPE: { sqlstate: '42804' },
   INVALID_DATA: { sqlstate: '22000' },
   OUT_OF_MEMORY: { sqlstate: '53200' },
+  ACTIVE_TRANSACTION: { sqlstate: '25001' },
+  NO_ACTIVE_TRANSACTION: { sqlstate: '25P01' },
   CANCELLED: { sqlstate: '57014' },
   TIMEOUT: { sqlstate: '57014', retryable: true },
   DATABASE_LOCKED: { sqlstate: '55006', retryable: true },

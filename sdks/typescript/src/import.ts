@@ -3,7 +3,7 @@
 // Invariant: all or nothing. Whatever ends an import early (a read that fails, an abort, an error of the engine)
 // aborts the importer, and only `finish` makes rows visible.
 
-import type { Importer, ImporterOptions } from './engine/surface.js'
+import type { Importer, ImporterOptions, SessionOptions } from './engine/surface.js'
 import { KalamError } from './errors.js'
 import type { Durability, ExecResult, ImportFormat, ImportProgress } from './types.js'
 import { nodeFiles } from './wasm.js'
@@ -141,7 +141,7 @@ export function unreadable(where: string, cause: unknown): KalamError {
 }
 
 /** What an import takes from the caller; the rest is detected. */
-export interface ImportSettings {
+export interface ImportSettings extends SessionOptions {
   format?: ImportFormat
   create?: boolean
   header?: boolean

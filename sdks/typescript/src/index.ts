@@ -6,7 +6,7 @@
  * @packageDocumentation
  */
 
-export { connect, deleteDatabase } from './connect.js'
+export { connect, deleteDatabase, rescue } from './connect.js'
 export { KalamError, type KalamErrorInit, type Position } from './errors.js'
 export { Timestamp } from './timestamp.js'
 export type {
@@ -27,6 +27,8 @@ export type {
   DeleteOptions,
   Durability,
   ExecResult,
+  ExportedFile,
+  ExportOptions,
   ImportFormat,
   ImportOptions,
   ImportProgress,
@@ -36,8 +38,14 @@ export type {
   Param,
   Params,
   PreparedStatement,
+  RescueFinding,
+  Rescued,
+  Role,
   Row,
   Rows,
+  StreamOptions,
+  Transaction,
+  TransactionOptions,
   Value,
   WasmSource,
 } from './types.js'

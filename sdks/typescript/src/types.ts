@@ -9,6 +9,16 @@ export type Durability = 'memory' | 'relaxed' | 'strict'
 /** How BIGINT values arrive: exact as `bigint`, as `number` (a value that is not safe is an error), or as text. */
 export type Int64Mode = 'bigint' | 'number' | 'string'
 
+/**
+ * What a user may do. `user` uses data: its own rows of USER tables, STREAM tables, public SHARED tables. `service` may
+ * also act for users and use restricted SHARED tables. `dba` may also change definitions and users, use private SHARED
+ * tables and read every system table. `system` may do everything.
+ *
+ * Roles are guard rails for honest code on one device, not a security boundary: script on the same origin can open the
+ * database itself.
+ */
+export type Role = 'user' | 'service' | 'dba' | 'system'
+
 /** A JSON value, as JSON columns give it and as parameters accept it. */
 export type JsonValue = null | boolean | number | string | JsonValue[] | { [key: string]: JsonValue }
 
@@ -103,14 +113,18 @@ export interface ConnectOptions {
    * `() => new Worker(new URL('kalamdb/worker', import.meta.url), { type: 'module' })`.
    */
   worker?: boolean | (() => Worker) | undefined
-  /** User whose rows of USER tables this connection sees. */
+  /** User whose rows of USER tables this connection sees, `default` by default. */
   user?: string | undefined
+  /** What this connection may do: everything by default. A guard rail, not a security boundary; see {@link Role}. */
+  role?: Role | undefined
   /** Name of this installation: letters, digits and '-', at most 64. Generated and kept when left out. */
   nodeId?: string | undefined
   /** Durability of commits, `relaxed` by default; also per call. */
   durability?: Durability | undefined
   /** How BIGINT arrives, `bigint` by default. */
   int64?: Int64Mode | undefined
+  /** A transaction that runs no statement for so many milliseconds is rolled back: 30 000 by default. */
+  transactionTimeoutMs?: number | undefined
   /** Bytes that one query may use; beyond it the query ends with `OUT_OF_MEMORY`. */
   memoryLimit?: number | undefined
   /** The engine's wasm, where the bundler needs help; by default the file in the package. */
@@ -123,6 +137,24 @@ export interface ConnectOptions {
 
 /** Options of {@link deleteDatabase}. */
 export type DeleteOptions = Pick<ConnectOptions, 'worker' | 'wasm' | 'signal' | 'path'>
+
+/** A row of the report of {@link rescue}. */
+export interface RescueFinding {
+  /** What was looked at. */
+  object: string
+  /** `damaged` and `orphaned` things are missing in what was rescued. */
+  status: 'ok' | 'damaged' | 'orphaned'
+  /** How much of it there is, or what is wrong. */
+  detail: string
+}
+
+/** What {@link rescue} gives. */
+export interface Rescued {
+  /** A backup of everything that can be read: `connect({ restore })` takes it. */
+  bytes: Uint8Array
+  /** What was found, and what is missing. */
+  report: RescueFinding[]
+}
 
 /** Formats that `import` reads. `json` is an array of objects, `ndjson` one object per line. */
 export type ImportFormat = 'parquet' | 'csv' | 'json' | 'ndjson' | 'arrow'
@@ -158,6 +190,30 @@ export interface ImportOptions extends CallOptions {
   onProgress?: ((progress: ImportProgress) => void) | undefined
 }
 
+/** Options of `stream`. */
+export interface StreamOptions extends CallOptions {
+  /** Rows of one piece, 1000 by default; the last one may have fewer. */
+  batchSize?: number | undefined
+}
+
+/** Options of `export` and `exportFiles`. */
+export interface ExportOptions extends CallOptions {
+  /** Format, `parquet` by default. `json` is an array of objects, `ndjson` one object per line. */
+  format?: ImportFormat | undefined
+  /** Parameters of the query. */
+  params?: Params | undefined
+  /** `exportFiles`: rows of one file, a million by default. */
+  rowsPerFile?: number | undefined
+}
+
+/** A file of `exportFiles`. */
+export interface ExportedFile {
+  /** `part-00000.parquet`, `part-00001.parquet`, … */
+  name: string
+  /** What is in it. */
+  bytes: Uint8Array
+}
+
 /** What `status` tells. */
 export interface DatabaseStatus {
   /** `single`: this connection owns the engine. */
@@ -172,6 +228,8 @@ export interface DatabaseStatus {
   nodeId: string
   /** User of this connection, if any. */
   user?: string | undefined
+  /** Role of that user. */
+  userRole?: Role | undefined
   /** Bytes that the origin's storage uses, if known. */
   usage?: number | undefined
   /** Bytes that the origin may use, if known. */
@@ -204,6 +262,17 @@ export interface PreparedStatement<T = Row> {
   /** `using st = await db.prepare(…)` closes at the end of the block. */
   [Symbol.dispose](): void
 }
+
+/** Options of `transaction`. */
+export interface TransactionOptions extends CallOptions {
+  /** How often it is run again when another writer was first, 3 by default. */
+  retries?: number | undefined
+  /** Refuses changes. */
+  readOnly?: boolean | undefined
+}
+
+/** What the function of a transaction works with. */
+export type Transaction = Pick<Database, 'name' | 'exec' | 'query' | 'queryOne' | 'sql' | 'arrow' | 'insert' | 'import'>
 
 /** A connection to a database; {@link connect} makes one. Calls may overlap; each is answered on its own. */
 export interface Database {
@@ -253,10 +322,56 @@ export interface Database {
   import(table: string, source: ImportSource, options?: ImportOptions): Promise<ExecResult>
 
   /**
+   * Runs a query and gives its rows piece by piece, all of one snapshot. Breaking the loop off ends the query.
+   *
+   * `for await (const rows of db.stream('SELECT * FROM big')) …`
+   */
+  stream<T = Row>(sql: string, params?: Params, options?: StreamOptions): AsyncGenerator<Rows<T>>
+
+  /** A table or the result of a query as the bytes of one file. */
+  export(source: string, options?: Omit<ExportOptions, 'rowsPerFile'>): Promise<Uint8Array>
+
+  /**
+   * A table or the result of a query as several files, in bounded memory: written to a folder they are a data set that
+   * DuckDB, pyarrow and Spark read.
+   */
+  exportFiles(source: string, options?: ExportOptions): AsyncGenerator<ExportedFile>
+
+  /**
    * The whole database, as one state between two commits, in the bytes that `connect({ restore })` takes. Changes wait
    * until it is made.
    */
   backup(options?: CallOptions): Promise<Uint8Array>
+
+  /**
+   * Runs a function as a transaction: what it does by `tx` takes effect together when it returns, and not at all when it
+   * throws. It sees one snapshot of the database and its own changes; nobody else sees them before the end. Calls of
+   * `db` itself stay outside.
+   *
+   * When another writer was first to change a row that it changes (`SERIALIZATION_FAILURE`), the function runs again on
+   * a new snapshot, at most `retries` times; so it should do nothing that must not happen twice. A key that another
+   * writer inserted is a `UNIQUE_VIOLATION`, which is not retried. After any error within it the transaction takes no
+   * more statements (`IN_FAILED_TRANSACTION`), and one that runs no statement for 30 seconds (`transactionTimeoutMs` of
+   * `connect`) is rolled back (`TRANSACTION_TIMEOUT`). Calls of `tx` after the end fail with `NO_ACTIVE_TRANSACTION`.
+   *
+   * @returns what the function returned
+   */
+  transaction<T>(body: (tx: Transaction) => Promise<T> | T, options?: TransactionOptions): Promise<T>
+
+  /**
+   * A session of another user: same database and engine, that user's rows of USER tables, and the role that the user
+   * has (`CREATE USER … ROLE …`; `user` without). Its `close` ends the session only.
+   *
+   * Errors: `INSUFFICIENT_PRIVILEGE` when this connection's role may not act as that user; `INVALID_NAME`.
+   */
+  as(user: string): Promise<Database>
+
+  /**
+   * Drops a user with every row that it has in USER tables, in one step. Dropping one without rows is no error.
+   *
+   * Errors: `INSUFFICIENT_PRIVILEGE` when this connection's role may not drop that user; `INVALID_NAME`.
+   */
+  dropUser(user: string, options?: CallOptions): Promise<void>
 
   /** State of the connection, its storage and its memory. */
   status(options?: CallOptions): Promise<DatabaseStatus>

@@ -9,7 +9,16 @@ import { EngineClient } from '../src/engine/client.js'
 import { EngineHost, type HostEnvironment } from '../src/engine/host.js'
 import { spawnInline } from '../src/engine/inline-host.js'
 import type { FromHost, ToHost } from '../src/engine/protocol.js'
-import type { Engine, EngineConfig, ImporterOptions, RunOptions, RunResult, TableInfo } from '../src/engine/surface.js'
+import type {
+  Cursor,
+  Engine,
+  EngineConfig,
+  ImporterOptions,
+  RunOptions,
+  RunResult,
+  SessionOptions,
+  TableInfo,
+} from '../src/engine/surface.js'
 import type { Receiver, Spawn } from '../src/engine/transport.js'
 import { KalamError } from '../src/errors.js'
 import { encodeRows } from '../src/packed/encode.js'
@@ -31,6 +40,15 @@ class ScriptedEngine implements Engine {
   importer_: { options: ImporterOptions; aborted: boolean; finished: boolean } | undefined
   inserted: { columns: string[]; packed: Uint8Array } | undefined
   failPush = false
+  /** Which session each call came for, in order. */
+  sessions: string[] = []
+  endedSessions: string[] = []
+  closedCursors: string[] = []
+
+  private heard(what: string, { user, session }: SessionOptions): void {
+    this.sessions.push(user === undefined ? what : `${what} as ${user}`)
+    assert.equal(user === undefined, session === undefined)
+  }
 
   constructor(
     readonly config: EngineConfig,
@@ -38,8 +56,29 @@ class ScriptedEngine implements Engine {
     private readonly onTrap: (error: Error) => void,
   ) {}
 
+  /** Gives two pieces; `closedCursors` tells that readers close what they open. */
+  async cursor(sql: string, _params: unknown, options: SessionOptions & { format?: string }): Promise<Cursor> {
+    this.heard('cursor', options)
+    let left = 2
+    const close = (): void => void this.closedCursors.push(sql)
+    const pack = (): Uint8Array => encodeRows('t', COLUMNS, [{ id: BigInt(left), name: sql }]).buffer
+    return {
+      columns: COLUMNS,
+      next: async () => {
+        if (sql.includes('fail late') && left === 1) throw { name: 'KalamError', code: 'TIMEOUT', message: 'late' }
+        return left-- > 0 ? [pack()] : []
+      },
+      nextPiece: async () => (left-- > 0 ? { bytes: new Uint8Array([left]), last: left === 0 } : undefined),
+      close,
+    }
+  }
+
   async run(sql: string, params: unknown, options: RunOptions): Promise<RunResult> {
     this.log.push(sql)
+    this.heard('run', options)
+    if (options.user === 'root') {
+      throw { name: 'KalamError', code: 'INSUFFICIENT_PRIVILEGE', sqlstate: '42501', message: 'no' }
+    }
     const id = options.requestId as number
     if (sql.includes('trap')) {
       this.onTrap(new WebAssembly.RuntimeError('unreachable'))
@@ -78,22 +117,40 @@ class ScriptedEngine implements Engine {
     this.cancelled.get(id)?.({ name: 'KalamError', code: 'CANCELLED', sqlstate: '57014', message: 'cancelled' })
   }
 
-  async describe(table: string): Promise<TableInfo> {
+  async begin(): Promise<string> {
+    return 'tx'
+  }
+
+  async commit() {
+    return RECEIPT
+  }
+
+  async rollback(): Promise<void> {}
+
+  endSession(user: string): void {
+    this.endedSessions.push(user)
+  }
+
+  async describe(table: string, options: SessionOptions): Promise<TableInfo> {
+    this.heard('describe', options)
     const columns = COLUMNS.map(c => ({ ...c, primaryKey: c.name === 'id', hasDefault: false }))
     return { namespace: 'default', name: table, type: 'SHARED', columns }
   }
 
-  async insertPacked(_table: string, columns: string[], packed: Uint8Array) {
+  async insertPacked(_table: string, columns: string[], packed: Uint8Array, options: SessionOptions) {
+    this.heard('insertPacked', options)
     this.inserted = { columns, packed }
     return RECEIPT
   }
 
-  async insertArrow(_table: string, ipc: Uint8Array) {
+  async insertArrow(_table: string, ipc: Uint8Array, options: SessionOptions) {
+    this.heard('insertArrow', options)
     this.inserted = { columns: [], packed: ipc }
     return RECEIPT
   }
 
   async importer(_table: string, options: ImporterOptions) {
+    this.heard('importer', options)
     const state = { options, aborted: false, finished: false }
     this.importer_ = state
     return {
@@ -118,7 +175,8 @@ class ScriptedEngine implements Engine {
     return this.importer_
   }
 
-  async status() {
+  async status(options: SessionOptions) {
+    this.heard('status', options)
     const memory = { wasm: 1, hotRows: 2, hotBytes: 3, query: 4 }
     const storage = typeof this.config.storage === 'string' ? this.config.storage : ('host' as const)
     return { storage, version: '0.1.0', nodeId: 'n', records: 5, bytes: 6, memory }
@@ -164,6 +222,7 @@ class World {
     },
     instantiate: async (_module, onTrap) => ({
       Engine: {
+        rescue: async () => [],
         open: async config => {
           if (this.failOpen) throw this.failOpen
           const engine = new ScriptedEngine(config, this, onTrap)
@@ -244,6 +303,33 @@ for (const kind of ['remote', 'inline'] as const) {
       await db[Symbol.asyncDispose]()
       assert.equal(world.engine.closed, true)
       assert.equal(world.locks, 0)
+    })
+
+    it('streams rows and files, and closes what it opened', async () => {
+      const world = new World()
+      const db = await open(world[kind])
+      const seen: unknown[] = []
+      for await (const rows of db.stream('all')) {
+        assert.deepEqual(rows.columns, COLUMNS)
+        seen.push(...rows.map(row => row.id))
+      }
+      assert.deepEqual(seen, [1n, 0n])
+      for await (const rows of db.stream('first')) {
+        assert.equal(rows.length, 1)
+        break
+      }
+      const late = async () => {
+        for await (const _ of db.stream('fail late'));
+      }
+      await assert.rejects(late, code('TIMEOUT'))
+      assert.deepEqual(await db.export('t'), new Uint8Array([1, 0]))
+      const files = []
+      for await (const file of db.exportFiles('SELECT 1', { format: 'csv', rowsPerFile: 5 })) files.push(file)
+      assert.deepEqual(files, [{ name: 'part-00000.csv', bytes: new Uint8Array([1, 0]) }])
+      await assert.rejects(db.export('t', { format: 'xml' as never }), code('INVALID_OPTION'))
+      assert.deepEqual(world.engine.closedCursors, ['all', 'first', 'fail late', 'SELECT * FROM t', 'SELECT 1'])
+      assert.equal(world.engine.sessions.filter(one => one === 'cursor').length, 5)
+      await db.close()
     })
 
     it('revives errors and goes on', async () => {
@@ -504,6 +590,67 @@ describe('workers', () => {
     const db = await open(world.remote)
     await assert.rejects(db.query('q', [{ f: () => 1 }]), code('PARAMETER_TYPE'))
     assert.equal((await db.query('q')).length, 1)
+    await db.close()
+  })
+})
+
+describe('sessions of other users', () => {
+  for (const kind of ['remote', 'inline'] as const) {
+    it(`are told with every call (${kind})`, async () => {
+      const world = new World()
+      const db = await open(world[kind])
+      const alice = await db.as('alice')
+      await alice.query('SELECT 1')
+      await alice.exec('SELECT 1')
+      await alice.insert('t', [{ id: 1n, name: 'x' }])
+      await alice.insert('t', new Uint8Array([1]))
+      await alice.import('t', new Uint8Array([1]), { format: 'csv' })
+      await alice.status()
+      await (await alice.as('bob')).exec('SELECT 1')
+      await db.exec('SELECT 1')
+      assert.deepEqual(world.engine.sessions, [
+        'run as alice',
+        'run as alice',
+        'run as alice',
+        'describe as alice',
+        'insertPacked as alice',
+        'insertArrow as alice',
+        'importer as alice',
+        'status as alice',
+        'run as bob',
+        'run as bob',
+        'run',
+      ])
+      await db.close()
+    })
+  }
+
+  it('end alone, and with the connection', async () => {
+    const world = new World()
+    const db = await open(world.remote)
+    const [one, two] = [await db.as('alice'), await db.as('alice')]
+    await one.close()
+    await one.close()
+    assert.deepEqual(world.engine.endedSessions, ['alice'])
+    await assert.rejects(one.query('SELECT 1'), code('CONNECTION_CLOSED'))
+    await assert.rejects(one.as('bob'), code('CONNECTION_CLOSED'))
+    await two.query('SELECT 1')
+    await db.query('SELECT 1')
+    await db.close()
+    await assert.rejects(two.query('SELECT 1'), code('CONNECTION_CLOSED'))
+    await two.close()
+  })
+
+  it('are refused at once, and names are checked', async () => {
+    const world = new World()
+    const db = await open(world.remote)
+    await assert.rejects(db.as('root'), code('INSUFFICIENT_PRIVILEGE'))
+    for (const bad of ['', null, 7, undefined]) {
+      await assert.rejects(db.as(bad as string), code('INVALID_NAME'))
+      await assert.rejects(db.dropUser(bad as string), code('INVALID_NAME'))
+    }
+    await db.dropUser("al'ice")
+    assert.equal(world.engine.log.at(-1), 'DROP USER IF EXISTS $1 CASCADE')
     await db.close()
   })
 })

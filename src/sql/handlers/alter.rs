@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
 use datafusion::sql::sqlparser::ast::{
-    AlterColumnOperation, AlterTable, AlterTableOperation, ColumnDef, DropBehavior, Ident, RenameTableNameKind,
-    SqlOption,
+    AlterColumnOperation, AlterTable, AlterTableOperation, ColumnDef, DropBehavior, Ident, ObjectName,
+    RenameTableNameKind, SqlOption, TableConstraint,
 };
 
 use super::super::catalog::{Names, fold, position_of_name, table_id};
@@ -20,12 +20,13 @@ use super::super::executor::{Execution, StatementResult};
 use super::super::parser::position_of;
 use super::audit::audit_entry;
 use super::dml::{column_item, unsupported};
+use super::index::IndexRequest;
 use super::rewrite::Rewritten;
 use super::table::{column_default, new_column, set_options};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
 use crate::schema::{
-    ColumnDefault, ColumnDefinition, DefaultFunction, NewColumn, TableDefinition, TableId,
+    ColumnDefault, ColumnDefinition, DefaultFunction, IndexDefinition, NewColumn, TableDefinition, TableId, TableType,
 };
 use crate::storage::Durability;
 use crate::types::{KalamDataType, KeyCodec, Value, coerce_array};
@@ -35,11 +36,33 @@ pub async fn alter(execution: &Execution<'_>, alter: &AlterTable) -> Result<Stat
     if alter.location.is_some() || alter.on_cluster.is_some() || alter.table_type.is_some() {
         return unsupported("ALTER TABLE with a location, a cluster or a table format");
     }
+    let changes: Vec<Change<'_>> = alter.operations.iter().map(Change::Operation).collect();
+    change(execution, &alter.name, alter.if_exists, "ALTER TABLE", &changes).await
+}
+
+/// A change of a table's definition.
+pub enum Change<'a> {
+    /// As ALTER TABLE says it.
+    Operation(&'a AlterTableOperation),
+    /// CREATE INDEX.
+    AddIndex(&'a IndexRequest),
+    /// DROP INDEX.
+    DropIndex(&'a str),
+}
+
+/// Changes the definition of a table, and its rows as far as the changes concern them.
+pub async fn change(
+    execution: &Execution<'_>,
+    name: &ObjectName,
+    if_exists: bool,
+    action: &str,
+    changes: &[Change<'_>],
+) -> Result<StatementResult> {
     let (registry, store) = (execution.executor.registry(), execution.executor.store());
     let namespace = execution.session.namespace();
     let names = Names { registry, namespace: &namespace };
-    let table = match names.writable(&alter.name).await {
-        Err(e) if alter.if_exists && matches!(e.code(), ErrorCode::TableNotFound | ErrorCode::NamespaceNotFound) => {
+    let table = match names.writable(name).await {
+        Err(e) if if_exists && matches!(e.code(), ErrorCode::TableNotFound | ErrorCode::NamespaceNotFound) => {
             return Ok(StatementResult::default());
         }
         found => found?,
@@ -47,7 +70,7 @@ pub async fn alter(execution: &Execution<'_>, alter: &AlterTable) -> Result<Stat
     let number = table.definition().table_no;
     let no_commits = store.freeze(number).await?;
     // Another ALTER may have been before this one in the queue.
-    let table = names.writable(&alter.name).await?;
+    let table = names.writable(name).await?;
     if table.definition().table_no != number {
         return Err(KalamError::new(ErrorCode::Conflict, format!("the table '{}' was replaced", table.table_id())));
     }
@@ -58,11 +81,11 @@ pub async fn alter(execution: &Execution<'_>, alter: &AlterTable) -> Result<Stat
         now: TableDefinition::clone(table.definition()),
         rewritten: None,
     };
-    let taken = steps.take_all(&alter.operations).await;
+    let taken = steps.take_all(changes).await;
     if taken.is_ok() && steps.now.schema_version == steps.start.schema_version {
         return Ok(StatementResult::default());
     }
-    let entry = audit_entry(execution, "ALTER TABLE", &old.to_string()).await?;
+    let entry = audit_entry(execution, action, &old.to_string()).await?;
     let outcome = match taken {
         Err(error) => Err(error),
         Ok(()) if steps.now.table_id != old => registry.rename_with(&old, steps.now.clone(), entry).await,
@@ -76,7 +99,7 @@ pub async fn alter(execution: &Execution<'_>, alter: &AlterTable) -> Result<Stat
         // Rows in memory are found by keys of the old types, or of the new ones if it came to nothing.
         store.evict_table(number);
     }
-    outcome.map_err(|e| e.at(position_of_name(&alter.name)))?;
+    outcome.map_err(|e| if e.position().is_some() { e } else { e.at(position_of_name(name)) })?;
     Ok(StatementResult { durability: Some(Durability::Strict), ..StatementResult::default() })
 }
 
@@ -100,15 +123,76 @@ impl Steps<'_, '_> {
         retyped || types(&self.start) != types(&self.now)
     }
 
-    async fn take_all(&mut self, operations: &[AlterTableOperation]) -> Result<()> {
-        for operation in operations {
-            self.take(operation, operations.len()).await?;
+    async fn take_all(&mut self, changes: &[Change<'_>]) -> Result<()> {
+        for change in changes {
+            match change {
+                Change::Operation(operation) => self.take(operation, changes.len()).await?,
+                Change::AddIndex(request) => self.add_index(IndexRequest::clone(request)).await?,
+                Change::DropIndex(name) => {
+                    self.now = self.now.drop_index(name, platform::now_ms(), self.execution.session.user())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn add_index(&mut self, request: IndexRequest) -> Result<()> {
+        let (at, by) = (platform::now_ms(), Arc::clone(self.execution.session.user()));
+        let now = self.now.clone();
+        let next = super::index::add_all(self.execution, vec![request], now, |t, index| t.add_index(index, at, &by));
+        self.now = next.await?;
+        match self.now.indexes.last().cloned() {
+            Some(index) if index.unique => self.check_unique(&index).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that no two rows of a scope have the same values in the columns of an index.
+    async fn check_unique(&self, index: &IndexDefinition) -> Result<()> {
+        let columns: Vec<&ColumnDefinition> =
+            index.columns.iter().filter_map(|c| self.now.column_by_id(c.column_id)).collect();
+        let types: Vec<KalamDataType> = columns.iter().map(|c| c.data_type).collect();
+        let codec = KeyCodec::new(&types)?;
+        for scope in self.live(&columns).await? {
+            let mut found = HashSet::new();
+            for arrays in scope {
+                for row in 0..arrays[0].len() {
+                    if arrays.iter().any(|a| a.is_null(row)) {
+                        continue;
+                    }
+                    let mut key = Vec::new();
+                    codec.encode(&arrays, row, &mut key)?;
+                    if found.contains(&key) {
+                        let names: Vec<&str> = columns.iter().map(|c| c.name.as_str()).collect();
+                        let values: Vec<String> = codec.decode(&key)?.iter().map(Value::to_string).collect();
+                        let message = format!(
+                            "two rows of '{}' have ({})=({}), but {} '{}' is unique",
+                            self.now.table_id,
+                            names.join(", "),
+                            values.join(", "),
+                            index.kind(),
+                            index.name
+                        );
+                        return Err(KalamError::new(ErrorCode::UniqueViolation, message));
+                    }
+                    found.insert(key);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the unique indexes of a column whose values have changed.
+    pub(super) async fn check_unique_of(&self, column: &str) -> Result<()> {
+        let Some(id) = self.now.column(column).map(|c| c.column_id) else { return Ok(()) };
+        for index in self.now.indexes.iter().filter(|i| i.unique && i.has(id)) {
+            self.check_unique(index).await?;
         }
         Ok(())
     }
 
     async fn take(&mut self, operation: &AlterTableOperation, of: usize) -> Result<()> {
-        let (at, by) = (platform::now_ms(), Arc::clone(self.execution.session.user()));
+        let (at, by) = (platform::now_ms(), Arc::clone(&self.execution.user));
         match operation {
             AlterTableOperation::AddColumn { column_position: Some(_), .. } => unsupported("FIRST and AFTER"),
             AlterTableOperation::AddColumn { if_not_exists, column_def, .. } => {
@@ -143,6 +227,27 @@ impl Steps<'_, '_> {
             }
             AlterTableOperation::AlterColumn { column_name, op } => {
                 self.alter_column(&fold(column_name), op).await.map_err(|e| e.at(position_of(column_name)))
+            }
+            AlterTableOperation::AddConstraint { constraint: TableConstraint::Unique(unique), not_valid: false } => {
+                self.add_index(IndexRequest::of_constraint(unique)?).await
+            }
+            AlterTableOperation::DropConstraint { drop_behavior: Some(DropBehavior::Cascade), .. } => {
+                unsupported("CASCADE")
+            }
+            AlterTableOperation::DropConstraint { if_exists, name, .. } => {
+                let wanted = fold(name);
+                match self.now.index(&wanted) {
+                    Some(index) if index.constraint => self.now = self.now.drop_index(&wanted, at, &by)?,
+                    None if !self.now.primary_key.is_empty() && wanted == self.now.primary_key_name() => {
+                        return unsupported("DROP CONSTRAINT of a primary key");
+                    }
+                    _ if *if_exists => {}
+                    _ => {
+                        let message = format!("constraint '{wanted}' of '{}' does not exist", self.now.table_id);
+                        return Err(KalamError::new(ErrorCode::ConstraintNotFound, message).at(position_of(name)));
+                    }
+                }
+                Ok(())
             }
             AlterTableOperation::SetOptionsParens { options }
             | AlterTableOperation::SetTblProperties { table_properties: options } => {
@@ -187,17 +292,18 @@ impl Steps<'_, '_> {
             .with_hint("Create another table with the key and fill it with INSERT … SELECT.")));
         }
         let initial = self.initial(&column);
+        let unique = IndexRequest::of_column(definition)?;
         let asks_rows = match &column.default {
             ColumnDefault::Function(function) => function.is_volatile(),
             ColumnDefault::None => !column.nullable,
             ColumnDefault::Literal(_) => false,
         };
-        let next =
-            self.now.add_column(column.clone(), initial.as_ref(), platform::now_ms(), self.execution.session.user());
+        let next = self.now.add_column(column.clone(), initial.as_ref(), platform::now_ms(), &self.execution.user);
         let next = next.map_err(at)?;
         if asks_rows && self.has_rows().await? {
             if matches!(column.default, ColumnDefault::Function(_)) {
-                return self.add_computed(next).await.map_err(at);
+                self.add_computed(next).await.map_err(at)?;
+                return self.add_indexes(unique).await;
             }
             let message = format!(
                 "column '{}' of '{}' is NOT NULL, but the rows that exist would have NULL",
@@ -208,6 +314,13 @@ impl Steps<'_, '_> {
             ));
         }
         self.now = next;
+        self.add_indexes(unique).await
+    }
+
+    async fn add_indexes(&mut self, requests: Vec<IndexRequest>) -> Result<()> {
+        for request in requests {
+            self.add_index(request).await?;
+        }
         Ok(())
     }
 
@@ -215,9 +328,7 @@ impl Steps<'_, '_> {
     fn initial(&self, column: &NewColumn) -> Option<Value> {
         match column.default {
             ColumnDefault::Function(DefaultFunction::Now) => Some(Value::DateTime(platform::now_us())),
-            ColumnDefault::Function(DefaultFunction::CurrentUser) => {
-                Some(Value::Text(self.execution.session.user().to_string()))
-            }
+            ColumnDefault::Function(DefaultFunction::CurrentUser) => Some(Value::Text(self.execution.user.to_string())),
             // Rows cannot share one: each gets its own ([`Steps::add_computed`]).
             ColumnDefault::Function(_) => Some(Value::Null),
             ColumnDefault::None | ColumnDefault::Literal(_) => None,
@@ -225,7 +336,7 @@ impl Steps<'_, '_> {
     }
 
     async fn alter_column(&mut self, name: &str, operation: &AlterColumnOperation) -> Result<()> {
-        let (at, by) = (platform::now_ms(), Arc::clone(self.execution.session.user()));
+        let (at, by) = (platform::now_ms(), Arc::clone(&self.execution.user));
         let column = self.now.column(name).cloned();
         let next = match operation {
             AlterColumnOperation::SetNotNull => {
@@ -252,12 +363,18 @@ impl Steps<'_, '_> {
             }
             AlterColumnOperation::SetDataType { data_type, .. } => {
                 let to = KalamDataType::from_sql(data_type)?;
+                if self.now.table_type == TableType::Stream
+                    && column.as_ref().is_some_and(|c| self.now.is_key(c.column_id))
+                {
+                    return unsupported("a new type for a key column of a STREAM table");
+                }
                 let next = self.now.alter_type(name, to, at, &by)?;
                 match column {
                     Some(column) if column.data_type != to => self.check_type(&column, to).await?,
                     _ => return Ok(()),
                 }
-                next
+                self.now = next;
+                return self.check_unique_of(name).await;
             }
             other => return unsupported(&format!("ALTER COLUMN … {other}")),
         };
@@ -320,7 +437,12 @@ impl Steps<'_, '_> {
         Ok(())
     }
 
-    pub(super) fn check_keys(&self, types: &[KalamDataType], columns: &[ArrayRef], keys: &mut HashSet<Vec<u8>>) -> Result<()> {
+    pub(super) fn check_keys(
+        &self,
+        types: &[KalamDataType],
+        columns: &[ArrayRef],
+        keys: &mut HashSet<Vec<u8>>,
+    ) -> Result<()> {
         let codec = KeyCodec::new(types)?;
         for row in 0..columns[0].len() {
             let mut key = Vec::new();

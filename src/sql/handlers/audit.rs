@@ -10,6 +10,6 @@ use crate::storage::WriteBatch;
 /// A batch that holds the entry of a statement, to be committed with what the statement changes.
 pub async fn audit_entry(execution: &Execution<'_>, action: &str, target: &str) -> Result<WriteBatch> {
     let mut batch = WriteBatch::new();
-    execution.executor.system().audit_into(&mut batch, execution.session.user(), action, target).await?;
+    execution.executor.system().audit_into(&mut batch, &execution.user, action, target).await?;
     Ok(batch)
 }

@@ -45,9 +45,9 @@ async fn found_rows(
     with: Option<&With>,
 ) -> Result<Vec<RecordBatch>> {
     if may_be_short(execution, delete, with) {
-        let (provider, request) = (target.provider(execution)?, Arc::clone(&target.request));
+        let (core, request) = (target.core(execution)?, Arc::clone(&target.request));
         let selection = delete.selection.as_ref();
-        let rows = short_path::target_rows(execution, provider.core(), selection, alias, request).await?;
+        let rows = short_path::target_rows(execution, &core, selection, alias, request).await?;
         if let Some(rows) = rows {
             return rows.iter().map(|batch| target.position_first(batch)).collect();
         }
@@ -65,8 +65,8 @@ pub async fn explained(execution: &Execution<'_>, delete: &Delete, with: Option<
     let (name, alias) = target_name(&table_of(delete)?.relation)?;
     let target = Target::find(execution, name).await?;
     let lookup = if may_be_short(execution, delete, with) {
-        let provider = target.provider(execution)?;
-        short_path::target_scan(execution, provider.core(), delete.selection.as_ref(), &alias)?
+        let core = target.core(execution)?;
+        short_path::target_scan(execution, &core, delete.selection.as_ref(), &alias)?
     } else {
         None
     };

@@ -12,7 +12,7 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::datasource::MemTable;
 use datafusion::sql::sqlparser::ast::{self, Expr, Ident, ObjectName, Select, SelectItem, SetExpr, TableFactor};
 
-use super::super::catalog::{Extras, Names, fold};
+use super::super::catalog::{Extras, Names, fold, position_of_name};
 use super::super::errors::from_datafusion;
 use super::super::executor::{Execution, Rows, StatementResult, finish_rows};
 use super::super::parser::{self, Statement};
@@ -21,8 +21,8 @@ use super::query::item_names;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{CachedTableData, TableDefinition};
 use crate::tables::{
-    HotTable, POSITION_COLUMN, PreparedRows, ROW_ID_COLUMN, Request, ScopeKey, ScopeWrite, SharedTableProvider,
-    TableProviderCore, TableScanExec,
+    ColdCheck, HotTable, POSITION_COLUMN, PreparedRows, ROW_ID_COLUMN, Request, ScopeKey, ScopeWrite, StatementWrite,
+    TableProviderCore, TableScanExec, stored_core, stored_provider,
 };
 
 /// The relation that an UPDATE or DELETE changes, in the SELECT that finds its rows.
@@ -59,9 +59,13 @@ impl Target {
         let namespace = execution.session.namespace();
         let names = Names { registry: execution.executor.registry(), namespace: &namespace };
         let table = names.writable(name).await?;
+        super::storage::make_room(execution).await?;
         let request = execution.request();
-        let scope = request.scope(&table);
-        let hot = execution.executor.store().hot(&scope, table.definition()).await?;
+        let scope = request.scope(&table).map_err(|e| e.at(position_of_name(name)))?;
+        let hot = match &execution.transaction {
+            Some(transaction) => transaction.target(&table, &scope).await?,
+            None => execution.executor.store().hot(&scope, table.definition()).await?,
+        };
         // The snapshot comes after the rows are there: it must not be older than what a position points at.
         let request = execution.request();
         Ok(Self { table, scope, hot, request })
@@ -73,17 +77,15 @@ impl Target {
     }
 
     /// The table with its hidden columns; the one that its provider keeps, if that is of this definition.
-    pub fn provider(&self, execution: &Execution<'_>) -> Result<Arc<SharedTableProvider>> {
+    pub fn core(&self, execution: &Execution<'_>) -> Result<Arc<TableProviderCore>> {
         let kept = execution.executor.registry().cached_provider(self.table.table_id());
-        if let Some(kept) = &kept
-            && let Some(provider) = kept.downcast_ref::<SharedTableProvider>()
-            && provider.core().is_of(&self.table)
-        {
-            return provider.with_positions();
+        match kept.as_ref().and_then(|kept| stored_core(kept.as_ref())) {
+            Some(core) if core.is_of(&self.table) => core.with_positions(),
+            _ => {
+                let store = Arc::clone(execution.executor.store());
+                Ok(Arc::new(TableProviderCore::with_system_columns(store, Arc::clone(&self.table))?))
+            }
         }
-        let store = Arc::clone(execution.executor.store());
-        let core = TableProviderCore::with_system_columns(store, Arc::clone(&self.table))?;
-        Ok(Arc::new(SharedTableProvider::new(core)))
     }
 
     /// Runs the SELECT of the rows to change. Fails with a conflict if the table's definition is not that of this
@@ -101,10 +103,7 @@ impl Target {
     async fn check_current(&self, execution: &Execution<'_>) -> Result<()> {
         let current = execution.executor.registry().table(self.table.table_id()).await?;
         if !current.is_some_and(|current| Arc::ptr_eq(&current, &self.table)) {
-            return Err(KalamError::new(
-                ErrorCode::Conflict,
-                format!("the definition of '{}' was changed meanwhile", self.table.table_id()),
-            ));
+            return Err(changed_meanwhile(&self.table));
         }
         Ok(())
     }
@@ -124,7 +123,7 @@ impl Target {
 
     /// The provider of [`TARGET`].
     pub fn extras(&self, execution: &Execution<'_>) -> Result<Extras> {
-        Ok(Extras::from([(TARGET.to_owned(), self.provider(execution)? as _)]))
+        Ok(Extras::from([(TARGET.to_owned(), stored_provider(self.core(execution)?)?)]))
     }
 
     /// A batch of the table's columns, checked against NOT NULL. `first_row` is the number of its first row, from 1.
@@ -132,7 +131,7 @@ impl Target {
         checked_batch(&self.table, columns, rows, first_row)
     }
 
-    /// Commits a change of the table.
+    /// Commits a change of the table, or makes it part of the open transaction.
     pub async fn commit(
         self,
         execution: &Execution<'_>,
@@ -146,16 +145,36 @@ impl Target {
         if rows_affected == 0 {
             return Ok(StatementResult::default());
         }
-        self.check_current(execution).await?;
-        let write = ScopeWrite {
+        let (registry, store) = (execution.executor.registry(), execution.executor.store());
+        if let Some(transaction) = &execution.transaction {
+            self.check_current(execution).await?;
+            let write = StatementWrite { table: &self.table, scope: &self.scope, rows, replaced, deleted };
+            transaction.write(write).await?;
+            return Ok(StatementResult { rows_affected, ..StatementResult::default() });
+        }
+        self.hot.use_indexes_of(self.table.definition())?;
+        let mut write = ScopeWrite {
             scope: self.scope,
             hot: self.hot,
             schema_version: self.table.schema_version(),
             rows,
             replaced,
             deleted,
+            checked: ColdCheck::Unchecked,
         };
-        let receipt = execution.executor.store().submit(vec![write], execution.options.durability, None)?.await?;
+        loop {
+            write.checked = store.check_keys(&write, self.table.definition()).await?;
+            let current = registry.table(self.table.table_id()).await?;
+            if !current.is_some_and(|current| Arc::ptr_eq(&current, &self.table)) {
+                return Err(changed_meanwhile(&self.table));
+            }
+            // Nothing is awaited from here to `submit`. If rows moved while their keys were asked for, only that is
+            // done again.
+            if store.still_checked(&write) {
+                break;
+            }
+        }
+        let receipt = store.submit(vec![write], execution.options.durability, None)?.await?;
         Ok(StatementResult { rows_affected, seq: Some(receipt.seq), durability: Some(receipt.durability), rows: None })
     }
 
@@ -174,6 +193,10 @@ impl Target {
         let (schema, batches) = execution.select(query, &extras, Arc::clone(&self.request)).await?;
         Ok(Some(finish_rows(&schema, batches, item_names(items))?))
     }
+}
+
+fn changed_meanwhile(table: &CachedTableData) -> KalamError {
+    KalamError::new(ErrorCode::Conflict, format!("the definition of '{}' was changed meanwhile", table.table_id()))
 }
 
 /// A batch of a table's columns, checked against NOT NULL. `first_row` is the number of its first row, from 1.

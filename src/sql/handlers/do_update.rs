@@ -50,15 +50,15 @@ pub(super) enum Fate {
 /// Decides on each row in order. A row that repeats the key of a new one is refused here; one that repeats the key of
 /// a row that is there, only once it is known whether that row was updated ([`Updating::once_each`]).
 pub(super) fn fates(
-    rows: usize,
+    proposed: &RecordBatch,
     arbiters: &[Arbiter],
     keys: &[Vec<Option<Vec<u8>>>],
     found: &Found,
     definition: &TableDefinition,
 ) -> Result<Vec<Fate>> {
     let mut taken: Vec<HashSet<&[u8]>> = vec![HashSet::new(); keys.len()];
-    let mut fates = Vec::with_capacity(rows);
-    for i in 0..rows {
+    let mut fates = Vec::with_capacity(proposed.num_rows());
+    for i in 0..proposed.num_rows() {
         let own = keys.iter().map(|keys| keys[i].as_ref()).enumerate();
         if let Some(row) = own.clone().find_map(|(a, key)| found.row(a, key)) {
             fates.push(Fate::Update(row));
@@ -68,7 +68,7 @@ pub(super) fn fates(
             if let Some(key) = key
                 && !taken[a].insert(key)
             {
-                return Err(second_time(&arbiters[a].describe(definition, key)));
+                return Err(second_time(&arbiters[a].describe(definition, proposed, i)));
             }
         }
         fates.push(Fate::Insert);
@@ -114,8 +114,8 @@ impl Updating<'_, '_> {
         let new = take_rows(self.proposed, &conflicts.iter().map(|c| c.0 as u32).collect::<Vec<_>>())?;
         // The conflicts that WHERE lets through, and the rows as they become.
         let (passing, columns) = match self.sources(&assigned) {
-            Some(sources) => ((0..conflicts.len()).collect(), self.combine(&sources, &old, &new, found.skip)?),
-            None => self.select(&assigned, &old, &new, found.skip).await?,
+            Some(sources) => ((0..conflicts.len()).collect(), self.combine(&sources, &old, &new, found.skip())?),
+            None => self.select(&assigned, &old, &new, found.skip()).await?,
         };
         self.once_each(found, arbiters, &conflicts, &passing)?;
         let rows = self.target.batch(columns, passing.len(), 1)?;
@@ -133,7 +133,7 @@ impl Updating<'_, '_> {
             }
         }
         let picked = take_rows(&old, &passing.iter().map(|&c| c as u32).collect::<Vec<_>>())?;
-        let same_key = self.same_keys(&picked, &rows, found.skip)?;
+        let same_key = self.same_keys(&picked, &rows, found.skip())?;
         for (k, &c) in passing.iter().enumerate() {
             let position = found.position(conflicts[c].1);
             if same_key[k] { changes.replaced.push(position) } else { changes.deleted.push(position) }
@@ -164,11 +164,8 @@ impl Updating<'_, '_> {
         let mut updated = HashSet::new();
         for (c, (_, row)) in conflicts.iter().enumerate() {
             if updated.contains(row) {
-                let columns: Vec<usize> = (found.skip..found.rows.num_columns()).collect();
-                let own = found.rows.slice(*row, 1).project(&columns).map_err(KalamError::internal)?;
                 let Some(arbiter) = arbiters.first() else { continue };
-                let key = arbiter.keys(&own)?.pop().flatten().unwrap_or_default();
-                return Err(second_time(&arbiter.describe(self.target.definition(), &key)));
+                return Err(second_time(&arbiter.describe(self.target.definition(), &found.own_columns()?, *row)));
             }
             if passing.contains(&c) {
                 updated.insert(*row);

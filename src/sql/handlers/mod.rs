@@ -2,10 +2,12 @@
 
 pub mod alter;
 pub mod audit;
+pub mod check;
 pub mod delete;
 pub mod dml;
 pub mod do_update;
 pub mod explain;
+pub mod index;
 pub mod insert;
 pub mod job;
 pub mod namespace;
@@ -13,8 +15,10 @@ pub mod prepare;
 pub mod query;
 pub mod rewrite;
 pub mod show;
+pub mod storage;
 pub mod table;
 pub mod truncate;
 pub mod update;
 pub mod upsert;
+pub mod user;
 pub mod view;

@@ -13,7 +13,7 @@ use crate::tables::is_system_namespace;
 /// `CREATE NAMESPACE [IF NOT EXISTS] n`.
 pub async fn create(execution: &Execution<'_>, name: &ObjectName, if_not_exists: bool) -> Result<StatementResult> {
     let ident = single_ident(name, "namespace")?;
-    let definition = NamespaceDefinition::new(&fold(&ident), platform::now_ms(), execution.session.user())
+    let definition = NamespaceDefinition::new(&fold(&ident), platform::now_ms(), &execution.user)
         .map_err(|e| e.at(position_of_name(name)))?;
     let audit = audit_entry(execution, "CREATE NAMESPACE", &definition.name).await?;
     match execution.executor.registry().create_namespace_with(definition, audit).await {

@@ -22,7 +22,7 @@ use crate::types::{KalamDataType, Value};
 
 /// A statement that PREPARE has parsed.
 #[derive(Debug)]
-struct Prepared {
+pub struct Prepared {
     text: Arc<ParsedText>,
     /// The types of `$1`, `$2`, … that PREPARE has named.
     types: Vec<KalamDataType>,
@@ -33,6 +33,20 @@ struct Prepared {
 /// The prepared statements of a session, by name.
 #[derive(Debug, Default)]
 pub struct PreparedStatements(RwLock<HashMap<String, Arc<Prepared>>>);
+
+impl PreparedStatements {
+    /// The one of a name.
+    pub fn find(&self, name: &Ident) -> Option<Arc<Prepared>> {
+        self.0.read().get(&fold(name)).cloned()
+    }
+}
+
+impl Prepared {
+    /// What runs when it is executed.
+    pub fn statement(&self) -> &Statement {
+        &self.text.statements[0].statement
+    }
+}
 
 /// Runs a PREPARE.
 pub fn prepare(
@@ -81,7 +95,7 @@ pub fn prepare(
 
 /// Runs an EXECUTE.
 pub async fn execute(execution: &Execution<'_>, name: &Ident, arguments: &[Expr]) -> Result<StatementResult> {
-    let found = execution.session.prepared().0.read().get(&fold(name)).cloned();
+    let found = execution.session.prepared().find(name);
     let Some(prepared) = found else { return Err(not_found(execution, name)) };
     if arguments.len() != prepared.parameters {
         let message = format!(
@@ -102,7 +116,7 @@ pub async fn execute(execution: &Execution<'_>, name: &Ident, arguments: &[Expr]
         .filter_map(Result::transpose)
         .collect::<Result<_>>()?;
     // Their plan is not kept: it belongs to this EXECUTE and not to what it executes.
-    let bare = Execution { origin: None, state: Arc::clone(&execution.state), ..*execution };
+    let bare = execution.of(execution.params, None);
     let mut computed = computed(&bare, &expressions, execution.request()).await?.into_iter();
     for (place, argument) in arguments.iter().enumerate() {
         let value = match literal(argument, execution.params)? {
@@ -115,7 +129,10 @@ pub async fn execute(execution: &Execution<'_>, name: &Ident, arguments: &[Expr]
         });
     }
     let origin = Origin { text: &prepared.text, index: 0 };
-    execution.executor.run(execution.session, origin, &Params::Positional(values), execution.options).await
+    let params = Params::Positional(values);
+    let mut inner = execution.of(&params, Some(origin));
+    inner.state = execution.executor.state_at(prepared.text.clock, execution.started_us);
+    inner.statement(prepared.statement()).await
 }
 
 fn typed(value: Value, data_type: &KalamDataType, place: usize) -> Result<Value> {

@@ -19,11 +19,11 @@ use super::super::catalog::Extras;
 use super::super::defaults::default_column;
 use super::super::errors::from_datafusion;
 use super::alter::Steps;
-use super::dml::{TARGET, checked_batch, column_item, item, select_from};
+use super::dml::{TARGET, checked_batch, column_item, item, select_from, unsupported};
 use crate::error::{KalamError, Result};
 use crate::platform;
-use crate::schema::{CachedTableData, ColumnDefinition, TableDefinition};
-use crate::tables::{NewScope, ROW_ID_COLUMN, Request, ScopeKey, SharedTableProvider, TableProviderCore, prepare_rows};
+use crate::schema::{CachedTableData, ColumnDefinition, Role, TableDefinition, TableType};
+use crate::tables::{NewScope, ROW_ID_COLUMN, Request, ScopeKey, TableProviderCore, prepare_rows, stored_provider};
 use crate::types::{ColumnBuilder, KalamDataType, coerce_array};
 
 /// The rows of a table, written anew.
@@ -101,7 +101,7 @@ impl Steps<'_, '_> {
                 Some(rewritten) => rewritten.provider(&self.now, &scope)?,
                 None => {
                     let core = TableProviderCore::with_system_columns(Arc::clone(store), Arc::clone(&table))?;
-                    Arc::new(SharedTableProvider::new(core))
+                    stored_provider(core)?
                 }
             };
             let extras = Extras::from([(TARGET.to_owned(), provider)]);
@@ -109,9 +109,13 @@ impl Steps<'_, '_> {
             let ours = self.execution.request();
             let request = Request {
                 user: scope.user.clone().unwrap_or_else(|| Arc::clone(&ours.user)),
+                role: Role::System,
+                now_ms: ours.now_ms,
                 snapshot: ours.snapshot,
+                pin: ours.pin.clone(),
                 cancelled: Arc::clone(&ours.cancelled),
                 deadline: ours.deadline,
+                transaction: None,
             };
             let (_, batches) = self.execution.select(query, &extras, Arc::new(request)).await?;
             found.push((scope, batches));
@@ -128,13 +132,14 @@ impl Steps<'_, '_> {
 
     /// ALTER COLUMN … TYPE … USING.
     pub(super) async fn convert_using(&mut self, name: &str, to: KalamDataType, using: &Expr) -> Result<()> {
-        let by = Arc::clone(self.execution.session.user());
+        let by = Arc::clone(&self.execution.user);
         let next = self.now.alter_type_using(name, to, platform::now_ms(), &by)?;
         self.rewrite(next, Some((name, using)), |computed, rows| match computed {
             Some(values) => coerce_array(values, &to, name),
             None => Err(KalamError::internal(format_args!("{rows} rows without their new values"))),
         })
-        .await
+        .await?;
+        self.check_unique_of(name).await
     }
 
     /// Gives every row the columns of `next`, all as they are but one: that which `next` adds, or the one that is
@@ -145,6 +150,10 @@ impl Steps<'_, '_> {
         computed: Option<(&str, &Expr)>,
         value: impl Fn(Option<&ArrayRef>, usize) -> Result<ArrayRef>,
     ) -> Result<()> {
+        if self.now.table_type == TableType::Stream {
+            // What takes the place of rows is stored, and events are not.
+            return unsupported("a new value for each row of a STREAM table");
+        }
         let alias = Ident::with_quote('"', self.now.table_id.table.to_string());
         let has_row_ids = self.now.primary_key.is_empty();
         // The column as it was is asked for too, so that an aggregate in USING is no query over the whole table.

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use std::collections::HashSet;
+
 use datafusion::sql::sqlparser::ast::{
     ColumnDef, ColumnOption, CreateTable, CreateTableOptions, Expr, FunctionArguments, Ident, IndexColumn, ObjectName,
     SqlOption, TableConstraint, Value as SqlValue,
@@ -25,14 +27,11 @@ use crate::schema::{
     CachedTableData, ColumnDefault, DefaultFunction, NewColumn, TableDefinition, TableId, TableOptions, TableType,
 };
 use crate::storage::{Durability, WriteBatch};
-use crate::tables::{PreparedRows, ScopeWrite, prepare_rows};
+use crate::tables::{ColdCheck, PreparedRows, ScopeWrite, prepare_rows};
 use crate::types::{KalamDataType, coerce_array};
 
 /// Runs a CREATE TABLE.
 pub async fn create(execution: &Execution<'_>, kind: TableType, create: CreateTable) -> Result<StatementResult> {
-    if kind != TableType::Shared {
-        return unsupported("CREATE USER TABLE and CREATE STREAM TABLE");
-    }
     if create.temporary || create.external || create.or_replace || create.like.is_some() || create.clone.is_some() {
         return unsupported("CREATE TABLE with TEMPORARY, EXTERNAL, OR REPLACE, LIKE or CLONE");
     }
@@ -64,6 +63,7 @@ pub async fn create(execution: &Execution<'_>, kind: TableType, create: CreateTa
             TableConstraint::PrimaryKey(_) => {
                 return Err(KalamError::new(ErrorCode::InvalidDefinition, format!("'{id}' has two primary keys")));
             }
+            TableConstraint::Unique(_) => {}
             other => return unsupported(&format!("the constraint '{other}'")),
         }
     }
@@ -86,10 +86,15 @@ pub async fn create(execution: &Execution<'_>, kind: TableType, create: CreateTa
             Some(rows)
         }
     };
-    let by = execution.session.user();
+    let by = &execution.user;
     let number = registry.next_table_no().await?;
     let definition = TableDefinition::new(id.clone(), number, kind, columns, &key, options, platform::now_ms(), by)
         .map_err(|e| e.at(position))?;
+    let unique = super::index::requests(&create.columns, &create.constraints)?;
+    let definition = super::index::add_all(execution, unique, definition, |mut table, index| {
+        table.push_index(index).map(|()| table)
+    })
+    .await?;
     let rows = match source {
         None => Vec::new(),
         Some(rows) => rows_of_query(&definition, rows)?,
@@ -141,8 +146,9 @@ pub async fn create_filled(
         return Ok(StatementResult { durability: Some(Durability::Strict), ..StatementResult::default() });
     }
     let request = execution.request();
-    let scope = request.scope(&CachedTableData::new(definition.clone()));
+    let scope = request.scope(&CachedTableData::new(definition.clone()))?;
     let hot = store.hot(&scope, &definition).await?;
+    hot.use_indexes_of(&definition)?;
     let rows_affected = rows.iter().map(|r| r.len() as u64).sum();
     let write = ScopeWrite {
         scope,
@@ -151,6 +157,7 @@ pub async fn create_filled(
         rows,
         replaced: Vec::new(),
         deleted: Vec::new(),
+        checked: ColdCheck::Unchecked,
     };
     let number = definition.table_no;
     let receipt = Mutex::new(None);
@@ -203,7 +210,8 @@ pub fn new_column(column: &ColumnDef, key: &mut Vec<String>) -> Result<NewColumn
                 generate_ids(&mut new);
             }
             ColumnOption::DialectSpecific(tokens) if is_auto_increment(tokens) => generate_ids(&mut new),
-            ColumnOption::Comment(_) => {}
+            // UNIQUE is the table's business (`index.rs`).
+            ColumnOption::Comment(_) | ColumnOption::Unique(_) => {}
             other => return Err(at(unsupported_option(&other.to_string()))),
         }
     }
@@ -284,6 +292,7 @@ pub fn table_options(kind: TableType, given: &CreateTableOptions) -> Result<Tabl
 
 /// Sets options as they are written.
 pub fn set_options(options: &mut TableOptions, kind: TableType, given: &[SqlOption]) -> Result<()> {
+    let mut seen = HashSet::new();
     for option in given {
         let SqlOption::KeyValue { key, value } = option else {
             return Err(KalamError::new(
@@ -291,6 +300,11 @@ pub fn set_options(options: &mut TableOptions, kind: TableType, given: &[SqlOpti
                 format!("the option '{option}' is not NAME = value"),
             ));
         };
+        let name = key.value.to_ascii_uppercase();
+        if !seen.insert(name.clone()) {
+            let message = format!("the option {name} is given twice");
+            return Err(KalamError::new(ErrorCode::InvalidOption, message).at(position_of(key)));
+        }
         options.set(kind, &key.value, &option_text(key, value)?).map_err(|e| e.at(position_of(key)))?;
     }
     Ok(())
@@ -334,7 +348,7 @@ async fn drop_one(execution: &Execution<'_>, id: &TableId, mut batch: WriteBatch
     let Some(table) = registry.table(id).await? else { return Ok(()) };
     let number = table.definition().table_no;
     let _no_commits = store.freeze(number).await?;
-    store.drop_table_into(&mut batch, number);
+    store.drop_table_into(&mut batch, number).await?;
     registry.delete_with(id, batch).await?;
     store.evict_table(number);
     Ok(())

@@ -75,9 +75,9 @@ async fn found_rows(
     with: Option<&With>,
 ) -> Result<Vec<RecordBatch>> {
     if may_be_short(execution, update, assigned, with) {
-        let (provider, request) = (target.provider(execution)?, Arc::clone(&target.request));
+        let (core, request) = (target.core(execution)?, Arc::clone(&target.request));
         let selection = update.selection.as_ref();
-        let rows = short_path::target_rows(execution, provider.core(), selection, alias, request).await?;
+        let rows = short_path::target_rows(execution, &core, selection, alias, request).await?;
         if let Some(rows) = rows {
             return rows.iter().map(|batch| with_constants(execution, target, assigned, batch)).collect();
         }
@@ -130,8 +130,8 @@ pub async fn explained(execution: &Execution<'_>, update: &Update, with: Option<
     let target = Target::find(execution, name).await?;
     let assigned = assignments(target.definition(), update)?;
     let lookup = if may_be_short(execution, update, &assigned, with) {
-        let provider = target.provider(execution)?;
-        short_path::target_scan(execution, provider.core(), update.selection.as_ref(), &alias)?
+        let core = target.core(execution)?;
+        short_path::target_scan(execution, &core, update.selection.as_ref(), &alias)?
     } else {
         None
     };

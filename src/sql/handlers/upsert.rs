@@ -13,7 +13,6 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, UInt32Arr
 use arrow::compute::{self, concat_batches, interleave_record_batch, take_record_batch};
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::sqlparser::ast::{
     ConflictTarget, DoUpdate, Ident, Insert, OnConflict, OnConflictAction, OnInsert, SqliteOnConflict,
 };
@@ -25,9 +24,10 @@ use super::super::parser::position_of;
 use super::dml::{Target, unsupported};
 use super::do_update::{Updating, fates};
 use super::insert::column_place;
+use super::update::first_of_each_row;
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::schema::TableDefinition;
-use crate::tables::prepare_rows;
+use crate::schema::{ColumnDefinition, IndexDefinition, TableDefinition};
+use crate::tables::{IndexAccess, IndexCodec, TableProviderCore, TableScanExec, prepare_rows};
 use crate::types::{KeyCodec, Value};
 
 /// What becomes of a proposed row whose key is there already.
@@ -130,7 +130,7 @@ impl<'a> Upsert<'a> {
             Action::Replace => replace(proposed.num_rows(), &keys, &found, !definition.primary_key.is_empty()),
             Action::Update(update) => {
                 let updating = Updating { execution, target: &target, alias, update, proposed: &proposed };
-                let fates = fates(proposed.num_rows(), &arbiters, &keys, &found, definition)?;
+                let fates = fates(&proposed, &arbiters, &keys, &found, definition)?;
                 updating.run(&found, &arbiters, fates).await?
             }
         };
@@ -163,6 +163,9 @@ impl<'a> Upsert<'a> {
             }
             outcome => outcome?,
         };
+        if let Some(transaction) = &execution.transaction {
+            transaction.note_upsert();
+        }
         result.rows_affected = changes.rows.len() as u64;
         result.rows = returned;
         Ok(result)
@@ -213,12 +216,26 @@ impl<'a> Upsert<'a> {
 pub(super) struct Arbiter {
     name: String,
     places: Vec<usize>,
-    codec: KeyCodec,
+    keys: Keys,
+}
+
+/// How the values of a constraint are encoded and found.
+enum Keys {
+    Primary(KeyCodec),
+    Unique(IndexDefinition, IndexCodec),
 }
 
 impl Arbiter {
+    /// The primary key first, if the table has one.
     fn all(definition: &TableDefinition) -> Result<Vec<Self>> {
-        Ok(Self::primary(definition)?.into_iter().collect())
+        let mut all: Vec<Self> = Self::primary(definition)?.into_iter().collect();
+        for index in definition.indexes.iter().filter(|i| i.unique) {
+            let place = |id: u32| definition.columns_in_order().position(|c| c.column_id == id);
+            let places = index.columns.iter().filter_map(|c| place(c.column_id)).collect();
+            let keys = Keys::Unique(index.clone(), IndexCodec::new(definition, index)?);
+            all.push(Self { name: index.name.clone(), places, keys });
+        }
+        Ok(all)
     }
 
     /// The primary key, if the table has one.
@@ -226,8 +243,8 @@ impl Arbiter {
         if definition.primary_key.is_empty() {
             return Ok(None);
         }
-        let name = format!("{}_pkey", definition.table_id.table);
-        Ok(Some(Self { name, places: definition.key_indices(), codec: definition.key_codec()? }))
+        let keys = Keys::Primary(definition.key_codec()?);
+        Ok(Some(Self { name: definition.primary_key_name(), places: definition.key_indices(), keys }))
     }
 
     /// The encoded keys of rows of the table; `None` where a NULL makes the row equal to no other.
@@ -239,15 +256,36 @@ impl Arbiter {
                     return Ok(None);
                 }
                 let mut key = Vec::new();
-                self.codec.encode(&columns, row, &mut key)?;
+                match &self.keys {
+                    Keys::Primary(codec) => codec.encode(&columns, row, &mut key)?,
+                    Keys::Unique(_, codec) => {
+                        codec.encode(&columns, row, &mut key)?;
+                    }
+                }
                 Ok(Some(key))
             })
             .collect()
     }
 
-    pub(super) fn describe(&self, definition: &TableDefinition, key: &[u8]) -> String {
-        let names: Vec<&str> = self.places.iter().map(|&p| definition.columns[p].name.as_str()).collect();
-        let values: Vec<String> = self.codec.decode(key).unwrap_or_default().iter().map(Value::to_string).collect();
+    /// A scan of the rows of some keys, hidden columns included.
+    fn scan(&self, core: &TableProviderCore, keys: &[Option<Vec<u8>>]) -> Result<TableScanExec> {
+        let mut wanted: Vec<Vec<u8>> = keys.iter().flatten().cloned().collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        match &self.keys {
+            Keys::Primary(_) => core.key_scan(None, wanted),
+            Keys::Unique(index, _) => core.index_scan(None, IndexAccess::of_values(index, wanted)),
+        }
+    }
+
+    /// What a row has in the constraint's columns: `(id)=(5)`.
+    pub(super) fn describe(&self, definition: &TableDefinition, rows: &RecordBatch, row: usize) -> String {
+        let columns = self.places.iter().map(|&p| &definition.columns[p]);
+        let names: Vec<&str> = columns.clone().map(|c| c.name.as_str()).collect();
+        let value = |(column, &place): (&ColumnDefinition, &usize)| {
+            Value::from_array(rows.column(place).as_ref(), row, &column.data_type).unwrap_or_default().to_string()
+        };
+        let values: Vec<String> = columns.zip(&self.places).map(value).collect();
         format!("({})=({})", names.join(", "), values.join(", "))
     }
 }
@@ -259,7 +297,7 @@ pub(super) struct Found {
     /// For each arbiter: which of them has a key.
     by_key: Vec<HashMap<Vec<u8>, usize>>,
     /// Where the table's columns begin.
-    pub(super) skip: usize,
+    skip: usize,
 }
 
 impl Found {
@@ -269,24 +307,38 @@ impl Found {
         arbiters: &[Arbiter],
         keys: &[Vec<Option<Vec<u8>>>],
     ) -> Result<Self> {
-        let provider = target.provider(execution)?;
-        let core = provider.core();
-        let mut wanted: Vec<Vec<u8>> = keys.iter().flatten().flatten().cloned().collect();
-        wanted.sort_unstable();
-        wanted.dedup();
-        let scan = core.key_scan(None, wanted)?;
-        let schema = ExecutionPlan::schema(&scan);
-        let batches = execution.collect(Arc::new(scan), Arc::clone(&target.request)).await?;
-        let rows = target.position_first(&concat_batches(&schema, &batches).map_err(KalamError::internal)?)?;
+        let core = target.core(execution)?;
+        let schema = core.schema();
+        let mut batches = Vec::new();
+        for (arbiter, keys) in arbiters.iter().zip(keys) {
+            let scan = arbiter.scan(&core, keys)?;
+            batches.extend(execution.collect(Arc::new(scan), Arc::clone(&target.request)).await?);
+        }
+        let mut rows = target.position_first(&concat_batches(&schema, &batches).map_err(KalamError::internal)?)?;
+        if arbiters.len() > 1 {
+            // A row that several constraints find is one row.
+            let mut seen = HashSet::new();
+            rows = first_of_each_row(&rows, &mut seen)?;
+        }
         let skip = rows.num_columns() - target.definition().columns.len();
-        let columns: Vec<usize> = (skip..rows.num_columns()).collect();
-        let own = rows.project(&columns).map_err(KalamError::internal)?;
-        let mut by_key = Vec::with_capacity(arbiters.len());
+        let mut found = Self { rows, by_key: Vec::with_capacity(arbiters.len()), skip };
+        let own = found.own_columns()?;
         for arbiter in arbiters {
             let keys = arbiter.keys(&own)?.into_iter().enumerate();
-            by_key.push(keys.filter_map(|(row, key)| Some((key?, row))).collect());
+            found.by_key.push(keys.filter_map(|(row, key)| Some((key?, row))).collect());
         }
-        Ok(Self { rows, by_key, skip })
+        Ok(found)
+    }
+
+    /// Where the table's columns begin.
+    pub(super) fn skip(&self) -> usize {
+        self.skip
+    }
+
+    /// The table's own columns of the rows.
+    pub(super) fn own_columns(&self) -> Result<RecordBatch> {
+        let columns: Vec<usize> = (self.skip..self.rows.num_columns()).collect();
+        self.rows.project(&columns).map_err(KalamError::internal)
     }
 
     pub(super) fn row(&self, arbiter: usize, key: Option<&Vec<u8>>) -> Option<usize> {
@@ -306,7 +358,12 @@ async fn lost_race(
     new: &[Vec<Option<Vec<u8>>>],
     before: &Found,
 ) -> Result<bool> {
-    execution.executor.store().barrier().await;
+    let store = execution.executor.store();
+    store.barrier().await;
+    // The row in the way may have been one that storage then refused: what this statement met is gone from memory.
+    if !store.loaded(&target.scope).is_some_and(|hot| Arc::ptr_eq(&hot, &target.hot)) {
+        return Ok(true);
+    }
     let again = Target { request: execution.request(), ..target.clone() };
     let now = Found::of(execution, &again, arbiters, new).await?;
     Ok(now.by_key.iter().zip(&before.by_key).any(|(now, before)| now.keys().any(|key| !before.contains_key(key))))

@@ -83,7 +83,7 @@ pub async fn create(execution: &Execution<'_>, create: &CreateView) -> Result<St
         columns.push(NewColumn { nullable: field.is_nullable(), ..NewColumn::new(name, data_type) });
     }
     let view = ViewDefinition { sql: query.to_string(), namespace: namespace.to_string(), dependencies };
-    let (now, by) = (platform::now_ms(), execution.session.user());
+    let (now, by) = (platform::now_ms(), &execution.user);
     let definition = match existing {
         Some(existing) => existing.definition().replace_view(columns, view, now, by),
         None => TableDefinition::new_view(id, registry.next_table_no().await?, columns, view, now, by),

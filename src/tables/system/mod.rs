@@ -11,6 +11,7 @@ mod provider;
 mod rows;
 mod spec;
 mod upgrade;
+mod users;
 
 #[cfg(test)]
 #[path = "system_tests.rs"]
@@ -100,6 +101,7 @@ pub struct SystemTablesRegistry {
     registry: Weak<SchemaRegistry>,
     store: Arc<TableStore>,
     users: EntityStore<UserRecord>,
+    accounts: users::Users,
     jobs: EntityStore<JobRecord>,
     storages: StorageRegistry,
     audit: EntityStore<AuditRecord>,
@@ -147,6 +149,7 @@ impl SystemTablesRegistry {
             registry: Arc::downgrade(registry),
             store,
             users: EntityStore::new(shared()),
+            accounts: users::Users::default(),
             jobs: EntityStore::new(shared()),
             storages: StorageRegistry::new(storages),
             audit: EntityStore::new(shared()),
@@ -167,6 +170,11 @@ impl SystemTablesRegistry {
     /// The node's id, for everything that records it.
     pub fn node_id(&self) -> &Arc<str> {
         &self.node_id
+    }
+
+    /// What the database is stored on.
+    pub fn backend(&self) -> Arc<dyn StorageBackend> {
+        Arc::clone(&self.backend) as _
     }
 
     /// The users.

@@ -116,6 +116,7 @@ impl SystemTableExec {
     /// The rows as of now: the columns and as many as were asked for.
     async fn rows(&self, request: &Request) -> Result<RecordBatch> {
         request.check()?;
+        request.role.check_access(self.table.definition())?;
         let batch = self.system.batch(&self.table).await?;
         let rows = batch.num_rows();
         let columns = match &self.projection {

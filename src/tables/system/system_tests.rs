@@ -2,7 +2,7 @@ use super::entities::{StorageRecord, UserRecord};
 use super::upgrade::{STEPS, Step, Upgrade};
 use super::*;
 use crate::error::ErrorCode;
-use crate::schema::{NewColumn, ProviderFactory, TableDefinition, TableId, TableOptions, TableType};
+use crate::schema::{NewColumn, ProviderFactory, Role, TableDefinition, TableId, TableOptions, TableType};
 use crate::storage::record::{self, RecordKind};
 use crate::storage::{MemoryBackend, Partition};
 use crate::tables::TableProviders;
@@ -225,7 +225,16 @@ fn a_kept_plan_reads_the_rows_of_its_execution() -> Result<()> {
         let opened = open(MemoryBackend::new(), STEPS).await?;
         let request = |cancelled: bool| {
             let cancelled = Arc::new(AtomicBool::new(cancelled));
-            let request = Request { user: "ann".into(), snapshot: 0, cancelled, deadline: None };
+            let request = Request {
+                user: "ann".into(),
+                role: Role::Dba,
+                now_ms: 0,
+                snapshot: 0,
+                pin: None,
+                cancelled,
+                deadline: None,
+                transaction: None,
+            };
             SessionContext::new_with_config(SessionConfig::new().with_extension(Arc::new(request)))
         };
         let provider = opened.registry.provider(&SystemTable::Users.table_id()).await?.expect("it exists");

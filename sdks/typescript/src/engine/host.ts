@@ -11,7 +11,7 @@ import type { HostStorage } from '../storage.js'
 import type { ConnectProgress } from '../types.js'
 import type { ResolvedWasm } from '../wasm.js'
 import type { FromHost, HostSource, Op, Ops, Progress, ToHost } from './protocol.js'
-import type { Engine, Surface } from './surface.js'
+import type { Cursor, Engine, SessionOptions, Surface } from './surface.js'
 
 /** What a host needs from its surroundings. */
 export interface HostEnvironment {
@@ -38,6 +38,8 @@ export class EngineHost {
   private storage: HostStorage | undefined
   private trapped = false
   private readonly running = new Map<number, Running>()
+  /** Open cursors, by the id of the call that opened them. */
+  private readonly cursors = new Map<number, Cursor>()
 
   constructor(
     private readonly post: Post,
@@ -130,10 +132,11 @@ export class EngineHost {
     }
   }
 
-  protected run({ sql, params, mode, durability, timeoutMs }: Ops['run']['args'], id: number) {
+  protected run({ sql, params, mode, durability, timeoutMs, ...rest }: Ops['run']['args'], id: number) {
     return this.opened.run(sql, params, {
       mode,
       requestId: id,
+      ...sessionOf(rest),
       ...(durability !== undefined && { durability }),
       ...(timeoutMs !== undefined && { timeoutMs }),
     })
@@ -143,16 +146,74 @@ export class EngineHost {
     return this.opened.prepare(sql)
   }
 
-  protected describe({ table }: Ops['describe']['args']) {
-    return this.opened.describe(table)
+  protected async cursor(args: Ops['cursor']['args'], id: number): Promise<Ops['cursor']['result']> {
+    const { sql, params, format, rowsPerFile, durability, ...rest } = args
+    const cursor = await this.opened.cursor(sql, params, {
+      requestId: id,
+      ...sessionOf(rest),
+      ...(format !== undefined && { format }),
+      ...(rowsPerFile !== undefined && { rowsPerFile }),
+      ...(durability !== undefined && { durability }),
+    })
+    this.cursors.set(id, cursor)
+    return { cursor: id, columns: cursor.columns }
   }
 
-  protected insertPacked({ table, columns, packed, durability }: Ops['insertPacked']['args']) {
-    return this.opened.insertPacked(table, columns, packed, durability === undefined ? {} : { durability })
+  protected async fetch({ cursor, rows }: Ops['fetch']['args'], _: number, running: Running) {
+    return { packed: await this.readCursor(cursor, running, open => open.next(rows)) }
   }
 
-  protected insertArrow({ table, ipc, durability }: Ops['insertArrow']['args']) {
-    return this.opened.insertArrow(table, ipc, durability === undefined ? {} : { durability })
+  protected fetchPiece({ cursor }: Ops['fetchPiece']['args'], _: number, running: Running) {
+    return this.readCursor(cursor, running, open => open.nextPiece())
+  }
+
+  private async readCursor<T>(id: number, { abort }: Running, read: (cursor: Cursor) => Promise<T>): Promise<T> {
+    const cursor = this.cursors.get(id)
+    if (cursor === undefined) throw new KalamError({ code: 'CONNECTION_CLOSED', message: 'the cursor is closed' })
+    const close = (): void => cursor.close()
+    abort.signal.addEventListener('abort', close, { once: true })
+    try {
+      return await read(cursor)
+    } finally {
+      abort.signal.removeEventListener('abort', close)
+    }
+  }
+
+  protected async closeCursor({ cursor }: Ops['closeCursor']['args']): Promise<undefined> {
+    this.cursors.get(cursor)?.close()
+    this.cursors.delete(cursor)
+  }
+
+  protected async begin({ readOnly, ...rest }: Ops['begin']['args']): Promise<Ops['begin']['result']> {
+    const options = { ...sessionOf(rest), ...(readOnly !== undefined && { readOnly }) }
+    return { transaction: await this.opened.begin(options) }
+  }
+
+  protected commit({ transaction, durability }: Ops['commit']['args'], id: number) {
+    return this.opened.commit(transaction, { requestId: id, ...(durability !== undefined && { durability }) })
+  }
+
+  protected async rollback({ transaction }: Ops['rollback']['args']): Promise<undefined> {
+    await this.opened.rollback(transaction)
+  }
+
+  protected async endSession({ user, session }: Ops['endSession']['args']): Promise<undefined> {
+    this.opened.endSession(user, session)
+  }
+
+  protected describe({ table, ...rest }: Ops['describe']['args']) {
+    return this.opened.describe(table, sessionOf(rest))
+  }
+
+  protected insertPacked({ table, columns, packed, durability, ...rest }: Ops['insertPacked']['args']) {
+    return this.opened.insertPacked(table, columns, packed, {
+      ...sessionOf(rest),
+      ...(durability !== undefined && { durability }),
+    })
+  }
+
+  protected insertArrow({ table, ipc, durability, ...rest }: Ops['insertArrow']['args']) {
+    return this.opened.insertArrow(table, ipc, { ...sessionOf(rest), ...(durability !== undefined && { durability }) })
   }
 
   protected async import(args: Ops['import']['args'], id: number, running: Running) {
@@ -187,8 +248,8 @@ export class EngineHost {
     return { chunks }
   }
 
-  protected status() {
-    return this.opened.status()
+  protected status(args: Ops['status']['args']) {
+    return this.opened.status(sessionOf(args))
   }
 
   protected async close(): Promise<undefined> {
@@ -199,6 +260,19 @@ export class EngineHost {
     this.storage = undefined
     try {
       await engine?.close()
+    } finally {
+      await lock?.release()
+    }
+  }
+
+  protected async rescue({ name, storage, wasm }: Ops['rescue']['args'], id: number): Promise<Ops['rescue']['result']> {
+    const lock = storage === 'indexeddb' ? await this.environment.lock(name) : undefined
+    try {
+      const [surface] = await this.surface(wasm, id)
+      const chunks: Uint8Array[] = []
+      const supplied = typeof storage === 'function' ? await storage() : storage
+      const report = await surface.Engine.rescue({ name, storage: supplied }, bytes => void chunks.push(bytes))
+      return { chunks, report }
     } finally {
       await lock?.release()
     }
@@ -215,9 +289,23 @@ export class EngineHost {
   }
 }
 
+/** The session that a call belongs to, as the engine takes it. */
+function sessionOf({ user, session, transaction }: SessionOptions): SessionOptions {
+  return {
+    ...(user !== undefined && { user }),
+    ...(session !== undefined && { session }),
+    ...(transaction !== undefined && { transaction }),
+  }
+}
+
 /** The buffers of a result that change hands instead of being copied. */
 function buffersOf(op: Op, result: unknown): Transferable[] {
-  if (op === 'backup') return (result as Ops['backup']['result']).chunks.map(chunk => chunk.buffer as ArrayBuffer)
+  if (op === 'backup' || op === 'rescue') return (result as Ops['backup']['result']).chunks.map(chunk => chunk.buffer as ArrayBuffer)
+  if (op === 'fetch') return (result as Ops['fetch']['result']).packed.map(buffer => buffer.buffer as ArrayBuffer)
+  if (op === 'fetchPiece') {
+    const piece = result as Ops['fetchPiece']['result']
+    return piece === undefined ? [] : [piece.bytes.buffer as ArrayBuffer]
+  }
   if (op !== 'run') return []
   const { packed, ipc } = result as Ops['run']['result']
   const buffers = new Set<ArrayBuffer>()

@@ -5,9 +5,17 @@
 // a worker; everything in them survives structured cloning.
 
 import type { KalamErrorInit } from '../errors.js'
-import type { ConnectProgress, Durability, ExecResult, ImportFormat, ImportProgress } from '../types.js'
+import type {
+  ColumnInfo,
+  ConnectProgress,
+  Durability,
+  ExecResult,
+  ImportFormat,
+  ImportProgress,
+  RescueFinding,
+} from '../types.js'
 import type { ResolvedWasm } from '../wasm.js'
-import type { EngineConfig, EngineStatus, RunMode, RunResult, TableInfo } from './surface.js'
+import type { EngineConfig, EngineStatus, RunMode, RunResult, SessionOptions, TableInfo } from './surface.js'
 
 /** Where the bytes of an import come from, as seen by the host. */
 export type HostSource =
@@ -24,19 +32,42 @@ export interface Ops {
     result: { module: WebAssembly.Module }
   }
   run: {
-    args: { sql: string; params: unknown; mode: RunMode; durability?: Durability; timeoutMs?: number }
+    args: SessionOptions & { sql: string; params: unknown; mode: RunMode; durability?: Durability; timeoutMs?: number }
     result: RunResult
   }
   /** Parses and keeps; gives the placeholders as they are written. */
   prepare: { args: { sql: string }; result: string[] }
-  describe: { args: { table: string }; result: TableInfo }
+  /** Opens a cursor; `format` makes it one of files. */
+  cursor: {
+    args: SessionOptions & {
+      sql: string
+      params: unknown
+      format?: ImportFormat
+      rowsPerFile?: number
+      durability?: Durability
+    }
+    result: { cursor: number; columns: ColumnInfo[] }
+  }
+  /** The next rows of a cursor; no buffer at the end. */
+  fetch: { args: SessionOptions & { cursor: number; rows: number }; result: { packed: Uint8Array[] } }
+  /** The next piece of a cursor of files; `last` ends a file. */
+  fetchPiece: { args: SessionOptions & { cursor: number }; result: { bytes: Uint8Array; last: boolean } | undefined }
+  closeCursor: { args: SessionOptions & { cursor: number }; result: undefined }
+  begin: { args: SessionOptions & { readOnly?: boolean }; result: { transaction: string } }
+  commit: { args: { transaction: string; durability?: Durability }; result: ExecResult }
+  rollback: { args: { transaction: string }; result: undefined }
+  endSession: { args: { user: string; session: string }; result: undefined }
+  describe: { args: SessionOptions & { table: string }; result: TableInfo }
   insertPacked: {
-    args: { table: string; columns: string[]; packed: Uint8Array; durability?: Durability }
+    args: SessionOptions & { table: string; columns: string[]; packed: Uint8Array; durability?: Durability }
     result: ExecResult
   }
-  insertArrow: { args: { table: string; ipc: Uint8Array; durability?: Durability }; result: ExecResult }
+  insertArrow: {
+    args: SessionOptions & { table: string; ipc: Uint8Array; durability?: Durability }
+    result: ExecResult
+  }
   import: {
-    args: {
+    args: SessionOptions & {
       table: string
       source: HostSource
       format?: ImportFormat
@@ -50,8 +81,12 @@ export interface Ops {
   }
   /** The pieces of the stream, in order. */
   backup: { args: Record<never, never>; result: { chunks: Uint8Array[] } }
-  status: { args: Record<never, never>; result: EngineStatus }
+  status: { args: SessionOptions; result: EngineStatus }
   close: { args: Record<never, never>; result: undefined }
+  rescue: {
+    args: { name: string; storage: EngineConfig['storage']; wasm: ResolvedWasm | undefined }
+    result: { chunks: Uint8Array[]; report: RescueFinding[] }
+  }
   deleteDatabase: { args: { name: string; wasm: ResolvedWasm | undefined }; result: undefined }
 }
 

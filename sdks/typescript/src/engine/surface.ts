@@ -2,7 +2,7 @@
 // is src/wasm/ in the repository's root.
 
 import type { HostStorage } from '../storage.js'
-import type { ColumnInfo, Durability, ExecResult, ImportFormat } from '../types.js'
+import type { ColumnInfo, Durability, ExecResult, ImportFormat, RescueFinding, Role } from '../types.js'
 
 /** What `Engine.open` takes. */
 export interface EngineConfig {
@@ -12,15 +12,27 @@ export interface EngineConfig {
   /** A backup to restore before the database is opened for the first time. */
   restore?: Uint8Array
   user?: string
+  role?: Role
   nodeId?: string
   durability?: Durability
   memoryLimit?: number
+  transactionTimeoutMs?: number
 }
 
 /** What `run` gives back: the result in packed columns for people, in Arrow for machines. */
 export type RunMode = 'exec' | 'query' | 'arrow'
 
-export interface RunOptions {
+/** Whose session a call belongs to: that of whoever opened the database, or one of another user. */
+export interface SessionOptions {
+  /** The other user. */
+  user?: string
+  /** Tells several sessions of one user apart. */
+  session?: string
+  /** An open transaction, which has a session of its own. */
+  transaction?: string
+}
+
+export interface RunOptions extends SessionOptions {
   mode: RunMode
   durability?: Durability
   requestId?: number
@@ -53,6 +65,7 @@ export interface EngineStatus {
   version: string
   nodeId: string
   user?: string
+  userRole?: Role
   records: number
   bytes: number
   usage?: number
@@ -60,7 +73,7 @@ export interface EngineStatus {
   memory: { wasm: number; hotRows: number; hotBytes: number; query: number }
 }
 
-export interface ImporterOptions {
+export interface ImporterOptions extends SessionOptions {
   format: ImportFormat
   create?: boolean
   header?: boolean
@@ -74,27 +87,54 @@ export interface Importer {
   abort(): void
 }
 
+export interface Cursor {
+  readonly columns: ColumnInfo[]
+  next(maxRows: number): Promise<Uint8Array[]>
+  nextPiece(): Promise<{ bytes: Uint8Array; last: boolean } | undefined>
+  close(): void
+}
+
 export interface Engine {
+  cursor(
+    sql: string,
+    params: unknown,
+    options: SessionOptions & { format?: ImportFormat; rowsPerFile?: number; durability?: Durability; requestId?: number },
+  ): Promise<Cursor>
   run(sql: string, params: unknown, options: RunOptions): Promise<RunResult>
   prepare(sql: string): Promise<string[]>
   cancel(requestId: number): void
-  describe(table: string): Promise<TableInfo>
+  endSession(user: string, session: string): void
+  /** Begins a transaction and gives the id that calls then name. */
+  begin(options: SessionOptions & { readOnly?: boolean }): Promise<string>
+  commit(transaction: string, options: { durability?: Durability; requestId?: number }): Promise<ExecResult>
+  rollback(transaction: string): Promise<void>
+  describe(table: string, options: SessionOptions): Promise<TableInfo>
   insertPacked(
     table: string,
     columns: string[],
     packed: Uint8Array,
-    options: { durability?: Durability },
+    options: SessionOptions & { durability?: Durability },
   ): Promise<ExecResult>
-  insertArrow(table: string, ipc: Uint8Array, options: { durability?: Durability }): Promise<ExecResult>
+  insertArrow(
+    table: string,
+    ipc: Uint8Array,
+    options: SessionOptions & { durability?: Durability },
+  ): Promise<ExecResult>
   importer(table: string, options: ImporterOptions): Promise<Importer>
-  status(): Promise<EngineStatus>
+  status(options: SessionOptions): Promise<EngineStatus>
   backup(chunk: (bytes: Uint8Array) => void): Promise<void>
   close(): Promise<void>
 }
 
 /** One instance of the wasm module with its bindings. */
 export interface Surface {
-  Engine: { open(config: EngineConfig & { storage: 'memory' | 'indexeddb' | HostStorage }): Promise<Engine> }
+  Engine: {
+    open(config: EngineConfig & { storage: 'memory' | 'indexeddb' | HostStorage }): Promise<Engine>
+    rescue(
+      config: { name: string; storage: 'memory' | 'indexeddb' | HostStorage },
+      chunk: (bytes: Uint8Array) => void,
+    ): Promise<RescueFinding[]>
+  }
   deleteDatabase(name: string): Promise<void>
   version(): string
 }

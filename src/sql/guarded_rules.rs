@@ -1,0 +1,68 @@
+//! Optimizer rules of DataFusion, kept away from plans that they change the meaning of.
+//!
+//! A join holds one setting for all of its keys. DataFusion's rules add a condition `a = b` to the keys of a join whose
+//! setting says that NULL equals NULL, and merge joins of either setting, so that `a = b` becomes true for NULLs. And
+//! a condition that names no column is moved below an aggregate without groups, which has a row for no rows.
+//! Invariant: a join with that setting keeps the keys that it was made with, and a filter above an aggregate that has
+//! a row for no rows stays above it.
+
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{NullEquality, Result as DfResult};
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::optimizer::optimizer::{ApplyOrder, Optimizer};
+use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
+
+type Rule = Arc<dyn OptimizerRule + Send + Sync>;
+
+/// DataFusion's rules, three of them guarded.
+pub fn optimizer_rules() -> Vec<Rule> {
+    let guard = |rule: Rule| {
+        let keeps = match rule.name() {
+            "extract_equijoin_predicate" => nulls_are_equal,
+            "eliminate_cross_join" => nulls_are_equal_below,
+            "push_down_filter" => is_above_a_total,
+            _ => return rule,
+        };
+        Arc::new(Guarded { rule, keeps }) as Rule
+    };
+    Optimizer::new().rules.into_iter().map(guard).collect()
+}
+
+/// A rule, and what it leaves alone.
+#[derive(Debug)]
+struct Guarded {
+    rule: Rule,
+    keeps: fn(&LogicalPlan) -> bool,
+}
+
+fn nulls_are_equal(plan: &LogicalPlan) -> bool {
+    matches!(plan, LogicalPlan::Join(join) if join.null_equality == NullEquality::NullEqualsNull)
+}
+
+fn nulls_are_equal_below(plan: &LogicalPlan) -> bool {
+    // The closure never fails.
+    plan.exists(|plan| Ok(nulls_are_equal(plan))).unwrap_or(true)
+}
+
+/// Whether a plan is a filter of an aggregate with a group for no rows.
+fn is_above_a_total(plan: &LogicalPlan) -> bool {
+    let LogicalPlan::Filter(filter) = plan else { return false };
+    matches!(filter.input.as_ref(), LogicalPlan::Aggregate(aggregate)
+        if aggregate.group_expr.is_empty() || aggregate.group_expr.iter().any(|e| matches!(e, Expr::GroupingSet(_))))
+}
+
+impl OptimizerRule for Guarded {
+    fn name(&self) -> &str {
+        self.rule.name()
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        self.rule.apply_order()
+    }
+
+    fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> DfResult<Transformed<LogicalPlan>> {
+        if (self.keeps)(&plan) { Ok(Transformed::no(plan)) } else { self.rule.rewrite(plan, config) }
+    }
+}

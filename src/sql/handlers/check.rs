@@ -1,0 +1,33 @@
+//! STORAGE CHECK.
+
+use datafusion::sql::sqlparser::ast::ObjectName;
+
+use super::super::catalog::Names;
+use super::super::executor::{Execution, StatementResult};
+use super::show::text_rows;
+use crate::error::Result;
+use crate::tables::Scrub;
+
+/// Runs a STORAGE CHECK: everything, or what belongs to one table, is read from storage and verified. It changes
+/// nothing; what a statement meets that runs into damage is an error of its own.
+pub async fn check(execution: &Execution<'_>, table: Option<&ObjectName>) -> Result<StatementResult> {
+    let executor = execution.executor;
+    let id = match table {
+        None => None,
+        Some(name) => {
+            let namespace = execution.session.namespace();
+            let names = Names { registry: executor.registry(), namespace: &namespace };
+            Some(names.table(name).await?.table_id().clone())
+        }
+    };
+    // What was acknowledged is in storage; what is under way would look like half of something.
+    executor.store().barrier().await;
+    let request = execution.request();
+    let scrub = Scrub::run(&executor.system().backend(), id.as_ref(), || request.check()).await?;
+    let column = |text: fn(&crate::tables::Finding) -> String| scrub.findings.iter().map(|f| Some(text(f))).collect();
+    text_rows(vec![
+        ("object", column(|f| f.object.clone())),
+        ("status", column(|f| f.health.to_string())),
+        ("detail", column(|f| f.detail.clone())),
+    ])
+}

@@ -1,0 +1,473 @@
+//! The cold part of a scan: what it reads of the segments of a table scope.
+//!
+//! Invariant: it gives exactly the rows of the segments that its snapshot sees, less those that its filter rules out,
+//! segment after segment in the order of their keys. The unit of work is a row group; between two of them whoever
+//! reads may stop, and nothing was read ahead. How many rows are still wanted is asked before each, so that a LIMIT
+//! decodes no more than it needs.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, Int64Array};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::FilterBuilder;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
+use roaring::RoaringBitmap;
+
+use super::index_access::IndexAccess;
+use super::key_spec::KeySpec;
+use super::scan::{DELETED_COLUMN, Deletions, POSITION_COLUMN, ROW_ID_COLUMN, SEQ_COLUMN, ScanColumn, TableScanExec};
+use super::segment::{ROW_ID_FIELD_ID, SEQ_FIELD_ID, ScanFilter, Segment, cold_position};
+use super::seq::Seq;
+use crate::error::{KalamError, Result};
+use crate::schema::TableDefinition;
+
+/// Rows of a segment, in the types that they were written with.
+#[derive(Debug)]
+pub(super) struct ColdRows {
+    /// The schema version that they were written under.
+    pub schema_version: u32,
+    /// How many.
+    pub len: usize,
+    /// Their positions, if they were asked for.
+    pub positions: Option<Int64Array>,
+    /// Which of them were deleted, if that was asked for.
+    pub deleted: Option<BooleanArray>,
+    columns: Vec<(u32, Option<ArrayRef>)>,
+}
+
+impl ColdRows {
+    /// A column, if the rows were written with it and it was asked for.
+    pub fn column(&self, id: u32) -> Option<&ArrayRef> {
+        self.columns.iter().find(|(i, _)| *i == id)?.1.as_ref()
+    }
+}
+
+/// What of the rows is wanted.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// Ids of columns, `_seq` and `_rowid` included.
+    pub ids: Vec<u32>,
+    /// Whether their positions are.
+    pub positions: bool,
+    /// Who sees them.
+    pub snapshot: Seq,
+    /// Which deleted rows are wanted too; then each row says whether it was deleted.
+    pub deletions: Option<Deletions>,
+}
+
+#[derive(Debug)]
+enum Work {
+    Segment(Arc<Segment>),
+    Group(Arc<Segment>, usize),
+    Rows(Arc<Segment>, Vec<u32>),
+}
+
+/// One step of a [`ColdReader`].
+#[derive(Debug)]
+pub(super) enum Step {
+    Rows(ColdRows),
+    /// There was no row to give.
+    Nothing,
+    End,
+}
+
+/// Reads the segments of a scope; see the module's comment.
+#[derive(Debug)]
+pub(super) struct ColdReader {
+    wanted: Wanted,
+    filter: Option<Arc<ScanFilter>>,
+    work: VecDeque<Work>,
+    /// Rows by segment that the request's own transaction has ended.
+    hidden: Vec<(u32, RoaringBitmap)>,
+    metrics: Option<ColdMetrics>,
+}
+
+/// What EXPLAIN ANALYZE shows. Bytes and hits are counted by segment: of statements that read one at the same time,
+/// each may count what the other read.
+#[derive(Debug)]
+struct ColdMetrics {
+    segments_pruned: Count,
+    groups_pruned: Count,
+    pages_pruned: Count,
+    rows_read: Count,
+    bytes_read: Count,
+    cache_hits: Count,
+}
+
+impl ColdMetrics {
+    fn new(metrics: &ExecutionPlanMetricsSet) -> Self {
+        let counter = |name| MetricBuilder::new(metrics).counter(name, 0);
+        Self {
+            segments_pruned: counter("segments_pruned"),
+            groups_pruned: counter("row_groups_pruned"),
+            pages_pruned: counter("pages_pruned"),
+            rows_read: counter("rows_read"),
+            bytes_read: counter("bytes_read"),
+            cache_hits: counter("cache_hits"),
+        }
+    }
+}
+
+impl ColdReader {
+    /// Reads every row that the filter leaves.
+    pub fn scan(
+        segments: &[Arc<Segment>],
+        wanted: Wanted,
+        filter: Option<Arc<ScanFilter>>,
+        metrics: &ExecutionPlanMetricsSet,
+    ) -> Self {
+        // Tables without segments show no such metrics.
+        let metrics = (!segments.is_empty()).then(|| ColdMetrics::new(metrics));
+        let mut sorted: Vec<Arc<Segment>> =
+            segments.iter().filter(|s| s.meta().min_seq <= wanted.snapshot).cloned().collect();
+        sorted.sort_by(|a, b| a.meta().first_key().cmp(b.meta().first_key()));
+        if let Some(filter) = filter.as_ref().filter(|_| !sorted.is_empty()) {
+            let mut keep = filter.segments(&sorted).into_iter();
+            sorted.retain(|_| keep.next().unwrap_or(true));
+        }
+        if let Some(metrics) = &metrics {
+            metrics.segments_pruned.add(segments.len() - sorted.len());
+        }
+        Self { wanted, filter, work: sorted.into_iter().map(Work::Segment).collect(), hidden: Vec::new(), metrics }
+    }
+
+    /// Reads the rows of some keys, which are encoded as `key` says.
+    pub async fn lookup(
+        segments: &[Arc<Segment>],
+        wanted: Wanted,
+        definition: &TableDefinition,
+        key: &KeySpec,
+        keys: &[Vec<u8>],
+        metrics: &ExecutionPlanMetricsSet,
+    ) -> Result<Self> {
+        let mut reader = Self::scan(&[], wanted, None, metrics);
+        if segments.is_empty() || keys.is_empty() {
+            return Ok(reader);
+        }
+        reader.metrics = Some(ColdMetrics::new(metrics));
+        for segment in segments {
+            let before = Before::of(segment);
+            let found = segment.find_keys(definition, key, keys).await?;
+            let rows: Vec<u32> = found.into_iter().map(|(_, row)| row).collect();
+            let rows = segment.visible(&rows, reader.wanted.snapshot).await?;
+            reader.count(&before, segment, 0);
+            if !rows.is_empty() {
+                reader.work.push_back(Work::Rows(Arc::clone(segment), rows));
+            }
+        }
+        Ok(reader)
+    }
+
+    /// Reads the rows in a part of an index, of each segment the first `limit` in the order that is asked for, without
+    /// those that `hidden` names by segment.
+    pub async fn index(
+        segments: &[Arc<Segment>],
+        wanted: Wanted,
+        definition: &TableDefinition,
+        access: &IndexAccess,
+        filter: Option<Arc<ScanFilter>>,
+        hidden: Vec<(u32, RoaringBitmap)>,
+        limit: usize,
+        metrics: &ExecutionPlanMetricsSet,
+    ) -> Result<Self> {
+        let mut reader = Self::scan(segments, wanted, filter, metrics);
+        reader.hidden = hidden;
+        for work in std::mem::take(&mut reader.work) {
+            let Work::Segment(segment) = work else { continue };
+            let before = Before::of(&segment);
+            let hidden = reader.hidden_in(&segment).cloned().unwrap_or_default();
+            let is_hidden = |row| hidden.contains(row);
+            let snapshot = reader.wanted.snapshot;
+            let rows = segment.index_rows(definition, access, snapshot, is_hidden, limit).await?;
+            reader.count(&before, &segment, 0);
+            if !rows.is_empty() {
+                reader.work.push_back(Work::Rows(segment, rows));
+            }
+        }
+        Ok(reader)
+    }
+
+    /// Whether there is nothing to read.
+    pub fn is_done(&self) -> bool {
+        self.work.is_empty()
+    }
+
+    /// Leaves out rows, by segment, that the request's own transaction has ended.
+    pub fn hide(&mut self, hidden: Vec<(u32, RoaringBitmap)>) {
+        self.hidden = hidden;
+    }
+
+    fn hidden_in(&self, segment: &Segment) -> Option<&RoaringBitmap> {
+        self.hidden.iter().find(|(number, _)| *number == segment.meta().number).map(|(_, rows)| rows)
+    }
+
+    fn count(&self, before: &Before, segment: &Segment, rows: usize) {
+        if let Some(metrics) = &self.metrics {
+            metrics.rows_read.add(rows);
+            metrics.bytes_read.add((segment.bytes_read() - before.bytes) as usize);
+            metrics.cache_hits.add((segment.cache_hits() - before.hits) as usize);
+        }
+    }
+
+    /// Does the next unit of work. At most `remaining` rows are wanted; there may be more in what is given.
+    pub async fn next(&mut self, remaining: usize) -> Result<Step> {
+        let Some(work) = self.work.pop_front() else { return Ok(Step::End) };
+        match work {
+            Work::Segment(segment) => {
+                let before = Before::of(&segment);
+                let groups = segment.meta().groups();
+                let keep = match &self.filter {
+                    Some(filter) => filter.groups(&segment).await?,
+                    None => vec![true; groups],
+                };
+                self.count(&before, &segment, 0);
+                if let Some(metrics) = &self.metrics {
+                    metrics.groups_pruned.add(keep.iter().filter(|keep| !**keep).count());
+                }
+                for group in (0..groups).rev().filter(|group| keep[*group]) {
+                    self.work.push_front(Work::Group(Arc::clone(&segment), group));
+                }
+                Ok(Step::Nothing)
+            }
+            Work::Group(segment, group) => {
+                let before = Before::of(&segment);
+                let (step, rows) = match self.wanted.deletions.clone() {
+                    None => self.read_group(&segment, group, remaining).await?,
+                    Some(deletions) => self.read_with_deleted(&segment, group, &deletions).await?,
+                };
+                self.count(&before, &segment, rows);
+                Ok(step)
+            }
+            Work::Rows(segment, mut rows) => {
+                if let Some(hidden) = self.hidden_in(&segment) {
+                    rows.retain(|row| !hidden.contains(*row));
+                }
+                if rows.is_empty() {
+                    return Ok(Step::Nothing);
+                }
+                let before = Before::of(&segment);
+                let arrays = segment.take(&rows, &self.wanted.ids).await?;
+                self.count(&before, &segment, rows.len());
+                let number = segment.meta().number;
+                let positions = rows.iter().map(|row| cold_position(number, *row) as i64);
+                let positions = self.wanted.positions.then(|| Int64Array::from_iter_values(positions));
+                Ok(Step::Rows(self.rows(&segment, rows.len(), positions, arrays)))
+            }
+        }
+    }
+
+    fn rows(
+        &self,
+        segment: &Segment,
+        len: usize,
+        positions: Option<Int64Array>,
+        arrays: Vec<Option<ArrayRef>>,
+    ) -> ColdRows {
+        let columns = self.wanted.ids.iter().copied().zip(arrays).collect();
+        ColdRows { schema_version: segment.meta().schema_version, len, positions, deleted: None, columns }
+    }
+
+    /// The visible rows of a row group, and how many rows were decoded for them.
+    async fn read_group(&self, segment: &Segment, group: usize, remaining: usize) -> Result<(Step, usize)> {
+        let rows = segment.meta().group_rows(group);
+        let mut mask = segment.visibility(group, self.wanted.snapshot).await?;
+        if let Some(hidden) = self.hidden_in(segment) {
+            let shown = BooleanBuffer::collect_bool(rows.len(), |i| !hidden.contains(rows.start + i as u32));
+            mask = Some(mask.map_or(shown.clone(), |mask| &mask & &shown));
+        }
+        let visible = mask.as_ref().map_or(rows.len(), BooleanBuffer::count_set_bits);
+        if visible == 0 {
+            return Ok((Step::Nothing, 0));
+        }
+        let all: Vec<Range<u32>> = vec![0..rows.len() as u32];
+        if self.wanted.ids.is_empty() {
+            return Ok((Step::Rows(self.pick(segment, &rows, &all, mask.as_ref(), Vec::new())?), 0));
+        }
+        let mut ranges = all.clone();
+        let cached = segment.all_cached(group, &self.wanted.ids);
+        if !cached {
+            if let Some(filter) = &self.filter
+                && let Some((left, pruned)) = filter.pages(segment, group).await?
+            {
+                if let Some(metrics) = &self.metrics {
+                    metrics.pages_pruned.add(pruned);
+                }
+                ranges = left;
+            }
+            if remaining < visible {
+                ranges = first_rows(ranges, mask.as_ref(), remaining);
+            }
+        }
+        let selected: usize = ranges.iter().map(ExactSizeIterator::len).sum();
+        if selected == 0 {
+            return Ok((Step::Nothing, 0));
+        }
+        // Reading by page is for the time being: what is read whole stays in the cache.
+        if selected * 2 <= rows.len()
+            && let Some(arrays) = segment.read_ranges(group, &self.wanted.ids, &ranges).await?
+        {
+            return Ok((Step::Rows(self.pick(segment, &rows, &ranges, mask.as_ref(), arrays)?), selected));
+        }
+        let arrays = segment.read_rows(group, &self.wanted.ids).await?;
+        Ok((Step::Rows(self.pick(segment, &rows, &all, mask.as_ref(), arrays)?), rows.len()))
+    }
+
+    /// Like [`ColdReader::read_group`], with the rows that were deleted; their `_seq` is that of the deletion.
+    async fn read_with_deleted(&self, segment: &Segment, group: usize, deletions: &Deletions) -> Result<(Step, usize)> {
+        let rows = segment.meta().group_rows(group);
+        let visible = segment.visibility(group, self.wanted.snapshot).await?;
+        let hidden = self.hidden_in(segment);
+        let seen = |i: usize| {
+            visible.as_ref().is_none_or(|mask| mask.value(i))
+                && hidden.is_none_or(|h| !h.contains(rows.start + i as u32))
+        };
+        let mut deleted_at: Vec<Option<Seq>> = vec![None; rows.len()];
+        for (seq, deleted) in segment.marks().tombstones().iter().filter(|(seq, _)| deletions.contains(seq)) {
+            for row in deleted.range(rows.clone()) {
+                deleted_at[(row - rows.start) as usize] = Some(*seq);
+            }
+        }
+        let mask = BooleanBuffer::collect_bool(rows.len(), |i| deleted_at[i].is_some() || seen(i));
+        if mask.count_set_bits() == 0 {
+            return Ok((Step::Nothing, 0));
+        }
+        let mut arrays = segment.read_rows(group, &self.wanted.ids).await?;
+        for (_, array) in self.wanted.ids.iter().zip(&mut arrays).filter(|(id, _)| **id == SEQ_FIELD_ID) {
+            let Some(seqs) = array.as_ref() else { continue };
+            let seqs: &Int64Array = seqs.as_primitive();
+            let seqs = deleted_at.iter().zip(seqs.values()).map(|(deleted, seq)| deleted.unwrap_or(*seq));
+            *array = Some(Arc::new(Int64Array::from_iter_values(seqs)));
+        }
+        let all: Vec<Range<u32>> = vec![0..rows.len() as u32];
+        let mut picked = self.pick(segment, &rows, &all, Some(&mask), arrays)?;
+        picked.deleted = Some(mask.set_indices().map(|i| Some(deleted_at[i].is_some())).collect());
+        Ok((Step::Rows(picked), rows.len()))
+    }
+
+    /// Leaves out what is not visible. `arrays` hold the rows of `ranges`, which count from the first of `rows`.
+    fn pick(
+        &self,
+        segment: &Segment,
+        rows: &Range<u32>,
+        ranges: &[Range<u32>],
+        mask: Option<&BooleanBuffer>,
+        arrays: Vec<Option<ArrayRef>>,
+    ) -> Result<ColdRows> {
+        let first = cold_position(segment.meta().number, rows.start) as i64;
+        let positions = self.wanted.positions.then(|| {
+            Int64Array::from_iter_values(ranges.iter().flat_map(|r| r.clone()).map(|row| first + i64::from(row)))
+        });
+        let len = ranges.iter().map(ExactSizeIterator::len).sum();
+        let Some(mask) = mask else { return Ok(self.rows(segment, len, positions, arrays)) };
+        let mut kept = BooleanBufferBuilder::new(len);
+        for range in ranges {
+            kept.append_buffer(&mask.slice(range.start as usize, range.len()));
+        }
+        let predicate = FilterBuilder::new(&BooleanArray::new(kept.finish(), None)).optimize().build();
+        let filter = |array: &ArrayRef| predicate.filter(array).map_err(KalamError::internal);
+        let arrays = arrays.iter().map(|array| array.as_ref().map(filter).transpose()).collect::<Result<_>>()?;
+        let positions = match positions {
+            Some(positions) => {
+                let kept = filter(&(Arc::new(positions) as ArrayRef))?;
+                Some(kept.as_primitive().clone())
+            }
+            None => None,
+        };
+        Ok(self.rows(segment, predicate.count(), positions, arrays))
+    }
+}
+
+impl TableScanExec {
+    /// What it needs of cold rows.
+    pub(super) fn wanted(&self, snapshot: Seq) -> Wanted {
+        let id = |column: &ScanColumn| match column {
+            ScanColumn::Table { id, .. } => Some(*id),
+            ScanColumn::Seq => Some(SEQ_FIELD_ID),
+            ScanColumn::RowId => Some(ROW_ID_FIELD_ID),
+            ScanColumn::Deleted | ScanColumn::Position => None,
+        };
+        let positions = self.columns.contains(&ScanColumn::Position);
+        let deletions = self.deletions.clone();
+        Wanted { ids: self.columns.iter().filter_map(id).collect(), positions, snapshot, deletions }
+    }
+
+    /// The batch of cold rows.
+    pub(super) fn cold_batch(&self, rows: &ColdRows) -> Result<RecordBatch> {
+        if rows.schema_version > self.table.schema_version() {
+            return Err(super::replay::outdated());
+        }
+        let missing = |name| KalamError::internal(format_args!("cold rows without {name}"));
+        let column = |column: &ScanColumn| match column {
+            ScanColumn::Seq => rows.column(SEQ_FIELD_ID).cloned().ok_or_else(|| missing(SEQ_COLUMN)),
+            ScanColumn::RowId => rows.column(ROW_ID_FIELD_ID).cloned().ok_or_else(|| missing(ROW_ID_COLUMN)),
+            ScanColumn::Deleted => {
+                let deleted = rows.deleted.clone().map(|d| Arc::new(d) as ArrayRef);
+                deleted.ok_or_else(|| missing(DELETED_COLUMN))
+            }
+            ScanColumn::Position => {
+                let positions = rows.positions.clone().map(|p| Arc::new(p) as ArrayRef);
+                positions.ok_or_else(|| missing(POSITION_COLUMN))
+            }
+            ScanColumn::Table { id, .. } => {
+                self.as_now(column, rows.column(*id).cloned(), rows.schema_version, rows.len)
+            }
+        };
+        let columns = self.columns.iter().map(column).collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len));
+        RecordBatch::try_new_with_options(self.schema(), columns, &options).map_err(KalamError::internal)
+    }
+}
+
+struct Before {
+    bytes: u64,
+    hits: u64,
+}
+
+impl Before {
+    fn of(segment: &Segment) -> Self {
+        Self { bytes: segment.bytes_read(), hits: segment.cache_hits() }
+    }
+}
+
+/// The start of some ranges, up to so many visible rows.
+fn first_rows(ranges: Vec<Range<u32>>, mask: Option<&BooleanBuffer>, wanted: usize) -> Vec<Range<u32>> {
+    let mut left = wanted;
+    let mut out = Vec::new();
+    for range in ranges {
+        if left == 0 {
+            break;
+        }
+        let mut end = range.start;
+        match mask {
+            None => {
+                end = range.end.min(range.start + u32::try_from(left).unwrap_or(u32::MAX).min(range.len() as u32));
+                left -= (end - range.start) as usize;
+            }
+            Some(mask) => {
+                while end < range.end && left > 0 {
+                    left -= usize::from(mask.value(end as usize));
+                    end += 1;
+                }
+            }
+        }
+        out.push(range.start..end);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_rows_as_are_wanted() {
+        assert_eq!(first_rows(vec![0..10, 20..30], None, 12), [0..10, 20..22]);
+        let mask = BooleanBuffer::from_iter((0..30).map(|i| i % 2 == 1));
+        assert_eq!(first_rows(vec![0..10, 20..30], Some(&mask), 6), [0..10, 20..22]);
+        assert_eq!(first_rows(vec![0..10], Some(&mask), 9), [0..10]);
+    }
+}

@@ -1,0 +1,419 @@
+//! Secondary indexes and UNIQUE constraints over the hot rows of a scope.
+//!
+//! An index is an ordered set of (encoded values of its columns ‖ position), over the row versions in memory. It is
+//! built when it is first asked, for UNIQUE when a row is first added, and kept up by every change from then on.
+//! Values are encoded by [`IndexCodec`] so that their order is that of the index, NULL last (first where it descends).
+//!
+//! Invariants: a built index has every row version that was live when it was built or came later, so it covers every
+//! snapshot from [`Tree::covers`] on; whoever reads at an older one scans instead. Positions ascend with commits, so
+//! the last entry of a value is its newest version: in a unique index only that one can be live.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
+use arrow::compute;
+
+use super::chunk::{Chunk, LIVE};
+use super::hot::locate;
+use super::index_access::IndexAccess;
+use super::seq::Seq;
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::schema::{IndexDefinition, TableDefinition};
+use crate::types::{ColumnBuilder, KeyCodec, Value, coerce_array};
+
+/// First byte of NULL, above that of every value.
+const NULL: u8 = 2;
+/// First byte of a value.
+const PRESENT: u8 = 1;
+
+/// Encodes the values of an index's columns.
+#[derive(Debug, Clone)]
+pub struct IndexCodec {
+    /// For each column its codec, and whether it descends.
+    columns: Vec<(KeyCodec, bool)>,
+}
+
+impl IndexCodec {
+    /// The codec of an index as its table is defined.
+    pub fn new(definition: &TableDefinition, index: &IndexDefinition) -> Result<Self> {
+        let columns = index.columns.iter().map(|c| {
+            let column = definition.column_by_id(c.column_id);
+            let column = column.ok_or_else(|| KalamError::internal(format_args!("'{}' lost a column", index.name)))?;
+            Ok((KeyCodec::new(&[column.data_type])?, c.descending))
+        });
+        Ok(Self { columns: columns.collect::<Result<_>>()? })
+    }
+
+    /// How many columns.
+    pub fn len(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// Appends one value of the column at a place.
+    pub fn encode_column(&self, place: usize, array: &ArrayRef, row: usize, out: &mut Vec<u8>) -> Result<()> {
+        let (codec, descending) = &self.columns[place];
+        let start = out.len();
+        if array.is_null(row) {
+            out.push(NULL);
+        } else {
+            codec.encode(std::slice::from_ref(array), row, out)?;
+        }
+        if *descending {
+            out[start..].iter_mut().for_each(|b| *b = !*b);
+        }
+        Ok(())
+    }
+
+    /// Appends a row; says whether one of its values is NULL.
+    pub fn encode(&self, columns: &[ArrayRef], row: usize, out: &mut Vec<u8>) -> Result<bool> {
+        let mut has_null = false;
+        for (place, array) in columns.iter().enumerate() {
+            has_null |= array.is_null(row);
+            self.encode_column(place, array, row, out)?;
+        }
+        Ok(has_null)
+    }
+
+    /// Whether a column descends.
+    pub fn descends(&self, place: usize) -> bool {
+        self.columns[place].1
+    }
+
+    /// First byte of a value of the column, and of its NULL, as they are encoded.
+    pub fn first_bytes(&self, place: usize) -> (u8, u8) {
+        if self.descends(place) { (!PRESENT, !NULL) } else { (PRESENT, NULL) }
+    }
+}
+
+/// The least byte string above every one that begins with these bytes; `None` if there is none.
+pub fn successor(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
+    while let Some(last) = bytes.pop() {
+        if last < u8::MAX {
+            bytes.push(last + 1);
+            return Some(bytes);
+        }
+    }
+    None
+}
+
+/// Encoded values from one on (included) to another (not included; `None`: to the end).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IndexRange {
+    /// Where it begins.
+    pub from: Vec<u8>,
+    /// Where it ends.
+    pub to: Option<Vec<u8>>,
+}
+
+impl IndexRange {
+    /// Every value that begins with some bytes.
+    pub fn prefix(bytes: Vec<u8>) -> Self {
+        Self { to: successor(bytes.clone()), from: bytes }
+    }
+}
+
+#[derive(Debug)]
+struct Tree {
+    entries: BTreeSet<Box<[u8]>>,
+    /// Snapshots below this one may see rows that are not in it.
+    covers: Seq,
+}
+
+#[derive(Debug)]
+struct HotIndex {
+    definition: IndexDefinition,
+    codec: IndexCodec,
+    tree: Option<Tree>,
+}
+
+/// The indexes of a scope's hot rows; see the module's comment.
+#[derive(Debug, Default)]
+pub struct HotIndexes {
+    table: Option<Arc<TableDefinition>>,
+    list: Vec<HotIndex>,
+}
+
+impl HotIndexes {
+    /// Whether it knows the indexes of a definition, or of a later one.
+    pub fn knows(&self, definition: &TableDefinition) -> bool {
+        match &self.table {
+            Some(table) => table.schema_version >= definition.schema_version,
+            None => definition.indexes.is_empty(),
+        }
+    }
+
+    /// Takes the indexes of a definition over; all are built anew when they are next asked.
+    pub fn set(&mut self, definition: &TableDefinition) -> Result<()> {
+        let index = |index: &IndexDefinition| {
+            Ok(HotIndex { codec: IndexCodec::new(definition, index)?, definition: index.clone(), tree: None })
+        };
+        self.list = definition.indexes.iter().map(index).collect::<Result<_>>()?;
+        self.table = Some(Arc::new(definition.clone()));
+        Ok(())
+    }
+
+    /// Whether there is any.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Forgets what was built: rows have gone.
+    pub fn forget(&mut self) {
+        self.list.iter_mut().for_each(|index| index.tree = None);
+    }
+
+    /// Whether an index is there and built.
+    pub fn is_built(&self, index_id: u32) -> bool {
+        self.list.iter().any(|i| i.definition.index_id == index_id && i.tree.is_some())
+    }
+
+    /// Builds an index that is not.
+    pub fn build(&mut self, index_id: u32, chunks: &[Arc<Chunk>]) -> Result<()> {
+        let Some(table) = self.table.clone() else { return Ok(()) };
+        let found = self.list.iter_mut().find(|i| i.definition.index_id == index_id && i.tree.is_none());
+        if let Some(index) = found {
+            index.tree = Some(index.build(&table, chunks)?);
+        }
+        Ok(())
+    }
+
+    /// Builds the unique ones that are not, before rows are added.
+    pub fn build_unique(&mut self, chunks: &[Arc<Chunk>]) -> Result<()> {
+        let Some(table) = self.table.clone() else { return Ok(()) };
+        for index in self.list.iter_mut().filter(|i| i.definition.unique && i.tree.is_none()) {
+            index.tree = Some(index.build(&table, chunks)?);
+        }
+        Ok(())
+    }
+
+    /// Enters the rows of a new chunk. UNIQUE_VIOLATION if a row that `is_live` has the values of one: what was
+    /// entered by then is taken out again with [`HotIndexes::remove`].
+    pub fn enter(&mut self, chunk: &Chunk, is_live: impl Fn(u64) -> bool) -> Result<()> {
+        let Some(table) = &self.table else { return Ok(()) };
+        for index in &mut self.list {
+            let Some(tree) = &mut index.tree else { continue };
+            let columns = columns_of(table, &index.definition, chunk, None)?;
+            let mut key = Vec::new();
+            for row in 0..chunk.len() {
+                key.clear();
+                let has_null = index.codec.encode(&columns, row, &mut key)?;
+                if index.definition.unique && !has_null && newest(&tree.entries, &key).is_some_and(&is_live) {
+                    return Err(index.violation(table, &columns, row));
+                }
+                key.extend_from_slice(&(chunk.base + row as u64).to_be_bytes());
+                tree.entries.insert(key.as_slice().into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the rows from a position on out again.
+    pub fn remove(&mut self, chunks: &[Arc<Chunk>], from: u64) -> Result<()> {
+        let Some(table) = &self.table else { return Ok(()) };
+        for index in &mut self.list {
+            let Some(tree) = &mut index.tree else { continue };
+            for chunk in chunks.iter().filter(|c| c.end() > from) {
+                let columns = columns_of(table, &index.definition, chunk, None)?;
+                for position in chunk.base.max(from)..chunk.end() {
+                    let mut key = Vec::new();
+                    index.codec.encode(&columns, (position - chunk.base) as usize, &mut key)?;
+                    key.extend_from_slice(&position.to_be_bytes());
+                    tree.entries.remove(key.as_slice());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows in a part of an index that are visible at a snapshot and have a `_seq` from `oldest` on.
+    pub fn rows(
+        &self,
+        chunks: &[Arc<Chunk>],
+        access: &IndexAccess,
+        snapshot: Seq,
+        oldest: Seq,
+        limit: usize,
+    ) -> Result<Vec<IndexedRow>> {
+        let index = self.list.iter().find(|i| i.definition.index_id == access.index.index_id);
+        // Another definition has come meanwhile.
+        let (Some(table), Some(index)) = (&self.table, index) else { return Err(super::replay::outdated()) };
+        let visible = |chunk: &Chunk, row: usize| chunk.visible(row, snapshot) && chunk.seqs.value(row) >= oldest;
+        let Some(tree) = index.tree.as_ref().filter(|tree| tree.covers <= snapshot) else {
+            return index.search(table, chunks, access, visible, limit);
+        };
+        let entries = |range: &'_ IndexRange| {
+            // Bounds that cross are an empty range, which a tree does not take.
+            let empty = range.to.as_ref().is_some_and(|to| *to <= range.from);
+            let to = range.to.as_ref().map_or(Bound::Unbounded, |to| Bound::Excluded(to.clone()));
+            (!empty).then(|| tree.entries.range::<[u8], _>((Bound::Included(&range.from[..]), as_slice(&to))))
+        };
+        let row = |entry: &Box<[u8]>| {
+            let (chunk, row) = locate(chunks, position_of(entry)).filter(|(chunk, row)| visible(chunk, *row))?;
+            let key = if access.order.is_some() { entry[..entry.len() - POSITION].to_vec() } else { Vec::new() };
+            Some(IndexedRow { key, chunk: Arc::clone(chunk), row })
+        };
+        Ok(if access.order == Some(true) {
+            let backward = access.ranges.iter().rev().flat_map(|range| entries(range).into_iter().flatten().rev());
+            backward.filter_map(row).take(limit).collect()
+        } else {
+            let forward = access.ranges.iter().flat_map(|range| entries(range).into_iter().flatten());
+            forward.filter_map(row).take(limit).collect()
+        })
+    }
+}
+
+/// Bytes of a position in an entry.
+const POSITION: usize = 8;
+
+fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
+    match bound {
+        Bound::Included(bytes) => Bound::Included(bytes),
+        Bound::Excluded(bytes) => Bound::Excluded(bytes),
+        Bound::Unbounded => Bound::Unbounded,
+    }
+}
+
+/// A row that an index has found.
+#[derive(Debug)]
+pub struct IndexedRow {
+    /// Its encoded values, where rows are asked for in order.
+    pub key: Vec<u8>,
+    /// Its chunk.
+    pub chunk: Arc<Chunk>,
+    /// Its place there.
+    pub row: usize,
+}
+
+impl IndexedRow {
+    /// Its position.
+    pub fn position(&self) -> u64 {
+        self.chunk.base + self.row as u64
+    }
+}
+
+/// One list out of two, in the order that is asked for.
+pub fn merge(access: &IndexAccess, mut a: Vec<IndexedRow>, b: Vec<IndexedRow>, limit: usize) -> Vec<IndexedRow> {
+    a.extend(b);
+    match access.order {
+        // Stable, and fast on two runs that are sorted.
+        Some(false) => a.sort_by(|x, y| x.key.cmp(&y.key)),
+        Some(true) => a.sort_by(|x, y| y.key.cmp(&x.key)),
+        None => {}
+    }
+    a.truncate(limit);
+    a
+}
+
+impl HotIndex {
+    /// The rows of a part when no tree covers the snapshot: every row that is visible is looked at.
+    fn search(
+        &self,
+        table: &TableDefinition,
+        chunks: &[Arc<Chunk>],
+        access: &IndexAccess,
+        visible: impl Fn(&Chunk, usize) -> bool,
+        limit: usize,
+    ) -> Result<Vec<IndexedRow>> {
+        let mut rows = Vec::new();
+        for chunk in chunks {
+            let mask: BooleanArray = (0..chunk.len()).map(|row| Some(visible(chunk, row))).collect();
+            let columns = columns_of(table, &self.definition, chunk, Some(&mask))?;
+            for (i, row) in (0..chunk.len()).filter(|&row| mask.value(row)).enumerate() {
+                let mut key = Vec::new();
+                self.codec.encode(&columns, i, &mut key)?;
+                if access.ranges.iter().any(|r| key >= r.from && r.to.as_ref().is_none_or(|to| key < *to)) {
+                    rows.push(IndexedRow { key, chunk: Arc::clone(chunk), row });
+                }
+            }
+        }
+        Ok(merge(access, rows, Vec::new(), limit))
+    }
+}
+
+impl HotIndex {
+    fn build(&self, table: &TableDefinition, chunks: &[Arc<Chunk>]) -> Result<Tree> {
+        let mut tree = Tree { entries: BTreeSet::new(), covers: Seq::MIN };
+        let mut key = Vec::new();
+        for chunk in chunks {
+            // Rows that ended need not convert to the types of today: they are left out.
+            let live: Vec<usize> = (0..chunk.len()).filter(|&row| chunk.superseded(row) == LIVE).collect();
+            let ended = (0..chunk.len()).map(|row| chunk.superseded(row)).filter(|at| *at != LIVE).max();
+            tree.covers = tree.covers.max(ended.unwrap_or(Seq::MIN));
+            let mask = (live.len() < chunk.len())
+                .then(|| (0..chunk.len()).map(|row| Some(chunk.superseded(row) == LIVE)).collect::<BooleanArray>());
+            let columns = columns_of(table, &self.definition, chunk, mask.as_ref())?;
+            for (i, row) in live.into_iter().enumerate() {
+                key.clear();
+                self.codec.encode(&columns, i, &mut key)?;
+                key.extend_from_slice(&(chunk.base + row as u64).to_be_bytes());
+                tree.entries.insert(key.as_slice().into());
+            }
+        }
+        Ok(tree)
+    }
+
+    fn violation(&self, table: &TableDefinition, columns: &[ArrayRef], row: usize) -> KalamError {
+        violation(table, &self.definition, columns, row)
+    }
+}
+
+/// The error for a row whose values a unique index has already.
+pub fn violation(table: &TableDefinition, index: &IndexDefinition, columns: &[ArrayRef], row: usize) -> KalamError {
+    let values = index.columns.iter().zip(columns).map(|(c, array)| {
+        let data_type = table.column_by_id(c.column_id).map(|c| c.data_type);
+        let value = data_type.and_then(|t| Value::from_array(array.as_ref(), row, &t).ok());
+        value.unwrap_or_default().to_string()
+    });
+    let message = format!(
+        "duplicate key: a row with ({})=({}) exists already ({} '{}')",
+        table.index_column_names(index).join(", "),
+        values.collect::<Vec<_>>().join(", "),
+        index.kind(),
+        index.name
+    );
+    KalamError::new(ErrorCode::UniqueViolation, message)
+}
+
+/// The position of the newest entry of a value.
+fn newest(entries: &BTreeSet<Box<[u8]>>, key: &[u8]) -> Option<u64> {
+    let bound = |position: u64| [key, &position.to_be_bytes()].concat();
+    let mut found = entries.range::<[u8], _>((Bound::Included(&bound(0)[..]), Bound::Included(&bound(u64::MAX)[..])));
+    found.next_back().map(|entry| position_of(entry))
+}
+
+fn position_of(entry: &[u8]) -> u64 {
+    entry.last_chunk::<8>().map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes))
+}
+
+/// The columns of an index, of a chunk's rows or of some of them, in today's types.
+fn columns_of(
+    table: &TableDefinition,
+    index: &IndexDefinition,
+    chunk: &Chunk,
+    rows: Option<&BooleanArray>,
+) -> Result<Vec<ArrayRef>> {
+    let len = rows.map_or(chunk.len(), BooleanArray::true_count);
+    let column = |id: u32| {
+        let column = table.column_by_id(id);
+        let column = column.ok_or_else(|| KalamError::internal(format_args!("'{}' lost a column", index.name)))?;
+        match (chunk.column(id), rows) {
+            (Some(array), rows) => {
+                let picked = match rows {
+                    Some(rows) => compute::filter(array, rows).map_err(KalamError::internal)?,
+                    None => Arc::clone(array),
+                };
+                let path = table.type_path(id, chunk.schema_version);
+                path.iter().skip(1).try_fold(picked, |array, ty| coerce_array(&array, ty, &column.name))
+            }
+            (None, _) => {
+                let mut one = ColumnBuilder::new(&column.data_type, &column.name, 1);
+                one.append(&column.initial_value()?)?;
+                let everywhere = UInt32Array::from(vec![0; len]);
+                compute::take(&one.finish(), &everywhere, None).map_err(KalamError::internal)
+            }
+        }
+    };
+    index.columns.iter().map(|c| column(c.column_id)).collect()
+}

@@ -1,0 +1,396 @@
+//! The building half of flush and compaction: rows from chunks or segments become one sorted segment.
+//!
+//! Invariant: nothing here changes a scope. What is built stands beside it until `switch.rs` puts it in place, or is
+//! thrown away. One rewrite makes at most one segment, so it holds the rows of at most one in memory; between its pieces
+//! the host runs.
+//!
+//! A row is kept if it is live, if a snapshot that is read can still see it, or if it was deleted and its tombstone is
+//! retained. Tombstones of rows that do not convert to the types that columns have by now are dropped: nobody asked,
+//! when the types changed, whether they would.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute;
+use arrow::datatypes::Int64Type;
+use bytes::Bytes;
+
+use super::chunk::{Chunk, LIVE};
+use super::key_spec::KeySpec;
+use super::replay::outdated;
+use super::segment::{
+    DeleteVector, ROW_GROUP_ROWS, SEGMENT_ROWS, Segment, SegmentMeta, SegmentRows, SegmentWriter, cold_position,
+};
+use super::seq::{Seq, first_seq_of_ms};
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::platform::{self, Instant};
+use crate::schema::{TableDefinition, TableOptions};
+use crate::types::{ColumnBuilder, coerce_array};
+
+/// A rewrite lets the host run after working for so long.
+const YIELD_AFTER_MS: u128 = 20;
+/// Segments with fewer rows are merged when there are enough of them.
+const SMALL_ROWS: u64 = SEGMENT_ROWS as u64 / 2;
+/// So many small segments of a size are merged.
+const TIER_SEGMENTS: usize = 4;
+/// Segments with more dead rows than this, in percent, are rewritten.
+const DEAD_PERCENT: u64 = 30;
+
+/// Tombstones with a `_seq` below this one are not shown any more, and forgotten when their rows are rewritten.
+pub fn retained_since(definition: &TableDefinition) -> Seq {
+    let hours = definition.options.deleted_retention_hours.unwrap_or(TableOptions::DEFAULT_DELETED_RETENTION_HOURS);
+    if hours == 0 {
+        return Seq::MAX;
+    }
+    first_seq_of_ms(platform::now_ms().saturating_sub(hours.saturating_mul(3_600_000)))
+}
+
+/// What of the rows that have ended is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep {
+    /// No snapshot below it is read.
+    pub horizon: Seq,
+    /// Tombstones from before are forgotten.
+    pub retained_since: Seq,
+}
+
+/// Why a row is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// It is live.
+    Live,
+    /// A snapshot may see it.
+    Seen,
+    /// It is a tombstone.
+    Tombstone,
+}
+
+impl Keep {
+    fn row(self, ended: Option<Seq>, deleted: Option<Seq>) -> Option<Kept> {
+        match (ended, deleted) {
+            (Some(ended), _) if ended > self.horizon => Some(Kept::Seen),
+            (_, Some(deleted)) if deleted >= self.retained_since => Some(Kept::Tombstone),
+            _ => None,
+        }
+    }
+}
+
+/// Lets the host run now and then.
+#[derive(Debug)]
+pub struct Pace(Instant);
+
+impl Pace {
+    /// Work begins now.
+    pub fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Lets the host run if that is due.
+    pub async fn rest(&mut self) {
+        if self.0.elapsed().as_millis() > YIELD_AFTER_MS {
+            platform::yield_to_host().await;
+            self.0 = Instant::now();
+        }
+    }
+}
+
+/// Rows on their way into a segment, each with the position where it lies now.
+#[derive(Debug)]
+pub struct Source {
+    rows: SegmentRows,
+    places: Vec<u64>,
+    live: u64,
+}
+
+/// A segment that was built.
+#[derive(Debug)]
+pub struct Built {
+    /// Its file.
+    pub bytes: Bytes,
+    /// Its metadata.
+    pub meta: SegmentMeta,
+    /// Of each of its rows the position where it lay before.
+    pub places: Vec<u64>,
+    /// How many of them were live.
+    pub live: u64,
+}
+
+/// The rows of the first chunks, as many as one segment takes, and which positions that are.
+pub async fn chunk_sources(
+    definition: &TableDefinition,
+    chunks: &[Arc<Chunk>],
+    below: u64,
+    keep: Keep,
+) -> Result<(Vec<Source>, Range<u64>)> {
+    let mut pace = Pace::new();
+    let start = chunks.first().map_or(0, |c| c.base);
+    let (mut sources, mut end, mut rows) = (Vec::new(), start, 0);
+    for chunk in chunks.iter().take_while(|c| c.base < below) {
+        if chunk.schema_version > definition.schema_version {
+            return Err(outdated());
+        }
+        let kept: Vec<(u32, Kept)> = (0..chunk.len())
+            .filter_map(|row| match chunk.superseded(row) {
+                LIVE => Some((row as u32, Kept::Live)),
+                ended => Some((row as u32, keep.row(Some(ended), chunk.deleted_at(row))?)),
+            })
+            .collect();
+        if rows + kept.len() > SEGMENT_ROWS && rows > 0 {
+            break;
+        }
+        let source = chunk_source(definition, chunk, kept)?;
+        rows += source.rows.len();
+        end = chunk.end();
+        sources.push(source);
+        pace.rest().await;
+    }
+    Ok((sources, start..end))
+}
+
+fn chunk_source(definition: &TableDefinition, chunk: &Chunk, mut kept: Vec<(u32, Kept)>) -> Result<Source> {
+    let rows = match chunk_rows(definition, chunk, &kept) {
+        Err(_) if kept.iter().any(|(_, why)| *why == Kept::Tombstone) => {
+            kept.retain(|(_, why)| *why != Kept::Tombstone);
+            chunk_rows(definition, chunk, &kept)
+        }
+        rows => rows,
+    };
+    let rows = rows.map_err(still_seen)?;
+    let places = kept.iter().map(|(row, _)| chunk.base + u64::from(*row)).collect();
+    Ok(Source { rows, places, live: live(&kept) })
+}
+
+fn live(kept: &[(u32, Kept)]) -> u64 {
+    kept.iter().filter(|(_, why)| *why == Kept::Live).count() as u64
+}
+
+/// A row that an old snapshot sees does not convert: the rewrite waits until nobody reads that snapshot.
+fn still_seen(error: KalamError) -> KalamError {
+    if matches!(error.code(), ErrorCode::DataCorrupted | ErrorCode::Closed) {
+        return error;
+    }
+    KalamError::new(ErrorCode::Conflict, format!("rows cannot be rewritten yet: {}", error.message()))
+}
+
+fn chunk_rows(definition: &TableDefinition, chunk: &Chunk, kept: &[(u32, Kept)]) -> Result<SegmentRows> {
+    let all = kept.len() == chunk.len();
+    let picked = UInt32Array::from_iter_values(kept.iter().map(|(row, _)| *row));
+    let pick = |array: &ArrayRef| {
+        if all { Ok(Arc::clone(array)) } else { compute::take(array, &picked, None).map_err(KalamError::internal) }
+    };
+    let ints = |array: &Int64Array| -> Result<Int64Array> {
+        Ok(pick(&(Arc::new(array.clone()) as ArrayRef))?.as_primitive::<Int64Type>().clone())
+    };
+    let columns = definition
+        .columns_in_order()
+        .map(|column| match chunk.column(column.column_id) {
+            Some(array) => {
+                let path = definition.type_path(column.column_id, chunk.schema_version);
+                path.iter().skip(1).try_fold(pick(array)?, |array, ty| coerce_array(&array, ty, &column.name))
+            }
+            None => {
+                let mut builder = ColumnBuilder::new(&column.data_type, &column.name, 1);
+                builder.append(&column.initial_value()?)?;
+                let first = UInt32Array::from(vec![0; kept.len()]);
+                compute::take(&builder.finish(), &first, None).map_err(KalamError::internal)
+            }
+        })
+        .collect::<Result<_>>()?;
+    Ok(SegmentRows { columns, seqs: ints(&chunk.seqs)?, row_ids: chunk.row_ids.as_ref().map(ints).transpose()? })
+}
+
+/// The rows of some segments.
+pub async fn segment_sources(
+    definition: &TableDefinition,
+    segments: &[Arc<Segment>],
+    keep: Keep,
+) -> Result<Vec<Source>> {
+    let mut pace = Pace::new();
+    let mut sources = Vec::new();
+    for segment in segments {
+        let marks = segment.marks();
+        let deleted = deletions(&marks);
+        for group in 0..segment.meta().groups() {
+            let range = segment.meta().group_rows(group);
+            let mut kept = kept_rows(&marks, &deleted, &range, keep);
+            if kept.is_empty() {
+                continue;
+            }
+            let rows = match read_group(definition, segment, group, &range, &kept).await {
+                Err(error)
+                    if error.code() != ErrorCode::DataCorrupted
+                        && kept.iter().any(|(_, why)| *why == Kept::Tombstone) =>
+                {
+                    kept.retain(|(_, why)| *why != Kept::Tombstone);
+                    read_group(definition, segment, group, &range, &kept).await
+                }
+                rows => rows,
+            };
+            let places = kept.iter().map(|(row, _)| cold_position(segment.meta().number, *row)).collect();
+            sources.push(Source { rows: rows.map_err(still_seen)?, places, live: live(&kept) });
+            pace.rest().await;
+        }
+    }
+    Ok(sources)
+}
+
+/// When the rows that are tombstones were deleted.
+fn deletions(marks: &DeleteVector) -> HashMap<u32, Seq> {
+    marks.tombstones().iter().flat_map(|(seq, rows)| rows.iter().map(|row| (row, *seq))).collect()
+}
+
+fn kept_rows(
+    marks: &DeleteVector,
+    deleted: &HashMap<u32, Seq>,
+    range: &Range<u32>,
+    keep: Keep,
+) -> Vec<(u32, Kept)> {
+    let why = |row| match marks.has_ended(row) {
+        false => Some((row, Kept::Live)),
+        true => Some((row, keep.row(marks.ended_at(row), deleted.get(&row).copied())?)),
+    };
+    range.clone().filter_map(why).collect()
+}
+
+async fn read_group(
+    definition: &TableDefinition,
+    segment: &Segment,
+    group: usize,
+    range: &Range<u32>,
+    kept: &[(u32, Kept)],
+) -> Result<SegmentRows> {
+    if kept.len() == range.len() {
+        return segment.read_group(definition, group, None).await;
+    }
+    let mask = mask_of(range, kept);
+    segment.read_group(definition, group, Some(&mask)).await
+}
+
+fn mask_of(range: &Range<u32>, kept: &[(u32, Kept)]) -> BooleanBuffer {
+    let mut rows = kept.iter().map(|(row, _)| *row).peekable();
+    BooleanBuffer::collect_bool(range.len(), |i| rows.next_if_eq(&(range.start + i as u32)).is_some())
+}
+
+/// Sorts the rows of some sources and writes them; `None` if there are none.
+pub async fn build(definition: &Arc<TableDefinition>, number: u32, sources: Vec<Source>) -> Result<Option<Built>> {
+    let total: usize = sources.iter().map(|s| s.rows.len()).sum();
+    if total == 0 {
+        return Ok(None);
+    }
+    let mut pace = Pace::new();
+    let order = sorted(definition, &sources, &mut pace).await?;
+    let mut writer = SegmentWriter::new(definition, number)?;
+    let mut places = Vec::with_capacity(total);
+    for part in order.chunks(ROW_GROUP_ROWS) {
+        let column = |get: &dyn Fn(&Source) -> &dyn Array| -> Result<ArrayRef> {
+            let arrays: Vec<&dyn Array> = sources.iter().map(get).collect();
+            compute::interleave(&arrays, part).map_err(KalamError::internal)
+        };
+        let width = sources[0].rows.columns.len();
+        let columns =
+            (0..width).map(|i| column(&move |s: &Source| s.rows.columns[i].as_ref())).collect::<Result<_>>()?;
+        let seqs = column(&|s: &Source| &s.rows.seqs)?.as_primitive::<Int64Type>().clone();
+        let row_ids: Vec<&Int64Array> = sources.iter().filter_map(|s| s.rows.row_ids.as_ref()).collect();
+        let row_ids = if row_ids.len() == sources.len() {
+            let arrays: Vec<&dyn Array> = row_ids.into_iter().map(|ids| ids as &dyn Array).collect();
+            let ids = compute::interleave(&arrays, part).map_err(KalamError::internal)?;
+            Some(ids.as_primitive::<Int64Type>().clone())
+        } else {
+            None
+        };
+        writer.push(&SegmentRows { columns, seqs, row_ids })?;
+        places.extend(part.iter().map(|(source, row)| sources[*source].places[*row]));
+        pace.rest().await;
+    }
+    let live = sources.iter().map(|s| s.live).sum();
+    let (bytes, meta) = writer.finish()?;
+    Ok(Some(Built { bytes, meta, places, live }))
+}
+
+/// Rows as pairs of source and row, by key and within a key by `_seq`.
+async fn sorted(
+    definition: &TableDefinition,
+    sources: &[Source],
+    pace: &mut Pace,
+) -> Result<Vec<(usize, usize)>> {
+    let key = KeySpec::new(definition)?;
+    let mut arena = Vec::new();
+    let mut rows: Vec<(Range<usize>, Seq, (usize, usize))> = Vec::new();
+    for (i, source) in sources.iter().enumerate() {
+        let keys = source.rows.keys(definition);
+        for row in 0..source.rows.len() {
+            let start = arena.len();
+            key.codec().encode(&keys, row, &mut arena)?;
+            rows.push((start..arena.len(), source.rows.seqs.value(row), (i, row)));
+        }
+        pace.rest().await;
+    }
+    // Stable: runs that are sorted already, as most are, cost little.
+    rows.sort_by(|a, b| arena[a.0.clone()].cmp(&arena[b.0.clone()]).then(a.1.cmp(&b.1)));
+    pace.rest().await;
+    Ok(rows.into_iter().map(|(_, _, place)| place).collect())
+}
+
+/// Rows of a segment that a rewrite would keep, about, and those that it would leave out.
+fn kept_and_dead(segment: &Segment, keep: Keep) -> (u64, u64) {
+    let marks = segment.marks();
+    let tombstones = marks.tombstones().iter().filter(|(seq, _)| *seq >= keep.retained_since);
+    let seen: u64 = marks.ended_after(keep.horizon).map(|(_, rows)| rows.len()).sum();
+    let tombstones: u64 = tombstones.filter(|(seq, _)| *seq <= keep.horizon).map(|(_, rows)| rows.len()).sum();
+    let dead = marks.ended_rows().saturating_sub(tombstones + seen);
+    (u64::from(segment.meta().rows) - dead, dead)
+}
+
+/// The segments to be rewritten next into one, if any are. `full` takes everything that a rewrite makes smaller.
+pub fn pick(
+    segments: &[Arc<Segment>],
+    definition: &TableDefinition,
+    keep: Keep,
+    full: bool,
+) -> Option<Vec<Arc<Segment>>> {
+    let key_version = KeySpec::typed_since(definition, definition.schema_version);
+    let mut known: Vec<(&Arc<Segment>, u64, u64)> = segments
+        .iter()
+        .filter(|s| s.damage().is_none())
+        .map(|s| {
+            let (kept, dead) = kept_and_dead(s, keep);
+            (s, kept, dead)
+        })
+        .collect();
+    known.sort_by(|a, b| a.0.meta().first_key().cmp(b.0.meta().first_key()));
+    if let Some((stale, ..)) = known.iter().find(|(s, ..)| s.meta().key_version != key_version) {
+        return Some(vec![Arc::clone(stale)]);
+    }
+    // Neighbours by key first: what is merged then has a narrow range of keys.
+    let together = |candidates: Vec<(&Arc<Segment>, u64)>, least: usize| {
+        let mut best: Vec<Arc<Segment>> = Vec::new();
+        for start in 0..candidates.len() {
+            let mut rows = 0;
+            let fitting = candidates[start..].iter().take_while(|(_, kept)| {
+                rows += kept;
+                rows <= SEGMENT_ROWS as u64
+            });
+            let found: Vec<Arc<Segment>> = fitting.map(|(s, _)| Arc::clone(s)).collect();
+            if found.len() > best.len() {
+                best = found;
+            }
+        }
+        (best.len() >= least).then_some(best)
+    };
+    let small = |wanted: Option<u32>| -> Vec<(&Arc<Segment>, u64)> {
+        let tier = |kept: u64| kept.max(1).ilog(4);
+        let fits = |kept: u64| kept < SMALL_ROWS && wanted.is_none_or(|t| tier(kept) == t);
+        known.iter().filter(|(_, kept, _)| fits(*kept)).map(|(s, kept, _)| (*s, *kept)).collect()
+    };
+    if full && let Some(found) = together(small(None), 2) {
+        return Some(found);
+    }
+    let is_dead = |rows: u64, dead: u64| dead > 0 && (full || dead * 100 > rows * DEAD_PERCENT);
+    if let Some((dead, ..)) = known.iter().find(|(s, _, dead)| is_dead(u64::from(s.meta().rows), *dead)) {
+        return Some(vec![Arc::clone(dead)]);
+    }
+    (0..SMALL_ROWS.ilog(4) + 1).find_map(|tier| together(small(Some(tier)), TIER_SEGMENTS))
+}

@@ -1,0 +1,134 @@
+//! What can be read of a damaged database, as a database.
+//!
+//! A [`Salvage`] is a view of a backend that leaves out what a scrub found damaged, and gives anew what can be computed
+//! from the rest: the record of the database, the bound of `_seq`, the next table number, the system tables. A backup of
+//! the view restores to a database that opens. Invariant: it is read only, and every record that it shows is sound or
+//! was made here; what is left out stands in the scrub's report.
+//!
+//! What a lost record of the log changed is undone by its loss: rows that it inserted are gone, rows that it updated or
+//! deleted are there as they were before. A segment with damage anywhere is left out whole.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::scrub::Scrub;
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::storage::backup::DATABASE_KEY;
+use crate::storage::record::{self, RecordKind};
+use crate::storage::{
+    Durability, KeyRange, KeyValue, Partition, ScanOptions, StorageBackend, StorageStats, WriteBatch,
+};
+
+/// Records of the meta partition that are always made anew: whoever opens the database writes them again.
+const DROPPED: [&[u8]; 2] = [b"restoring", b"catalog_version"];
+
+/// The view; see the module's comment.
+#[derive(Debug)]
+pub struct Salvage {
+    inner: Arc<dyn StorageBackend>,
+    scrub: Scrub,
+    meta: BTreeMap<Vec<u8>, Bytes>,
+}
+
+impl Salvage {
+    /// A view of a backend after a scrub of all of it. `database` is the record of the database, in JSON, for one that
+    /// has lost its own.
+    pub async fn new(inner: Arc<dyn StorageBackend>, scrub: Scrub, database: &[u8]) -> Result<Self> {
+        let mut meta: BTreeMap<Vec<u8>, Bytes> = BTreeMap::new();
+        for (key, value) in inner.scan(Partition::Meta, &KeyRange::all(), ScanOptions::default()).await? {
+            if !DROPPED.contains(&key.as_slice()) && !scrub.damaged.contains(&(Partition::Meta, key.clone())) {
+                meta.insert(key, value);
+            }
+        }
+        let least_number = 1 + scrub.tables.values().map(|t| i64::from(t.table_no)).max().unwrap_or_default();
+        for (key, least) in [(&b"seq_ceiling"[..], scrub.greatest_seq), (&b"next_table_no"[..], least_number)] {
+            let stored = meta.get(key).and_then(|value| {
+                let payload = record::open(RecordKind::Entity, key, value).ok()?;
+                serde_json::from_slice::<i64>(&payload).ok()
+            });
+            if stored.is_none_or(|stored| stored < least) {
+                meta.insert(key.to_vec(), record::seal(RecordKind::Entity, key, least.to_string().as_bytes()));
+            }
+        }
+        if !meta.contains_key(DATABASE_KEY) {
+            meta.insert(DATABASE_KEY.to_vec(), record::seal(RecordKind::Entity, DATABASE_KEY, database));
+        }
+        Ok(Self { inner, scrub, meta })
+    }
+
+    /// What the scrub found.
+    pub fn scrub(&self) -> &Scrub {
+        &self.scrub
+    }
+
+    fn shows(&self, partition: Partition, key: &[u8]) -> bool {
+        let prefixed = |(p, prefix): &(Partition, Vec<u8>)| *p == partition && key.starts_with(prefix);
+        !self.scrub.damaged.contains(&(partition, key.to_vec())) && !self.scrub.damaged_prefixes.iter().any(prefixed)
+    }
+}
+
+fn read_only() -> KalamError {
+    KalamError::new(ErrorCode::FeatureNotSupported, "what was rescued is read only: restore it first")
+}
+
+#[async_trait]
+impl StorageBackend for Salvage {
+    fn kind(&self) -> &'static str {
+        self.inner.kind()
+    }
+
+    async fn get(&self, partition: Partition, key: &[u8]) -> Result<Option<Bytes>> {
+        match partition {
+            Partition::Meta => Ok(self.meta.get(key).cloned()),
+            _ if self.shows(partition, key) => self.inner.get(partition, key).await,
+            _ => Ok(None),
+        }
+    }
+
+    async fn scan(&self, partition: Partition, range: &KeyRange, options: ScanOptions) -> Result<Vec<KeyValue>> {
+        let limit = options.limit.unwrap_or(usize::MAX);
+        if partition == Partition::Meta {
+            let inside = self.meta.iter().filter(|(key, _)| range.contains(key));
+            let mut found: Vec<KeyValue> = inside.map(|(key, value)| (key.clone(), value.clone())).collect();
+            if options.reverse {
+                found.reverse();
+            }
+            found.truncate(limit);
+            return Ok(found);
+        }
+        let mut found = Vec::new();
+        let mut range = range.clone();
+        // A page of which nothing is shown is not the end.
+        while found.len() < limit && !range.is_empty() {
+            let page = self.inner.scan(partition, &range, options).await?;
+            let Some((last, _)) = page.last() else { break };
+            if options.reverse {
+                range.to = Some(last.clone());
+            } else {
+                range.from = Some([last, &[0][..]].concat());
+            }
+            let whole = options.limit.is_none();
+            found.extend(page.into_iter().filter(|(key, _)| self.shows(partition, key)));
+            if whole {
+                break;
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    async fn commit(&self, _batch: WriteBatch, _durability: Durability) -> Result<Durability> {
+        Err(read_only())
+    }
+
+    async fn stats(&self) -> Result<StorageStats> {
+        self.inner.stats().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}

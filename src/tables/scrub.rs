@@ -1,0 +1,457 @@
+//! Reading everything that is stored and saying what of it is sound.
+//!
+//! Invariant: nothing is changed, and nothing stops a scrub but a storage that does not answer: what is damaged becomes a
+//! finding, and the next record is read. Memory holds a page of records at a time, and the keys of damaged ones.
+//!
+//! Verified are, of every record, its frame and checksum; of entities, that they decode; of the log, that the parts of a
+//! record are there, that its columns decode, and that its number is the one of its key; of segments, every part of the
+//! file, its footer, the number of its rows and their `_seq`; and that what is stored under a
+//! table's number belongs to a table.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use bytes::Bytes;
+
+use super::block;
+use super::log::{LogReader, LogRecord, ScopeKey};
+use super::manifest;
+use super::segment::{Segment, SegmentCache, SegmentSource};
+use super::seq::Seq;
+use super::system::{AuditRecord, JobRecord, StorageRecord, UserRecord};
+use crate::error::{ErrorCode, KalamError, Result};
+use crate::platform;
+use crate::schema::{NamespaceDefinition, TableDefinition, TableId};
+use crate::storage::record::{self, RecordKind};
+use crate::storage::{Entity, KeyRange, KeyValue, Partition, ScanOptions, StorageBackend, blob_prefix};
+
+/// Records read at a time.
+const PAGE: usize = 64;
+/// Bytes of a log key behind the scope: `_seq` and part.
+const LOG_KEY_TAIL: usize = 8 + 2;
+
+/// How something that is stored was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// As it was written.
+    Ok,
+    /// Not as it was written, or a part of it is missing.
+    Damaged,
+    /// It belongs to a table that is not there.
+    Orphaned,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "ok",
+            Self::Damaged => "damaged",
+            Self::Orphaned => "orphaned",
+        })
+    }
+}
+
+/// One row of the report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at.
+    pub object: String,
+    /// How it was found.
+    pub health: Health,
+    /// How much of it there is, or what is wrong.
+    pub detail: String,
+}
+
+/// What a scrub found.
+#[derive(Debug, Default)]
+pub struct Scrub {
+    /// The report: damage first where it was found, sums after it.
+    pub findings: Vec<Finding>,
+    /// Records that cannot be used: themselves damaged, or parts of something that is.
+    pub damaged: HashSet<(Partition, Vec<u8>)>,
+    /// First bytes of keys that cannot be used, segments with all their parts.
+    pub damaged_prefixes: Vec<(Partition, Vec<u8>)>,
+    /// Definitions of the tables and views that can be read, by number.
+    pub tables: BTreeMap<TableId, TableDefinition>,
+    /// No `_seq` that was found is greater.
+    pub greatest_seq: Seq,
+}
+
+/// What one table has in the log.
+#[derive(Debug, Default)]
+struct LogSum {
+    scopes: usize,
+    records: u64,
+    rows: u64,
+    deletions: u64,
+    damaged: u64,
+}
+
+impl Scrub {
+    /// Reads a whole database, or what belongs to one table. `check` is asked between pages whether to go on.
+    pub async fn run(
+        shared: &Arc<dyn StorageBackend>,
+        only: Option<&TableId>,
+        check: impl Fn() -> Result<()>,
+    ) -> Result<Self> {
+        let backend = shared.as_ref();
+        let mut scrub = Self::default();
+        if only.is_none() {
+            scrub.entities(backend, Partition::Meta, None, &check).await?;
+        }
+        scrub.entities(backend, Partition::Catalog, only, &check).await?;
+        scrub.log(backend, only, &check).await?;
+        let scopes = scrub.manifest(backend, only, &check).await?;
+        scrub.segments(shared, scopes, &check).await?;
+        Ok(scrub)
+    }
+
+    /// Whether everything was found as it was written.
+    pub fn is_sound(&self) -> bool {
+        self.findings.iter().all(|f| f.health == Health::Ok)
+    }
+
+    fn note(&mut self, object: impl Into<String>, health: Health, detail: impl fmt::Display) {
+        self.findings.push(Finding { object: object.into(), health, detail: detail.to_string() });
+    }
+
+    fn damage(&mut self, partition: Partition, key: &[u8], object: impl Into<String>, error: &KalamError) {
+        self.damaged.insert((partition, key.to_vec()));
+        self.note(object, Health::Damaged, error.message());
+    }
+
+    async fn entities(
+        &mut self,
+        backend: &dyn StorageBackend,
+        partition: Partition,
+        only: Option<&TableId>,
+        check: &impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        let range = match only {
+            None => KeyRange::all(),
+            Some(id) => {
+                let key = [TableDefinition::PREFIX, &TableDefinition::encode_key(id)].concat();
+                KeyRange { to: Some([&key[..], &[0]].concat()), from: Some(key) }
+            }
+        };
+        let mut pages = Pages::new(partition, range);
+        let mut sound = 0u64;
+        while let Some(page) = pages.next(backend).await? {
+            for (key, value) in &page {
+                match self.entity(partition, key, value) {
+                    Ok(()) => sound += 1,
+                    Err(error) => self.damage(partition, key, name_of(partition, key), &error),
+                }
+            }
+            breathe(check).await?;
+        }
+        if only.is_none() {
+            self.note(partition.name(), Health::Ok, format_args!("{sound} records"));
+        }
+        Ok(())
+    }
+
+    fn entity(&mut self, partition: Partition, key: &[u8], value: &Bytes) -> Result<()> {
+        let payload = record::open(RecordKind::Entity, key, value)?;
+        fn decode<E: Entity>(payload: &[u8]) -> Result<E> {
+            serde_json::from_slice(payload)
+                .map_err(|e| KalamError::new(ErrorCode::DataCorrupted, format!("it does not decode: {e}")))
+        }
+        if partition == Partition::Catalog {
+            if key.starts_with(TableDefinition::PREFIX) {
+                let definition: TableDefinition = decode(&payload)?;
+                self.tables.insert(definition.table_id.clone(), definition);
+                return Ok(());
+            }
+            let known: [(&[u8], fn(&[u8]) -> Result<()>); 5] = [
+                (NamespaceDefinition::PREFIX, |p| decode::<NamespaceDefinition>(p).map(drop)),
+                (UserRecord::PREFIX, |p| decode::<UserRecord>(p).map(drop)),
+                (JobRecord::PREFIX, |p| decode::<JobRecord>(p).map(drop)),
+                (StorageRecord::PREFIX, |p| decode::<StorageRecord>(p).map(drop)),
+                (AuditRecord::PREFIX, |p| decode::<AuditRecord>(p).map(drop)),
+            ];
+            if let Some((_, decodes)) = known.iter().find(|(prefix, _)| key.starts_with(prefix)) {
+                return decodes(&payload);
+            }
+        }
+        serde_json::from_slice::<serde_json::Value>(&payload)
+            .map(drop)
+            .map_err(|e| KalamError::new(ErrorCode::DataCorrupted, format!("it is no JSON: {e}")))
+    }
+
+    async fn log(
+        &mut self,
+        backend: &dyn StorageBackend,
+        only: Option<&TableId>,
+        check: &impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        let numbers: BTreeMap<u32, String> =
+            self.tables.values().map(|t| (t.table_no, t.table_id.to_string())).filter(|(no, _)| *no > 0).collect();
+        let range = match only {
+            None => KeyRange::all(),
+            Some(id) => match self.tables.get(id) {
+                Some(table) => KeyRange::prefix(&ScopeKey::table_prefix(table.table_no)),
+                None => return Ok(()),
+            },
+        };
+        let mut pages = Pages::new(Partition::Log, range);
+        let mut sums: BTreeMap<u32, LogSum> = BTreeMap::new();
+        let mut scopes: BTreeSet<ScopeKey> = BTreeSet::new();
+        let mut reader = RecordReader::default();
+        while let Some(page) = pages.next(backend).await? {
+            for (key, value) in page {
+                let table_no = key.first_chunk().map_or(0, |b| u32::from_be_bytes(*b));
+                let sum = sums.entry(table_no).or_default();
+                if let Ok(scope) = ScopeKey::of_log_key(&key)
+                    && scopes.insert(scope)
+                {
+                    sum.scopes += 1;
+                }
+                for outcome in reader.push(key, &value) {
+                    self.log_record(sum, &numbers, outcome);
+                }
+            }
+            breathe(check).await?;
+        }
+        if let Some(outcome) = reader.finish() {
+            let table_no = outcome.keys.first().and_then(|k| k.first_chunk()).map_or(0, |b| u32::from_be_bytes(*b));
+            let sum = sums.entry(table_no).or_default();
+            self.log_record(sum, &numbers, outcome);
+        }
+        for (table_no, name) in &numbers {
+            let sum = sums.remove(table_no).unwrap_or_default();
+            let LogSum { scopes, records, rows, deletions, damaged } = sum;
+            if only.is_none_or(|id| id.to_string() == *name) && damaged == 0 {
+                let detail = format!("log: {records} records, {rows} rows, {deletions} deletions, {scopes} scopes");
+                self.note(format!("table {name}"), Health::Ok, detail);
+            }
+        }
+        for (table_no, sum) in sums {
+            let detail = format!("log: {} records of a table that is not there", sum.records);
+            self.note(format!("table number {table_no}"), Health::Orphaned, detail);
+        }
+        Ok(())
+    }
+
+    fn log_record(&mut self, sum: &mut LogSum, names: &BTreeMap<u32, String>, outcome: ReadRecord) {
+        let checked = outcome.record.and_then(|record| {
+            if let Some(rows) = &record.rows {
+                let types: Vec<DataType> = rows.columns.iter().map(|(_, t)| t.arrow_type()).collect();
+                block::decode(&rows.block, &types, rows.rows)?;
+            }
+            Ok(record)
+        });
+        match checked {
+            Ok(record) => {
+                sum.records += 1;
+                sum.rows += record.rows.as_ref().map_or(0, |r| r.rows as u64);
+                sum.deletions += record.deletions.len() as u64;
+                self.greatest_seq = self.greatest_seq.max(record.commit).max(record.seqs.last());
+            }
+            Err(error) => {
+                sum.damaged += 1;
+                let first = outcome.keys.first().map_or(&[][..], Vec::as_slice);
+                let table_no = first.first_chunk().map_or(0, |b| u32::from_be_bytes(*b));
+                let table = names.get(&table_no).map_or_else(|| format!("number {table_no}"), Clone::clone);
+                // Numbers given to what cannot be read must not be given again.
+                let seq = first.len().checked_sub(LOG_KEY_TAIL).and_then(|at| first[at..].first_chunk());
+                self.greatest_seq = self.greatest_seq.max(seq.map_or(0, |b| i64::from_be_bytes(*b)));
+                self.damaged.extend(outcome.keys.into_iter().map(|key| (Partition::Log, key)));
+                self.note(format!("table {table}"), Health::Damaged, format_args!("log: {}", error.message()));
+            }
+        }
+    }
+
+    /// Verifies the frames of the manifest's records. Gives the scopes that have any.
+    async fn manifest(
+        &mut self,
+        backend: &dyn StorageBackend,
+        only: Option<&TableId>,
+        check: &impl Fn() -> Result<()>,
+    ) -> Result<BTreeSet<ScopeKey>> {
+        let range = match only {
+            None => KeyRange::all(),
+            Some(id) => match self.tables.get(id) {
+                Some(table) => KeyRange::prefix(&ScopeKey::table_prefix(table.table_no)),
+                None => return Ok(BTreeSet::new()),
+            },
+        };
+        let mut pages = Pages::new(Partition::Manifest, range);
+        let mut scopes = BTreeSet::new();
+        while let Some(page) = pages.next(backend).await? {
+            for (key, value) in &page {
+                if let Ok(scope) = ScopeKey::of_log_key(key) {
+                    scopes.insert(scope);
+                }
+                if let Err(error) = record::open(RecordKind::Manifest, key, value) {
+                    // Its other parts are of no use without it.
+                    self.damaged_prefixes.push((Partition::Manifest, key[..key.len().saturating_sub(2)].to_vec()));
+                    self.note(name_of(Partition::Manifest, key), Health::Damaged, error.message());
+                }
+            }
+            breathe(check).await?;
+        }
+        Ok(scopes)
+    }
+
+    /// Reads every segment: its parts, its footer, and the `_seq` of its rows.
+    async fn segments(
+        &mut self,
+        backend: &Arc<dyn StorageBackend>,
+        scopes: BTreeSet<ScopeKey>,
+        check: &impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        let names: BTreeMap<u32, String> =
+            self.tables.values().map(|t| (t.table_no, t.table_id.to_string())).filter(|(no, _)| *no > 0).collect();
+        for scope in scopes {
+            let Some(name) = names.get(&scope.table_no).cloned() else {
+                let object = format!("table number {}", scope.table_no);
+                self.note(object, Health::Orphaned, "manifest: of a table that is not there");
+                continue;
+            };
+            let found = match manifest::read(backend.as_ref(), &scope).await {
+                Ok(found) => found,
+                // The record was noted when it was read.
+                Err(error) if error.code() == ErrorCode::DataCorrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let (mut segments, mut rows) = (0u64, 0u64);
+            for (meta, marks) in found.segments {
+                let number = meta.number;
+                self.greatest_seq = self.greatest_seq.max(meta.max_seq);
+                let source = SegmentSource {
+                    backend: Arc::clone(backend),
+                    cache: SegmentCache::new(1 << 20),
+                    blob: manifest::blob_id(&scope, number),
+                    table: name.clone(),
+                };
+                let segment = Segment::new(source, meta, marks, None);
+                match sound(&segment).await {
+                    Ok(()) => {
+                        segments += 1;
+                        rows += segment.live_rows();
+                    }
+                    Err(error) if error.code() == ErrorCode::DataCorrupted => {
+                        let id = segment.blob_id();
+                        self.damaged_prefixes.push((Partition::Manifest, id.to_vec()));
+                        self.damaged_prefixes.push((Partition::Blob, blob_prefix(id)));
+                        self.note(format!("table {name} segment {number}"), Health::Damaged, error.message());
+                    }
+                    Err(error) => return Err(error),
+                }
+                breathe(check).await?;
+            }
+            let detail = format!("segments: {segments}, {rows} rows");
+            self.note(format!("table {name}"), Health::Ok, detail);
+        }
+        Ok(())
+    }
+}
+
+/// Fails if a segment is not what was written.
+async fn sound(segment: &Segment) -> Result<()> {
+    segment.scrub().await?;
+    let meta = segment.meta();
+    let damaged = |what: String| Err(KalamError::new(ErrorCode::DataCorrupted, what));
+    if segment.marks().ended_rows() > u64::from(meta.rows) {
+        return damaged(format!("{} of its {} rows have ended", segment.marks().ended_rows(), meta.rows));
+    }
+    for group in 0..meta.groups() {
+        let seqs = segment.seqs(group).await?;
+        let expected = meta.group_rows(group).len();
+        if seqs.len() != expected {
+            return damaged(format!("row group {group} has {} rows, the manifest says {expected}", seqs.len()));
+        }
+        if let Some(seq) = seqs.values().iter().find(|seq| !(meta.min_seq..=meta.max_seq).contains(seq)) {
+            return damaged(format!("_seq {seq} is outside of what the manifest says"));
+        }
+    }
+    Ok(())
+}
+
+async fn breathe(check: &impl Fn() -> Result<()>) -> Result<()> {
+    platform::yield_to_host().await;
+    check()
+}
+
+/// What a record is, for people.
+fn name_of(partition: Partition, key: &[u8]) -> String {
+    let text: String = String::from_utf8_lossy(key).replace('\0', ".");
+    match partition {
+        Partition::Meta | Partition::Catalog => format!("{} {}", partition.name(), text.escape_debug()),
+        _ => format!("{} {}", partition.name(), record::hex(key)),
+    }
+}
+
+/// The records of a range, page by page.
+struct Pages {
+    partition: Partition,
+    range: Option<KeyRange>,
+}
+
+impl Pages {
+    fn new(partition: Partition, range: KeyRange) -> Self {
+        Self { partition, range: Some(range) }
+    }
+
+    async fn next(&mut self, backend: &dyn StorageBackend) -> Result<Option<Vec<KeyValue>>> {
+        let Some(mut range) = self.range.take() else { return Ok(None) };
+        let page = backend.scan(self.partition, &range, ScanOptions { limit: Some(PAGE), reverse: false }).await?;
+        if let Some((key, _)) = page.last().filter(|_| page.len() == PAGE) {
+            range.from = Some([key, &[0][..]].concat());
+            self.range = Some(range);
+        }
+        Ok((!page.is_empty()).then_some(page))
+    }
+}
+
+/// A record of the log with the keys of its parts, or why it is none.
+struct ReadRecord {
+    keys: Vec<Vec<u8>>,
+    record: Result<LogRecord>,
+}
+
+/// Puts the parts of records together and goes on behind those that cannot be.
+#[derive(Default)]
+struct RecordReader {
+    reader: LogReader,
+    /// Keys of the parts that the reader holds, or of the rest of a record that is damaged already.
+    keys: Vec<Vec<u8>>,
+    broken: Option<KalamError>,
+}
+
+impl RecordReader {
+    fn push(&mut self, key: Vec<u8>, value: &Bytes) -> Vec<ReadRecord> {
+        let mut out = Vec::new();
+        let stem = |key: &[u8]| key[..key.len().saturating_sub(2)].to_vec();
+        if self.keys.last().is_some_and(|last| stem(last) != stem(&key)) {
+            out.extend(self.end());
+        }
+        let outcome = if self.broken.is_some() { Ok(None) } else { self.reader.push(&key, value) };
+        self.keys.push(key);
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(record)) => out.push(ReadRecord { keys: std::mem::take(&mut self.keys), record: Ok(record) }),
+            // The other parts of it are of no use either.
+            Err(error) => {
+                self.reader = LogReader::default();
+                self.broken = Some(error);
+            }
+        }
+        out
+    }
+
+    /// The record ends here, though it was not complete.
+    fn end(&mut self) -> Option<ReadRecord> {
+        let reader = std::mem::take(&mut self.reader);
+        let keys = std::mem::take(&mut self.keys);
+        let error = self.broken.take().or_else(|| reader.finish().err());
+        error.filter(|_| !keys.is_empty()).map(|error| ReadRecord { keys, record: Err(error) })
+    }
+
+    fn finish(mut self) -> Option<ReadRecord> {
+        self.end()
+    }
+}

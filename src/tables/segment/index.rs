@@ -1,0 +1,191 @@
+//! A secondary index over the rows of a segment: encoded values in order, each with its row.
+//!
+//! Nothing of it is stored: it is built from the decoded columns when it is first asked and kept in the cache. Segments
+//! never change, so it stays right. Invariant: it has every row of the segment, or, where the values have to be led
+//! through an ALTER that rows which have ended need not follow, every row that had not ended when it was built;
+//! then it serves snapshots from [`SegmentIndex::covers`] on.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
+use arrow::compute;
+
+use super::cache::{Cached, Item};
+use super::reader::Segment;
+use crate::error::{KalamError, Result};
+use crate::schema::{IndexDefinition, TableDefinition};
+use crate::tables::index::{IndexCodec, IndexRange};
+use crate::tables::replay::outdated;
+use crate::tables::{IndexAccess, Seq};
+use crate::types::{ColumnBuilder, coerce_array};
+
+/// Rows whose visibility is asked at once.
+const STEP: usize = 1024;
+
+/// The index; see the module's comment.
+#[derive(Debug)]
+pub struct SegmentIndex {
+    keys: Vec<u8>,
+    /// Where the key of each entry ends.
+    ends: Vec<u32>,
+    rows: Vec<u32>,
+    covers: Seq,
+}
+
+impl SegmentIndex {
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        self.keys.len() + (self.ends.len() + self.rows.len()) * size_of::<u32>()
+    }
+
+    fn key(&self, entry: usize) -> &[u8] {
+        let start = entry.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.keys[start as usize..self.ends[entry] as usize]
+    }
+
+    /// The entry before which all keys are below some bytes.
+    fn place(&self, bytes: &[u8]) -> usize {
+        let (mut low, mut high) = (0, self.rows.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.key(middle) < bytes { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+
+    /// The rows of a range, in order.
+    fn range(&self, range: &IndexRange) -> &[u32] {
+        let from = self.place(&range.from);
+        let to = range.to.as_ref().map_or(self.rows.len(), |to| self.place(to));
+        &self.rows[from..to.max(from)]
+    }
+}
+
+impl Segment {
+    /// The rows in a part of an index that a snapshot sees and that are not among `hidden`, ascending: at most `limit`
+    /// of them, the first ones in the order that is asked for.
+    pub async fn index_rows(
+        &self,
+        definition: &TableDefinition,
+        access: &IndexAccess,
+        snapshot: Seq,
+        hidden: impl Fn(u32) -> bool,
+        limit: usize,
+    ) -> Result<Vec<u32>> {
+        let index = self.index(definition, &access.index).await?;
+        if index.covers > snapshot {
+            return Err(outdated());
+        }
+        let mut found: Vec<u32> = Vec::new();
+        let backward = access.order == Some(true);
+        let mut candidates: Vec<u32> = Vec::new();
+        for place in 0..access.ranges.len() {
+            let place = if backward { access.ranges.len() - 1 - place } else { place };
+            let rows = index.range(&access.ranges[place]);
+            let mut taken = 0;
+            while taken < rows.len() && found.len() < limit {
+                let step = STEP.max(limit.min(rows.len())).min(rows.len() - taken);
+                candidates.clear();
+                if backward {
+                    let end = rows.len() - taken;
+                    candidates.extend(rows[end - step..end].iter().rev());
+                } else {
+                    candidates.extend(&rows[taken..taken + step]);
+                }
+                taken += step;
+                candidates.retain(|row| !hidden(*row));
+                let mut ascending = candidates.clone();
+                ascending.sort_unstable();
+                let visible = self.visible(&ascending, snapshot).await?;
+                let sees = |row: &&u32| visible.binary_search(row).is_ok();
+                found.extend(candidates.iter().filter(sees).take(limit - found.len()));
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// The rows with some encoded values that have not ended, each with the place of its value.
+    pub async fn live_with(
+        &self,
+        definition: &TableDefinition,
+        index: &IndexDefinition,
+        values: &[Vec<u8>],
+    ) -> Result<Vec<(usize, u32)>> {
+        let index = self.index(definition, index).await?;
+        let marks = self.marks();
+        let mut found = Vec::new();
+        for (place, value) in values.iter().enumerate() {
+            let rows = index.range(&IndexRange::prefix(value.clone())).iter();
+            found.extend(rows.filter(|row| !marks.has_ended(**row)).map(|row| (place, *row)));
+        }
+        Ok(found)
+    }
+
+    async fn index(&self, definition: &TableDefinition, index: &IndexDefinition) -> Result<Arc<SegmentIndex>> {
+        let item = Item::Index { id: index.index_id, version: definition.schema_version };
+        if let Some(Cached::Index(found)) = self.cached(item) {
+            return Ok(found);
+        }
+        let built = Arc::new(self.build_index(definition, index).await?);
+        self.keep(item, Cached::Index(Arc::clone(&built)));
+        Ok(built)
+    }
+
+    async fn build_index(&self, definition: &TableDefinition, index: &IndexDefinition) -> Result<SegmentIndex> {
+        let codec = IndexCodec::new(definition, index)?;
+        let ids: Vec<u32> = index.columns.iter().map(|c| c.column_id).collect();
+        let version = self.meta().schema_version;
+        let converts = ids.iter().any(|id| definition.type_path(*id, version).len() > 1);
+        let marks = self.marks();
+        let newest_end = marks.ended_after(Seq::MIN).map(|(seq, _)| seq).max();
+        let covers = newest_end.filter(|_| converts).unwrap_or(Seq::MIN);
+        let mut entries: Vec<(std::ops::Range<usize>, u32)> = Vec::with_capacity(self.meta().rows as usize);
+        let mut bytes = Vec::new();
+        for group in 0..self.meta().groups() {
+            let rows: Vec<u32> =
+                self.meta().group_rows(group).filter(|row| !converts || !marks.has_ended(*row)).collect();
+            let keep = converts.then(|| {
+                let kept = self.meta().group_rows(group).map(|row| Some(!marks.has_ended(row)));
+                kept.collect::<BooleanArray>()
+            });
+            let mut columns: Vec<ArrayRef> = Vec::with_capacity(ids.len());
+            for (id, array) in ids.iter().zip(self.read_rows(group, &ids).await?) {
+                let column = definition.column_by_id(*id);
+                let column = column.ok_or_else(|| KalamError::internal("an index lost a column"))?;
+                columns.push(match (array, &keep) {
+                    (None, _) => {
+                        let mut one = ColumnBuilder::new(&column.data_type, &column.name, 1);
+                        one.append(&column.initial_value()?)?;
+                        let everywhere = UInt32Array::from(vec![0; rows.len()]);
+                        compute::take(&one.finish(), &everywhere, None).map_err(KalamError::internal)?
+                    }
+                    (Some(array), None) => array,
+                    (Some(array), Some(keep)) => {
+                        let picked = compute::filter(&array, keep).map_err(KalamError::internal)?;
+                        let path = definition.type_path(*id, version);
+                        path.iter().skip(1).try_fold(picked, |array, ty| coerce_array(&array, ty, &column.name))?
+                    }
+                });
+            }
+            for (i, row) in rows.into_iter().enumerate() {
+                let start = bytes.len();
+                codec.encode(&columns, i, &mut bytes)?;
+                entries.push((start..bytes.len(), row));
+            }
+        }
+        entries.sort_unstable_by(|a, b| bytes[a.0.clone()].cmp(&bytes[b.0.clone()]).then(a.1.cmp(&b.1)));
+        let mut sorted = SegmentIndex {
+            keys: Vec::with_capacity(bytes.len()),
+            ends: Vec::with_capacity(entries.len()),
+            rows: Vec::with_capacity(entries.len()),
+            covers,
+        };
+        for (range, row) in entries {
+            sorted.keys.extend_from_slice(&bytes[range]);
+            sorted.ends.push(u32::try_from(sorted.keys.len()).map_err(KalamError::internal)?);
+            sorted.rows.push(row);
+        }
+        Ok(sorted)
+    }
+}

@@ -1,0 +1,73 @@
+//! What the store does to whole scopes: ends events by age, drops a user.
+
+use std::sync::Arc;
+
+use super::{HotTable, ScopeKey, TableStore};
+use crate::error::Result;
+use crate::platform;
+use crate::schema::TableDefinition;
+use crate::storage::{Durability, WriteBatch};
+
+impl TableStore {
+    /// Ends the events of a scope that are too old, so that nobody who fetches its hot tier meets them as live rows.
+    pub(super) fn expire(&self, scope: &ScopeKey, definition: &TableDefinition) {
+        if let Some(ttl) = definition.options.ttl_seconds
+            && let Some(hot) = self.loaded(scope)
+        {
+            hot.set_ttl(ttl);
+            hot.expire(platform::now_ms(), self.snapshot() + 1);
+        }
+    }
+
+    /// Drops from memory the events that are too old; returns how many. Nobody sees them any more in any case: this
+    /// is for streams that nobody touches.
+    pub fn evict_expired(&self) -> u64 {
+        self.evict_expired_at(platform::now_ms())
+    }
+
+    /// As [`TableStore::evict_expired`], by a clock that shows `now_ms`.
+    pub fn evict_expired_at(&self, now_ms: u64) -> u64 {
+        let streams: Vec<Arc<HotTable>> =
+            self.slots.lock().values().filter_map(|slot| slot.hot.lock().clone()).collect();
+        streams.iter().map(|hot| hot.expire(now_ms, self.snapshot() + 1)).sum()
+    }
+
+    /// Puts the streams among the scopes of failed commits back to what readers saw. Their rows are nowhere else, so
+    /// they cannot be read again from storage as others are. Returns the scopes that are no streams.
+    pub(super) fn restore_streams(&self, scopes: Vec<ScopeKey>) -> Vec<ScopeKey> {
+        let mut others = Vec::with_capacity(scopes.len());
+        for scope in scopes {
+            let slot = self.slots.lock().get(&scope).cloned();
+            let restored = slot.and_then(|slot| {
+                let mut hot = slot.hot.lock();
+                let restored = hot.as_ref().filter(|hot| hot.is_stream())?.at_snapshot(self.snapshot()).ok()?;
+                *hot = Some(Arc::new(restored));
+                Some(())
+            });
+            if restored.is_none() {
+                others.push(scope);
+            }
+        }
+        others
+    }
+
+    /// Drops every row that a user has in USER tables, and does what else `batch` says, in one storage transaction.
+    /// `tables` are the numbers of all USER tables. No commit to them is taken while it runs.
+    pub async fn drop_user(self: &Arc<Self>, user: &str, tables: &[u32], mut batch: WriteBatch) -> Result<()> {
+        let mut tables = tables.to_vec();
+        // In one order, so that two of these never wait for each other.
+        tables.sort_unstable();
+        tables.dedup();
+        let mut frozen = Vec::with_capacity(tables.len());
+        let user: Arc<str> = Arc::from(user);
+        for &table_no in &tables {
+            frozen.push(self.freeze(table_no).await?);
+            self.drop_scope_into(&mut batch, &ScopeKey { table_no, user: Some(Arc::clone(&user)) });
+        }
+        self.backend.commit(batch, Durability::Strict).await?;
+        // What is in memory of these tables is what storage held until now: they are frozen.
+        let gone = |scope: &ScopeKey| scope.user.as_ref() == Some(&user) && tables.contains(&scope.table_no);
+        self.slots.lock().retain(|scope, _| !gone(scope));
+        Ok(())
+    }
+}

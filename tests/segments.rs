@@ -1,0 +1,360 @@
+//! Tables whose rows are in segments answer as those whose rows are in memory, and read no more than they must.
+#![cfg(not(target_arch = "wasm32"))]
+
+use std::sync::Arc;
+
+use futures::executor::block_on;
+use kalamdb::context::{AppContext, Config};
+use kalamdb::error::{ErrorCode, KalamError, Result};
+use kalamdb::sql::{ExecuteOptions, Params, StatementResult};
+use kalamdb::storage::{Durability, MemoryBackend, Partition, StorageBackend, WriteBatch};
+use kalamdb::types::{KalamDataType, Value};
+
+struct Database {
+    backend: Arc<MemoryBackend>,
+    context: Arc<AppContext>,
+}
+
+impl Database {
+    fn open() -> Result<Self> {
+        Self::on(Arc::new(MemoryBackend::new()))
+    }
+
+    fn on(backend: Arc<MemoryBackend>) -> Result<Self> {
+        let context = block_on(AppContext::open(Arc::clone(&backend) as _, Config::default()))?;
+        Ok(Self { backend, context })
+    }
+
+    fn run(&self, sql: &str) -> Result<StatementResult> {
+        let executor = self.context.executor();
+        let options = ExecuteOptions::default();
+        let mut results = block_on(executor.execute(self.context.session(), sql, &Params::default(), &options))?;
+        Ok(results.pop().unwrap_or_default())
+    }
+
+    fn exec(&self, sql: &str) -> Result<u64> {
+        self.run(sql).map(|r| r.rows_affected).map_err(|e| e.in_context(sql))
+    }
+
+    /// Every row as text.
+    fn rows(&self, sql: &str) -> Result<Vec<String>> {
+        let Some(rows) = self.run(sql).map_err(|e| e.in_context(sql))?.rows else { return Ok(Vec::new()) };
+        let types: Vec<KalamDataType> =
+            rows.schema.fields().iter().map(|f| KalamDataType::from_arrow_field(f)).collect::<Result<_>>()?;
+        let mut out = Vec::new();
+        for batch in &rows.batches {
+            for row in 0..batch.num_rows() {
+                let values = batch.columns().iter().zip(&types).map(|(c, ty)| Value::from_array(c.as_ref(), row, ty));
+                out.push(
+                    values
+                        .map(|v| v.map(|v| if v.is_null() { v.to_string() } else { v.to_text().into_owned() }))
+                        .collect::<Result<Vec<_>>>()?
+                        .join(" "),
+                );
+            }
+        }
+        Ok(out)
+    }
+
+    fn error(&self, sql: &str) -> KalamError {
+        match self.run(sql) {
+            Ok(result) => panic!("{sql} should fail, but gave {result:?}"),
+            Err(error) => error,
+        }
+    }
+
+    /// What EXPLAIN ANALYZE tells of a query's scan.
+    fn scan_of(&self, sql: &str) -> Result<String> {
+        let lines = self.rows(&format!("EXPLAIN ANALYZE {sql}"))?.join("\n");
+        let line = lines.lines().find(|l| l.contains("TableScan:") || l.contains("KeyLookup:"));
+        Ok(line.unwrap_or(&lines).trim().to_owned())
+    }
+}
+
+/// A number that EXPLAIN ANALYZE shows: above a thousand it is rounded (`12.30 K`).
+fn metric(scan: &str, name: &str) -> f64 {
+    let key = format!("{name}=");
+    let at = scan.find(&key).unwrap_or_else(|| panic!("no {name} in {scan}"));
+    let text = scan[at + key.len()..].split([',', ']']).next().unwrap_or_default();
+    let (number, unit) = text.split_once(' ').unwrap_or((text, ""));
+    let factor = match unit {
+        "" => 1.0,
+        "K" => 1e3,
+        "M" => 1e6,
+        other => panic!("unit {other} in {scan}"),
+    };
+    number.parse::<f64>().unwrap_or_else(|e| panic!("{name}={text}: {e}")) * factor
+}
+
+const COLUMNS: &str = "id INT, small SMALLINT, big BIGINT, f FLOAT, d DOUBLE, b BOOLEAN, t TEXT, day DATE, at TIMESTAMP, \
+                       n DECIMAL(10,2), u UUID, raw BYTES, PRIMARY KEY (id)";
+
+/// A row of the value `i`, in which every column is NULL now and then.
+fn row(i: i64) -> String {
+    let or_null = |k: i64, value: String| if i % k == 0 { "NULL".to_owned() } else { value };
+    let float = |k: i64| match i % k {
+        1 => "'NaN'".to_owned(),
+        2 => "'-0.0'".to_owned(),
+        3 => "0.0".to_owned(),
+        4 => "'-Infinity'".to_owned(),
+        n => format!("{}.5", n * 3 - 40),
+    };
+    format!(
+        "({i}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {})",
+        or_null(7, (i % 100 - 50).to_string()),
+        or_null(11, (i * 1_000_003).to_string()),
+        or_null(13, float(29)),
+        or_null(5, if i < 200 { format!("{}.25", i - 100) } else { float(31) }),
+        or_null(3, (i % 2 == 0).to_string()),
+        or_null(17, format!("'text {}'", i % 37)),
+        or_null(19, format!("DATE '2024-01-{:02}'", i % 28 + 1)),
+        or_null(23, format!("TIMESTAMP '2024-01-{:02} 10:{:02}:00'", i % 28 + 1, i % 60)),
+        or_null(9, format!("{}.{:02}", i % 300, i % 100)),
+        or_null(27, format!("'00000000-0000-4000-8000-{:012}'", i * 31 % 1000)),
+        or_null(8, format!("X'{:02x}ff{:02x}'", i % 256, i % 7)),
+    )
+}
+
+const FILTERS: &[&str] = &[
+    "true",
+    "id = 5",
+    "id IN (1, 77, 401, 9999)",
+    "id = 400 AND t IS NOT NULL",
+    "id BETWEEN 90 AND 110",
+    "id < 20 OR id > 580",
+    "NOT (id >= 30)",
+    "id <> 5 AND id < 9",
+    "small > 40",
+    "small IS NULL",
+    "small IS NOT NULL AND small < -45",
+    "small + 1 > 49",
+    "big > 500000000",
+    "big = 5000015",
+    "f > 30",
+    "f = 0",
+    "f < 0",
+    "f >= CAST('NaN' AS FLOAT)",
+    "f IS NULL OR f > 1e30",
+    "d < -90",
+    "d > 90 AND id < 200",
+    "d = 0.0",
+    "d <> d",
+    "b",
+    "NOT b",
+    "b IS NULL",
+    "b = true AND id < 50",
+    "t = 'text 5'",
+    "t LIKE 'text 3%'",
+    "t LIKE '%9'",
+    "t > 'text 8'",
+    "t < 'a'",
+    "t IN ('text 1', 'nope')",
+    "day = DATE '2024-01-05'",
+    "day > DATE '2024-01-27'",
+    "at >= TIMESTAMP '2024-01-28 00:00:00'",
+    "at BETWEEN TIMESTAMP '2024-01-03 00:00:00' AND TIMESTAMP '2024-01-03 23:00:00'",
+    "n > 250",
+    "n = 5.05",
+    "n IS NULL AND id > 500",
+    "u = '00000000-0000-4000-8000-000000000155'",
+    "u > '00000000-0000-4000-8000-000000000900'",
+    "raw = X'05ff05'",
+    "raw > X'fa'",
+    "id > 10 AND (t = 'text 1' OR small = 3) AND b IS NOT NULL",
+    "id + big > 600000000",
+    "CAST(small AS BIGINT) > 45",
+    "CAST(id AS TEXT) = '77'",
+    "id % 100 = 1",
+];
+
+#[test]
+fn cold_rows_answer_as_hot_ones() -> Result<()> {
+    let db = Database::open()?;
+    for table in ["hot", "cold"] {
+        db.exec(&format!("CREATE TABLE {table} ({COLUMNS})"))?;
+    }
+    let flush = |of: &str| db.exec(&format!("STORAGE FLUSH TABLE {of}"));
+    let both = |sql: &dyn Fn(&str) -> String| -> Result<()> {
+        let (hot, cold) = (db.exec(&sql("hot"))?, db.exec(&sql("cold"))?);
+        assert_eq!(hot, cold, "{}", sql("cold"));
+        Ok(())
+    };
+    let compare = |when: &str| -> Result<()> {
+        for filter in FILTERS {
+            for query in [
+                "SELECT * FROM {} WHERE # ORDER BY id",
+                "SELECT count(*), min(t), max(big), sum(small) FROM {} WHERE #",
+            ] {
+                let query = query.replace('#', filter);
+                let (hot, cold) = (db.rows(&query.replace("{}", "hot"))?, db.rows(&query.replace("{}", "cold"))?);
+                assert_eq!(hot, cold, "{when}: {query}");
+            }
+        }
+        Ok(())
+    };
+    let insert = |from: i64, to: i64| {
+        let rows: Vec<String> = (from..to).map(row).collect();
+        both(&|t| format!("INSERT INTO {t} VALUES {}", rows.join(", ")))
+    };
+    insert(0, 200)?;
+    flush("cold")?;
+    compare("one segment")?;
+    insert(200, 420)?;
+    flush("cold")?;
+    insert(420, 600)?;
+    compare("two segments and hot rows")?;
+    both(&|t| format!("UPDATE {t} SET small = 3, t = 'changed' WHERE id % 10 = 3"))?;
+    both(&|t| format!("DELETE FROM {t} WHERE id % 10 = 4 OR id = 77"))?;
+    both(&|t| format!("INSERT INTO {t} (id, t) VALUES (77, 'again')"))?;
+    compare("changed")?;
+    flush("cold")?;
+    compare("changed and flushed")?;
+    let error = db.error("INSERT INTO cold (id) VALUES (5)");
+    assert_eq!(error.code(), ErrorCode::UniqueViolation);
+    for alter in [
+        "ALTER COLUMN small TYPE INT",
+        "ALTER COLUMN n TYPE TEXT",
+        "ADD COLUMN late INT DEFAULT 9",
+        "RENAME COLUMN t TO title",
+    ] {
+        both(&|t| format!("ALTER TABLE {t} {alter}"))?;
+    }
+    for filter in ["small > 40", "n = '5.05'", "n > '25'", "late = 9", "late IS NULL", "late > 9", "title = 'text 5'"] {
+        let query = |t: &str| format!("SELECT * FROM {t} WHERE {filter} ORDER BY id");
+        assert_eq!(db.rows(&query("hot"))?, db.rows(&query("cold"))?, "altered: {filter}");
+    }
+    db.exec("STORAGE COMPACT TABLE cold")?;
+    assert_eq!(db.rows("SELECT * FROM hot ORDER BY id")?, db.rows("SELECT * FROM cold ORDER BY id")?);
+    let backend = Arc::clone(&db.backend);
+    let before = db.rows("SELECT * FROM cold ORDER BY id")?;
+    block_on(db.context.close())?;
+    let db = Database::on(Arc::new(backend.reopen()))?;
+    assert_eq!(db.rows("SELECT * FROM cold ORDER BY id")?, before);
+    Ok(())
+}
+
+/// 100 000 rows in segments of their own.
+fn large() -> Result<Database> {
+    let db = Database::open()?;
+    db.exec("CREATE TABLE t (id INT PRIMARY KEY, v INT, s TEXT)")?;
+    db.exec(
+        "INSERT INTO t SELECT value, value % 1000, 'row ' || CAST(value % 97 AS TEXT) FROM generate_series(0, 99999)",
+    )?;
+    db.exec("STORAGE FLUSH TABLE t")?;
+    Ok(db)
+}
+
+#[test]
+fn scans_read_what_they_need() -> Result<()> {
+    let db = large()?;
+    assert_eq!(db.rows("SELECT count(*), min(id), max(id), sum(v) FROM t")?, ["100000 0 99999 49950000"]);
+    let reopened = Database::on(Arc::new(db.backend.reopen()))?;
+    // Counting decodes nothing.
+    let scan = reopened.scan_of("SELECT count(*) FROM t")?;
+    assert_eq!(
+        (metric(&scan, "output_rows"), metric(&scan, "rows_read"), metric(&scan, "bytes_read")),
+        (100e3, 0.0, 0.0),
+        "{scan}"
+    );
+    // A range of the key: one page.
+    let scan = reopened.scan_of("SELECT * FROM t WHERE id BETWEEN 50000 AND 50010")?;
+    assert!(scan.contains("filter=id >= 50000 AND id <= 50010"), "{scan}");
+    assert!(metric(&scan, "row_groups_pruned") >= 2.0 && metric(&scan, "pages_pruned") >= 5.0, "{scan}");
+    assert!(metric(&scan, "rows_read") <= 8200.0, "{scan}");
+    // Out of every segment's range.
+    let scan = reopened.scan_of("SELECT * FROM t WHERE id > 1000000")?;
+    assert_eq!((metric(&scan, "output_rows"), metric(&scan, "rows_read")), (0.0, 0.0), "{scan}");
+    assert!(metric(&scan, "segments_pruned") >= 1.0, "{scan}");
+    let scan = reopened.scan_of("SELECT s FROM t WHERE v = -1")?;
+    assert_eq!(metric(&scan, "rows_read"), 0.0, "{scan}");
+    // LIMIT.
+    let scan = reopened.scan_of("SELECT * FROM t LIMIT 10")?;
+    assert!(metric(&scan, "output_rows") == 10.0 && metric(&scan, "rows_read") <= 10.0, "{scan}");
+    // A key.
+    let scan = reopened.scan_of("SELECT * FROM t WHERE id = 77777")?;
+    assert!(scan.starts_with("KeyLookup:") && metric(&scan, "rows_read") == 1.0, "{scan}");
+    assert_eq!(reopened.rows("SELECT v, s FROM t WHERE id IN (77777, 3, 100000)")?.len(), 2);
+    // The second time nothing is read from storage.
+    reopened.rows("SELECT sum(v) FROM t")?;
+    let scan = reopened.scan_of("SELECT sum(v) FROM t")?;
+    assert_eq!(metric(&scan, "bytes_read"), 0.0, "{scan}");
+    assert!(metric(&scan, "cache_hits") >= 4.0, "{scan}");
+    Ok(())
+}
+
+#[test]
+fn changes_of_cold_rows() -> Result<()> {
+    let db = large()?;
+    assert_eq!(db.exec("UPDATE t SET v = -1 WHERE id % 1000 = 500")?, 100);
+    assert_eq!(db.exec("DELETE FROM t WHERE id < 40000 AND id % 2 = 0")?, 20_000);
+    let check = |db: &Database| -> Result<()> {
+        assert_eq!(db.rows("SELECT count(*), count(DISTINCT id) FROM t")?, ["80000 80000"]);
+        assert_eq!(db.rows("SELECT count(*) FROM t WHERE v = -1")?, ["60"]);
+        assert_eq!(db.rows("SELECT id, v FROM t WHERE id IN (39998, 39999, 41500)")?, ["39999 999", "41500 -1"]);
+        assert_eq!(db.rows("SELECT count(*) FROM (SELECT * FROM t LIMIT 50000) q")?, ["50000"]);
+        Ok(())
+    };
+    check(&db)?;
+    check(&Database::on(Arc::new(db.backend.reopen()))?)?;
+    db.exec("STORAGE FLUSH TABLE t")?;
+    check(&db)?;
+    check(&Database::on(Arc::new(db.backend.reopen()))?)
+}
+
+#[test]
+fn deleted_rows_are_shown_to_who_asks() -> Result<()> {
+    let db = Database::open()?;
+    db.exec("CREATE TABLE t (id INT PRIMARY KEY, v TEXT)")?;
+    db.exec("INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c'), (4, 'd')")?;
+    let check = |when: &str, deleted: &[&str]| -> Result<()> {
+        assert_eq!(db.rows("SELECT id, v FROM t WHERE _deleted ORDER BY id")?, deleted, "{when}");
+        let all = db.rows("SELECT id, _deleted FROM t ORDER BY id, _deleted")?;
+        let shown = all.iter().filter(|row| row.ends_with("true")).count();
+        assert_eq!((shown, all.len() - shown), (deleted.len(), db.rows("SELECT id FROM t")?.len()), "{when}: {all:?}");
+        Ok(())
+    };
+    check("nothing", &[])?;
+    db.exec("DELETE FROM t WHERE id = 2")?;
+    db.exec("UPDATE t SET v = 'C' WHERE id = 3")?;
+    check("hot", &["2 b"])?;
+    db.exec("STORAGE FLUSH TABLE t")?;
+    check("flushed", &["2 b"])?;
+    db.exec("DELETE FROM t WHERE id = 3")?;
+    check("cold", &["2 b", "3 C"])?;
+    assert_eq!(db.rows("SELECT id FROM t WHERE _deleted AND id = 3")?, ["3"]);
+    assert_eq!(
+        db.rows("SELECT id FROM t WHERE _seq > (SELECT max(_seq) FROM t) AND _deleted ORDER BY id")?,
+        ["2", "3"]
+    );
+    db.exec("INSERT INTO t VALUES (2, 'again')")?;
+    check("inserted again", &["2 b", "3 C"])?;
+    db.exec("STORAGE FLUSH TABLE t")?;
+    db.exec("STORAGE COMPACT TABLE t")?;
+    check("compacted", &["2 b", "3 C"])?;
+    assert_eq!(db.error("DELETE FROM t WHERE _deleted").code(), ErrorCode::ColumnNotFound);
+    Ok(())
+}
+
+#[test]
+fn damage_stays_where_it_is() -> Result<()> {
+    let db = large()?;
+    db.exec("CREATE TABLE other (id INT PRIMARY KEY)")?;
+    db.exec("INSERT INTO other VALUES (1)")?;
+    db.exec("STORAGE FLUSH TABLE other")?;
+    let backend = Arc::new(db.backend.reopen());
+    let blobs = block_on(backend.scan(Partition::Blob, &Default::default(), Default::default()))?;
+    let mut batch = WriteBatch::new();
+    // The parts of the table that was made first come first.
+    let (key, value) = &blobs[0];
+    let mut bytes = value.to_vec();
+    bytes[5000] ^= 1;
+    batch.put(Partition::Blob, key.clone(), bytes);
+    block_on(backend.commit(batch, Durability::Memory))?;
+    let db = Database::on(backend)?;
+    let error = db.error("SELECT sum(v) FROM t");
+    assert_eq!(error.code(), ErrorCode::DataCorrupted);
+    assert!(error.message().contains("segment 1 of table 'default.t' is damaged: part 0 of "), "{}", error.message());
+    assert_eq!(db.rows("SELECT * FROM other")?, ["1"]);
+    assert_eq!(db.rows("SELECT count(*) FROM t")?, ["100000"]);
+    Ok(())
+}
