@@ -358,3 +358,42 @@ fn damage_stays_where_it_is() -> Result<()> {
     assert_eq!(db.rows("SELECT count(*) FROM t")?, ["100000"]);
     Ok(())
 }
+
+#[test]
+fn the_order_of_the_key_needs_no_sort() -> Result<()> {
+    let db = Database::open()?;
+    db.exec("CREATE TABLE t (a TEXT, b INT, v INT, PRIMARY KEY (a, b))")?;
+    let insert = |from: i64, step: i64| {
+        db.exec(&format!(
+            "INSERT INTO t SELECT 'key ' || CAST(value % 10 AS TEXT), value, value * 3 FROM generate_series({from}, 4000, {step})"
+        ))
+    };
+    let sorts =
+        |query: &str| -> Result<bool> { Ok(db.rows(&format!("EXPLAIN {query}"))?.join("\n").contains("SortExec")) };
+    // Segments whose ranges overlap, then rows in memory between theirs.
+    for from in 0..3 {
+        insert(from, 5)?;
+        db.exec("STORAGE FLUSH TABLE t")?;
+    }
+    let check = || -> Result<()> {
+        for limit in ["", " LIMIT 7", " LIMIT 900 OFFSET 500"] {
+            let ordered = db.rows(&format!("SELECT a, b, v FROM t ORDER BY a, b{limit}"))?;
+            let by_sort = db.rows(&format!("SELECT a, b, v FROM t ORDER BY a, b + 0{limit}"))?;
+            assert_eq!(ordered, by_sort, "{limit}");
+        }
+        Ok(())
+    };
+    check()?;
+    insert(3, 10)?;
+    check()?;
+    db.exec("UPDATE t SET v = -1 WHERE b % 100 = 1")?;
+    db.exec("DELETE FROM t WHERE b % 70 = 2")?;
+    check()?;
+    assert!(!sorts("SELECT v, b, a FROM t ORDER BY a, b")?);
+    assert!(!sorts("SELECT a FROM t ORDER BY a LIMIT 3")?);
+    for other in ["b", "a DESC", "b, a", "v", "a, v"] {
+        assert!(sorts(&format!("SELECT * FROM t ORDER BY {other}"))?, "{other}");
+    }
+    db.exec("STORAGE COMPACT TABLE t")?;
+    check()
+}

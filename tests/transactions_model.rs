@@ -52,6 +52,8 @@ enum Step {
     Read(usize),
     /// Storage fails for the next so many commits.
     Fail(u32),
+    /// `STORAGE FLUSH` or `STORAGE COMPACT`: changes nothing that anybody sees.
+    Storage(bool, usize),
     Reopen,
 }
 
@@ -78,6 +80,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => who.clone().prop_map(Step::RollbackTo),
         3 => who.prop_map(Step::Read),
         1 => (1..3u32).prop_map(Step::Fail),
+        3 => (any::<bool>(), 0..2usize).prop_map(|(compact, t)| Step::Storage(compact, t)),
         1 => Just(Step::Reopen),
     ]
 }
@@ -367,6 +370,21 @@ impl Run {
                 (got, expected) => panic!("ROLLBACK TO: got {got:?}, expected {expected:?}"),
             },
             Step::Read(s) => self.read(*s).await?,
+            Step::Storage(compact, t) => {
+                let (failing, action) = (self.failures(), if *compact { "COMPACT" } else { "FLUSH" });
+                let text = format!("STORAGE {action} TABLE {}", TABLES[*t]);
+                let executor = self.context.executor();
+                let (params, options) = (Params::default(), ExecuteOptions::default());
+                let held = self.oracle.open.iter().flatten().any(|tx| tx.touched[*t]);
+                match executor.execute(self.context.session(), &text, &params, &options).await {
+                    Ok(_) => {}
+                    Err(error) if error.code() == ErrorCode::Conflict && held => {}
+                    Err(error) => {
+                        assert!(failing > 0 && error.code() == ErrorCode::QuotaExceeded, "{text}: {error}");
+                        self.refused([*t == 0, *t == 1]);
+                    }
+                }
+            }
             Step::Fail(n) => self.backend.failures.store(*n, Ordering::Relaxed),
             Step::Reopen => {
                 self.backend = Arc::new(Failing::new(self.backend.inner.reopen()));

@@ -349,11 +349,8 @@ impl Execution<'_> {
         // All definitions are compared in one go, after the segments were asked: nothing may change between the first
         // and the commit.
         'tables: loop {
-            for (table, write) in tables.iter().zip(&mut writes) {
-                if !(write.checked.is_done() && store.still_checked(write)) {
-                    write.checked = store.check_keys(write, table.definition()).await.map_err(repeatable)?;
-                }
-            }
+            let definition = |i: usize| Arc::clone(tables[i].definition());
+            store.check_writes(&mut writes, definition).await.map_err(repeatable)?;
             for table in &tables {
                 match registry.cached(table.table_id()) {
                     Some(now) if Arc::ptr_eq(&now, table) => {}

@@ -59,7 +59,7 @@ impl TableScanExec {
             let (scan, request, metrics) = (self.clone(), Arc::clone(&request), metrics.intermediate());
             let source = Source::Chunks(chunks);
             let reader =
-                ChunkReader { scan, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked: Instant::now(), unsorted: false };
+                ChunkReader { scan, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked: Instant::now() };
             let stream = RecordBatchStreamAdapter::new(Arc::clone(&schema), reader.into_stream());
             Box::pin(stream) as SendableRecordBatchStream
         };

@@ -426,9 +426,9 @@ impl ExecutionPlan for TableScanExec {
                 None => {
                     let (order, fetch, schema) = (scan.index_order.clone(), scan.fetch, scan.schema());
                     let reader = scan.open(request, metrics).await.map_err(external)?;
-                    match order.filter(|_| reader.unsorted) {
+                    match order.filter(|_| reader.is_unsorted()) {
                         None => Ok(reader.into_stream()),
-                        // Rows of segments come by segment: of each there are no more than are asked for.
+                        // Of each segment there are no more rows than are asked for.
                         Some(order) => {
                             let rows = RecordBatchStreamAdapter::new(schema, reader.into_stream());
                             Ok(ordered_scan::sorted(Box::pin(rows), order, fetch).boxed())
@@ -593,10 +593,13 @@ impl TableScanExec {
         if let Some(overlay) = &overlay {
             cold.hide(overlay.hidden_cold());
         }
-        let unsorted = self.index_order.is_some() && (self.unordered || !cold.is_done());
-        let remaining = self.fetch.filter(|_| !unsorted).unwrap_or(usize::MAX);
-        let worked = Instant::now();
-        Ok(ChunkReader { scan: self, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked, unsorted })
+        let (remaining, worked) = (self.fetch.unwrap_or(usize::MAX), Instant::now());
+        let mut reader =
+            ChunkReader { scan: self, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked };
+        if reader.is_unsorted() {
+            reader.remaining = usize::MAX;
+        }
+        Ok(reader)
     }
 
     /// The filter, as far as bounds say what it rules out: a deleted row is shown with the `_seq` of its deletion, which
@@ -770,11 +773,15 @@ pub(super) struct ChunkReader {
     pub(super) remaining: usize,
     pub(super) metrics: BaselineMetrics,
     pub(super) worked: Instant,
-    /// Whether its rows still have to be brought into the order that the scan promises.
-    pub(super) unsorted: bool,
 }
 
 impl ChunkReader {
+    /// Whether its rows still have to be brought into the order that an index promises: those of segments come by
+    /// segment, and the index of this run may be another.
+    fn is_unsorted(&self) -> bool {
+        self.scan.index_order.is_some() && (self.scan.unordered || !self.cold.is_done())
+    }
+
     pub(super) fn into_stream(self) -> Batches {
         futures::stream::unfold(self, |mut reader| async move {
             reader.next_batch().await.map_err(external).transpose().map(|batch| (batch, reader))

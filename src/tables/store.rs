@@ -165,12 +165,6 @@ pub enum ColdCheck {
     At(u64),
 }
 
-impl ColdCheck {
-    /// Whether somebody has asked.
-    pub fn is_done(self) -> bool {
-        self != ColdCheck::Unchecked
-    }
-}
 
 /// What a commit promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -488,7 +482,7 @@ impl TableStore {
     }
 
     /// Fails with a conflict if a scope takes no commits now, or is not the one that a change was computed against.
-    fn check_current(&self, commits: &Commits, scope: &ScopeKey, hot: &Arc<HotTable>) -> Result<()> {
+    pub(super) fn check_current(&self, commits: &Commits, scope: &ScopeKey, hot: &Arc<HotTable>) -> Result<()> {
         let current = self.loaded(scope);
         if !commits.frozen.contains(&scope.table_no) && current.is_some_and(|current| Arc::ptr_eq(&current, hot)) {
             return Ok(());

@@ -188,6 +188,43 @@ impl TableStore {
         Ok(())
     }
 
+    /// Asks the segments about every write that was not asked about, or before rows moved ([`TableStore::check_keys`]).
+    /// Each comes with the definition that it was made for. A conflict counts more than a key that is taken, as it does
+    /// when keys are in memory: whoever repeats the write may find the key free.
+    pub async fn check_writes(
+        &self,
+        writes: &mut [ScopeWrite],
+        definitions: impl Fn(usize) -> Arc<TableDefinition>,
+    ) -> Result<()> {
+        for i in 0..writes.len() {
+            if writes[i].checked != ColdCheck::Unchecked && self.still_checked(&writes[i]) {
+                continue;
+            }
+            match self.check_keys(&writes[i], &definitions(i)).await {
+                Ok(checked) => writes[i].checked = checked,
+                Err(error) => {
+                    if error.code() == ErrorCode::UniqueViolation {
+                        self.check_positions(writes, i)?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails with a conflict if a scope takes no commits or was read again, or a row that the writes up to one end has
+    /// ended.
+    fn check_positions(&self, writes: &[ScopeWrite], last: usize) -> Result<()> {
+        let commits = self.commits.lock();
+        writes.iter().try_for_each(|write| self.check_current(&commits, &write.scope, &write.hot))?;
+        let live = |write: &ScopeWrite| {
+            write.hot.check_live(&write.replaced)?;
+            write.hot.check_live(&write.deleted)
+        };
+        writes[..=last].iter().try_for_each(live)
+    }
+
     /// Whether a write may be submitted as far as [`TableStore::check_keys`] goes: nothing was moved since.
     pub fn still_checked(&self, write: &ScopeWrite) -> bool {
         write.check_current().is_ok()

@@ -153,7 +153,7 @@ impl Target {
             return Ok(StatementResult { rows_affected, ..StatementResult::default() });
         }
         self.hot.use_indexes_of(self.table.definition())?;
-        let mut write = ScopeWrite {
+        let mut writes = vec![ScopeWrite {
             scope: self.scope,
             hot: self.hot,
             schema_version: self.table.schema_version(),
@@ -161,20 +161,20 @@ impl Target {
             replaced,
             deleted,
             checked: ColdCheck::Unchecked,
-        };
+        }];
         loop {
-            write.checked = store.check_keys(&write, self.table.definition()).await?;
+            store.check_writes(&mut writes, |_| Arc::clone(self.table.definition())).await?;
             let current = registry.table(self.table.table_id()).await?;
             if !current.is_some_and(|current| Arc::ptr_eq(&current, &self.table)) {
                 return Err(changed_meanwhile(&self.table));
             }
             // Nothing is awaited from here to `submit`. If rows moved while their keys were asked for, only that is
             // done again.
-            if store.still_checked(&write) {
+            if writes.iter().all(|write| store.still_checked(write)) {
                 break;
             }
         }
-        let receipt = store.submit(vec![write], execution.options.durability, None)?.await?;
+        let receipt = store.submit(writes, execution.options.durability, None)?.await?;
         Ok(StatementResult { rows_affected, seq: Some(receipt.seq), durability: Some(receipt.durability), rows: None })
     }
 

@@ -173,7 +173,7 @@ fn a_lookup_reads_little_and_a_second_one_nothing() {
         })
         .collect();
     ids.sort_unstable();
-    let values = (0..40_000u64).map(|i| (0..8).flat_map(|k| noise(i, k).to_be_bytes()).collect::<Vec<u8>>());
+    let values = (0..40_000u64).map(|i| (1..17).flat_map(|k| noise(i, k).to_be_bytes()).collect::<Vec<u8>>());
     let rows = SegmentRows {
         columns: vec![
             array_of(&KalamDataType::Uuid, &ids.iter().map(|id| Value::Uuid(*id)).collect::<Vec<_>>()),

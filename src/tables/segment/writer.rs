@@ -5,6 +5,11 @@
 //! key of one column. A key of several columns has none: a filter on one of its columns says little, and rows that
 //! are sorted by it are found by its range.
 //!
+//! Compression is zstd at level 1. 131 072 rows like flights (13 columns, 10 224 KiB in memory) take, after Parquet's own
+//! encodings: uncompressed 2077 KiB, LZ4_RAW 1944, snappy 1942, zstd 1 1796, zstd 3 1796. Higher levels buy nothing, and
+//! reading differs by less than decoding varies (`writer_tests.rs` measures it: with unoptimised dependencies LZ4_RAW
+//! 1244 ms, snappy 1156, zstd 1 1179, uncompressed 902), so the smallest wins.
+//!
 //! Invariant: rows are taken in key order only (by `_seq` within a key), which is checked; so the first key of a row
 //! group bounds every key after it.
 
