@@ -536,6 +536,7 @@ impl TableScanExec {
             Some(overlay) => Arc::clone(overlay.base()),
             None => self.store.hot(&scope, self.table.definition()).await?,
         };
+        hot.check_snapshot(request.snapshot)?;
         Ok((overlay, hot))
     }
 
