@@ -151,7 +151,7 @@ function checkPath(path: unknown): string {
   throw new KalamError({
     code: 'FEATURE_NOT_SUPPORTED',
     message: 'there are no files here, so path means nothing',
-    hint: "Leave `path` out. In a browser the data lives in IndexedDB.",
+    hint: 'Leave `path` out. In a browser the data lives in IndexedDB.',
   })
 }
 

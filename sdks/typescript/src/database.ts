@@ -200,7 +200,10 @@ export class Connection implements Database {
   }
 
   async export(source: string, options: Omit<ExportOptions, 'rowsPerFile'> = {}): Promise<Uint8Array> {
-    for await (const { bytes } of exportedFiles(this.client, this.session(), source, { ...options, rowsPerFile: undefined })) {
+    for await (const { bytes } of exportedFiles(this.client, this.session(), source, {
+      ...options,
+      rowsPerFile: undefined,
+    })) {
       return bytes
     }
     return new Uint8Array()
@@ -230,7 +233,12 @@ export class Connection implements Database {
     ])
     const usage = state.usage ?? estimate?.usage
     const quota = state.quota ?? estimate?.quota
-    return { role: 'single', ...state, persisted: persisted ?? state.storage === 'host', ...(usage !== undefined && { usage, quota }) }
+    return {
+      role: 'single',
+      ...state,
+      persisted: persisted ?? state.storage === 'host',
+      ...(usage !== undefined && { usage, quota }),
+    }
   }
 
   async as(user: string): Promise<Database> {
@@ -239,10 +247,8 @@ export class Connection implements Database {
     sessions += 1
     const scope = { user: checkUser(user), session: `${sessions}-${Math.random().toString(36).slice(2)}` }
     const session = new Connection(this.name, this.client, this.int64, this.durability, scope)
-    // Whether it may is known now, not with the first query.
-    await this.client.call('run', { ...scope, sql: 'SELECT 1', params: undefined, mode: 'exec' }, undefined, {
-      readOnly: true,
-    })
+    // Whether it may is known now, not with the first query; and it is this session that has to be allowed to.
+    await this.run('exec', 'EXECUTE AS USER $1 (SELECT 1)', [scope.user], undefined)
     return session
   }
 

@@ -106,5 +106,8 @@ export function joined(pieces: readonly Uint8Array[]): Uint8Array {
 
 function positive(name: string, value: unknown): number {
   if (typeof value === 'number' && Number.isInteger(value) && value > 0) return Math.min(value, 0x7fff_ffff)
-  throw new KalamError({ code: 'INVALID_OPTION', message: `${name} is ${String(value)}, expected a whole number above 0` })
+  throw new KalamError({
+    code: 'INVALID_OPTION',
+    message: `${name} is ${String(value)}, expected a whole number above 0`,
+  })
 }

@@ -8,7 +8,6 @@
 
 export { connect, deleteDatabase, rescue } from './connect.js'
 export { KalamError, type KalamErrorInit, type Position } from './errors.js'
-export { Timestamp } from './timestamp.js'
 export type {
   HostStorage,
   StorageOperation,
@@ -17,6 +16,7 @@ export type {
   StorageScan,
   StorageStatistics,
 } from './storage.js'
+export { Timestamp } from './timestamp.js'
 export type {
   CallOptions,
   ColumnInfo,
@@ -37,8 +37,8 @@ export type {
   JsonValue,
   Param,
   Params,
-  RescueFinding,
   Rescued,
+  RescueFinding,
   Role,
   Row,
   Rows,

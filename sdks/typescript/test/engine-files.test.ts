@@ -58,7 +58,10 @@ describe('a database in files', () => {
     {
       await using db = await connect({ path: path.join(root, 'source') })
       await db.exec('CREATE TABLE t (k INT PRIMARY KEY, v TEXT)')
-      await db.insert('t', Array.from({ length: 5000 }, (_, k) => ({ k, v: `row ${k}` })))
+      await db.insert(
+        't',
+        Array.from({ length: 5000 }, (_, k) => ({ k, v: `row ${k}` })),
+      )
       await db.exec("UPDATE t SET v = 'changed' WHERE k % 10 = 0; DELETE FROM t WHERE k > 4000")
       bytes = await db.backup()
     }
@@ -99,12 +102,18 @@ describe('a database in files', () => {
     {
       await using db = await connect(at)
       const found = await db.query<{ object: string; status: string }>('STORAGE CHECK')
-      assert.deepEqual(found.filter(row => row.status !== 'ok').map(row => row.object), ['table default.bad'])
+      assert.deepEqual(
+        found.filter(row => row.status !== 'ok').map(row => row.object),
+        ['table default.bad'],
+      )
       await assert.rejects(db.query('SELECT * FROM bad'), code('DATA_CORRUPTED'))
       await assert.rejects(rescue(at), code('DATABASE_LOCKED'))
     }
     const { bytes, report } = await rescue(at)
-    assert.deepEqual(report.filter(row => row.status !== 'ok').map(row => row.object), ['table default.bad'])
+    assert.deepEqual(
+      report.filter(row => row.status !== 'ok').map(row => row.object),
+      ['table default.bad'],
+    )
     await using db = await connect({ name: 'rescued', storage: 'memory', restore: bytes })
     assert.deepEqual([...(await db.query('SELECT count(*) AS n FROM good'))], [{ n: 2n }])
     assert.deepEqual([...(await db.query('SELECT count(*) AS n FROM bad'))], [{ n: 0n }])

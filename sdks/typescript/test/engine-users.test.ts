@@ -77,10 +77,7 @@ describe('users', () => {
     await assert.rejects(alice.as('bob'), code('INSUFFICIENT_PRIVILEGE'))
     await assert.rejects(alice.dropUser('bob'), code('INSUFFICIENT_PRIVILEGE'))
     const file = new TextEncoder().encode('a\n1\n')
-    await assert.rejects(
-      alice.import('fresh', file, { format: 'csv', create: true }),
-      code('INSUFFICIENT_PRIVILEGE'),
-    )
+    await assert.rejects(alice.import('fresh', file, { format: 'csv', create: true }), code('INSUFFICIENT_PRIVILEGE'))
     await db.exec("CREATE USER 'alice' ROLE dba")
     await alice.exec('CREATE TABLE t (a INT)')
     await db.exec("ALTER USER 'alice' SET ROLE user")

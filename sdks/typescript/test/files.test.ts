@@ -9,8 +9,8 @@ import path from 'node:path'
 import { after, describe, it } from 'node:test'
 import type { HostStorage, StorageOperation } from '../src/index.js'
 import { KalamError } from '../src/index.js'
-import { SortedMap } from '../src/node/sorted-map.js'
 import { deleteFiles, openFiles } from '../src/node/index.js'
+import { SortedMap } from '../src/node/sorted-map.js'
 
 const root = fs.mkdtempSync(path.join(os.tmpdir(), 'kalamdb-files-'))
 after(() => fs.rmSync(root, { recursive: true, force: true }))
@@ -43,7 +43,10 @@ describe('files', () => {
     let storage = await openFiles(at)
     assert.equal(await storage.commit([put('a', '1')], { durability: 'memory' }), 'relaxed')
     assert.equal(await storage.commit([put('b', '2')], relaxed), 'relaxed')
-    assert.equal(await storage.commit([put('c', '3'), { type: 'delete', partition: 'log', key: bytes('a') }], strict), 'strict')
+    assert.equal(
+      await storage.commit([put('c', '3'), { type: 'delete', partition: 'log', key: bytes('a') }], strict),
+      'strict',
+    )
     await storage.close()
     storage = await openFiles(at)
     assert.deepEqual(await records(storage), { b: '2', c: '3' })
@@ -70,7 +73,10 @@ describe('files', () => {
       fs.writeFileSync(log(at), whole.subarray(0, size))
       const again = await openFiles(at)
       const left = ends.filter(end => end <= size).length
-      assert.deepEqual(Object.keys(await records(again)), [0, 1, 2, 3, 4].slice(0, left).map(n => `k${n}`))
+      assert.deepEqual(
+        Object.keys(await records(again)),
+        [0, 1, 2, 3, 4].slice(0, left).map(n => `k${n}`),
+      )
       // And it goes on from there.
       await again.commit([put('next', 'x')], strict)
       await again.close()
@@ -129,7 +135,8 @@ describe('files', () => {
         if (fail !== 'flush') throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC' })
         return writeSync(fd, buffer, offset, length, position)
       }) as typeof fs.writeSync
-      fs.fdatasync = ((_fd: number, done: (error: Error | null) => void) => done(new Error('EIO'))) as typeof fs.fdatasync
+      fs.fdatasync = ((_fd: number, done: (error: Error | null) => void) =>
+        done(new Error('EIO'))) as typeof fs.fdatasync
       try {
         await assert.rejects(Promise.resolve(storage.commit([put('b', fail)], strict)))
       } finally {

@@ -296,7 +296,8 @@ function sessionOf({ user, session, transaction }: SessionOptions): SessionOptio
 
 /** The buffers of a result that change hands instead of being copied. */
 function buffersOf(op: Op, result: unknown): Transferable[] {
-  if (op === 'backup' || op === 'rescue') return (result as Ops['backup']['result']).chunks.map(chunk => chunk.buffer as ArrayBuffer)
+  if (op === 'backup' || op === 'rescue')
+    return (result as Ops['backup']['result']).chunks.map(chunk => chunk.buffer as ArrayBuffer)
   if (op === 'fetch') return (result as Ops['fetch']['result']).packed.map(buffer => buffer.buffer as ArrayBuffer)
   if (op === 'fetchPiece') {
     const piece = result as Ops['fetchPiece']['result']

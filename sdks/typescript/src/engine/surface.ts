@@ -98,7 +98,12 @@ export interface Engine {
   cursor(
     sql: string,
     params: unknown,
-    options: SessionOptions & { format?: ImportFormat; rowsPerFile?: number; durability?: Durability; requestId?: number },
+    options: SessionOptions & {
+      format?: ImportFormat
+      rowsPerFile?: number
+      durability?: Durability
+      requestId?: number
+    },
   ): Promise<Cursor>
   run(sql: string, params: unknown, options: RunOptions): Promise<RunResult>
   cancel(requestId: number): void

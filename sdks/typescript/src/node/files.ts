@@ -247,7 +247,8 @@ class FileStorage implements HostStorage {
     if (found === null || crc32(utf8.encode(`data-${generation}.log`)).toString(16) !== found[2]) {
       throw damaged(path, `it holds ${JSON.stringify(content.slice(0, 60))}`)
     }
-    if (!this.fs.existsSync(this.logPath(generation))) throw damaged(path, `it names data-${generation}.log, which is gone`)
+    if (!this.fs.existsSync(this.logPath(generation)))
+      throw damaged(path, `it names data-${generation}.log, which is gone`)
     return generation
   }
 
