@@ -11,7 +11,7 @@ import { type OpenedSource, openBytes, openResponse, openStream } from './import
 import { decodeRows } from './packed/decode.js'
 import { encodeRows } from './packed/encode.js'
 import { checkParams, checkSql, isReadOnly, templateToSql } from './params.js'
-import { type Caller, runTransaction } from './transaction.js'
+import { type Caller, checkMayOpenSession, runTransaction } from './transaction.js'
 import type {
   CallOptions,
   ColumnInfo,
@@ -249,6 +249,7 @@ export class Connection implements Database {
 
   async as(user: string): Promise<Database> {
     this.session()
+    checkMayOpenSession(this.client)
     // Unique among all connections of the database, whichever tab they are in.
     sessions += 1
     const scope = { user: checkUser(user), session: `${sessions}-${Math.random().toString(36).slice(2)}` }

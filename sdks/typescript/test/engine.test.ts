@@ -191,14 +191,14 @@ describe('the real engine', () => {
   })
 
   it('takes arrays and many parameters', async () => {
-    await db.exec('CREATE TABLE many (id INT PRIMARY KEY)')
+    await db.exec('CREATE TABLE listed (id INT PRIMARY KEY)')
     const ids = Array.from({ length: 1000 }, (_, i) => i)
-    await db.exec(`INSERT INTO many VALUES ${ids.map(i => `($${i + 1})`).join(', ')}`, ids)
-    const rows = await db.query('SELECT id FROM many WHERE id = ANY ($1) ORDER BY id', [[7, 5n, null, 2000]])
+    await db.exec(`INSERT INTO listed VALUES ${ids.map(i => `($${i + 1})`).join(', ')}`, ids)
+    const rows = await db.query('SELECT id FROM listed WHERE id = ANY ($1) ORDER BY id', [[7, 5n, null, 2000]])
     assert.deepEqual([...rows], [{ id: 5 }, { id: 7 }])
-    const none = await db.query('SELECT id FROM many WHERE id IN ($1)', [[]])
+    const none = await db.query('SELECT id FROM listed WHERE id IN ($1)', [[]])
     assert.deepEqual([...none], [])
-    const rest = await db.query('SELECT count(*) AS n FROM many WHERE id <> ALL ($1)', [ids.slice(1)])
+    const rest = await db.query('SELECT count(*) AS n FROM listed WHERE id <> ALL ($1)', [ids.slice(1)])
     assert.deepEqual([...rest], [{ n: 1n }])
   })
 
