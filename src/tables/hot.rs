@@ -68,6 +68,8 @@ pub struct HotTable {
     pub(super) state: RwLock<State>,
     /// How long rows live, for a STREAM table.
     life: Option<StreamLife>,
+    /// What older snapshots see is not all here: see [`HotTable::check_snapshot`].
+    since: Seq,
 }
 
 #[derive(Debug)]
@@ -138,7 +140,23 @@ impl HotTable {
                 retired: Vec::new(),
             }),
             life: None,
+            since: Seq::MIN,
         }
+    }
+
+    /// Says that rows that ended before a `_seq` are not all here.
+    pub fn set_since(&mut self, since: Seq) {
+        self.since = since;
+    }
+
+    /// Fails with a conflict if a snapshot may see rows that are not here any more: a TRUNCATE or an ALTER took them out
+    /// of the log, and then the rest was read again from storage.
+    pub fn check_snapshot(&self, snapshot: Seq) -> Result<()> {
+        if snapshot >= self.since {
+            return Ok(());
+        }
+        Err(KalamError::new(ErrorCode::Conflict, "the rows that this snapshot saw were replaced by another statement")
+            .with_hint("Run the statement or transaction again."))
     }
 
     /// What identifies its rows.

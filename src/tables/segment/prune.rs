@@ -14,7 +14,7 @@ use arrow::compute;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::stats::Precision;
-use datafusion::common::{Column, ColumnStatistics, ScalarValue};
+use datafusion::common::{Column, ColumnStatistics, Result as DfResult, ScalarValue};
 use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
 use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
@@ -22,6 +22,7 @@ use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use super::reader::{Footer, Segment};
 use super::{ROW_ID_FIELD_ID, SEQ_FIELD_ID};
 use crate::error::Result;
+use crate::tables::parameters::with_values_physical;
 use crate::tables::scan::ScanColumn;
 use crate::types::KalamDataType;
 
@@ -47,6 +48,12 @@ impl ScanFilter {
     /// A filter over the columns of `schema`.
     pub fn new(expr: Arc<dyn PhysicalExpr>, schema: SchemaRef, columns: Arc<[ScanColumn]>) -> Self {
         Self { expr, schema, columns, pruning: OnceLock::new() }
+    }
+
+    /// The same filter with the values of the run in the place of its parameters.
+    pub fn with_values(&self) -> DfResult<Self> {
+        let expr = with_values_physical(Arc::clone(&self.expr))?;
+        Ok(Self::new(expr, Arc::clone(&self.schema), Arc::clone(&self.columns)))
     }
 
     /// The expression, over the columns of the schema.
