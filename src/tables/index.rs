@@ -244,17 +244,17 @@ impl HotIndexes {
             let to = range.to.as_ref().map_or(Bound::Unbounded, |to| Bound::Excluded(to.clone()));
             (!empty).then(|| tree.entries.range::<[u8], _>((Bound::Included(&range.from[..]), as_slice(&to))))
         };
-        let row = |entry: &Box<[u8]>| {
+        let row = |entry: &[u8]| {
             let (chunk, row) = locate(chunks, position_of(entry)).filter(|(chunk, row)| visible(chunk, *row))?;
             let key = if access.order.is_some() { entry[..entry.len() - POSITION].to_vec() } else { Vec::new() };
             Some(IndexedRow { key, chunk: Arc::clone(chunk), row })
         };
         Ok(if access.order == Some(true) {
             let backward = access.ranges.iter().rev().flat_map(|range| entries(range).into_iter().flatten().rev());
-            backward.filter_map(row).take(limit).collect()
+            backward.filter_map(|entry| row(entry)).take(limit).collect()
         } else {
             let forward = access.ranges.iter().flat_map(|range| entries(range).into_iter().flatten());
-            forward.filter_map(row).take(limit).collect()
+            forward.filter_map(|entry| row(entry)).take(limit).collect()
         })
     }
 }

@@ -93,10 +93,13 @@ pub fn is_useful(definition: &TableDefinition, filter: &Expr) -> bool {
     definition.columns_in_order().filter(indexed).any(|column| !tests(filter, column).is_empty())
 }
 
+/// How good an index is: unique and all of it pinned, columns pinned, a range after them.
+type Rank = (bool, usize, bool);
+
 impl IndexAccess {
     /// The part of the best index that filters leave; `None` if no index helps.
     pub fn choose(definition: &TableDefinition, filters: &[Expr]) -> Result<Option<Self>> {
-        let mut best: Option<((bool, usize, bool), Self)> = None;
+        let mut best: Option<(Rank, Self)> = None;
         for index in &definition.indexes {
             let Some((rank, access)) = Self::of(definition, index, filters)? else { continue };
             if best.as_ref().is_none_or(|(other, _)| rank > *other) {
@@ -106,11 +109,7 @@ impl IndexAccess {
         Ok(best.map(|(_, access)| access))
     }
 
-    fn of(
-        definition: &TableDefinition,
-        index: &IndexDefinition,
-        filters: &[Expr],
-    ) -> Result<Option<((bool, usize, bool), Self)>> {
+    fn of(definition: &TableDefinition, index: &IndexDefinition, filters: &[Expr]) -> Result<Option<(Rank, Self)>> {
         let codec = IndexCodec::new(definition, index)?;
         let mut prefixes = vec![Vec::new()];
         let (mut columns, mut pinned) = (0, 0);
