@@ -114,6 +114,10 @@ error_codes! {
     ParameterCount = "PARAMETER_COUNT", "08P01";
     /// A parameter whose type does not fit its place.
     ParameterType = "PARAMETER_TYPE", "42804";
+    /// No prepared statement of that name in the session.
+    PreparedNotFound = "PREPARED_STATEMENT_NOT_FOUND", "26000";
+    /// A prepared statement of that name exists already.
+    PreparedExists = "PREPARED_STATEMENT_EXISTS", "42P05";
     /// The role may not do this, or nobody may.
     PermissionDenied = "INSUFFICIENT_PRIVILEGE", "42501";
     /// No user of that name.

@@ -14,12 +14,12 @@ use datafusion::physical_plan::execute_stream;
 use datafusion::sql::sqlparser::ast;
 use futures::StreamExt;
 
+use super::arrays;
 use super::catalog::Extras;
 use super::errors::from_datafusion;
 use super::executor::{ExecuteOptions, Execution, Rows, Session, SqlExecutor, check_params, finish_rows};
-use super::handlers::query::column_names;
 use super::params::Params;
-use super::parser::{self, Statement};
+use super::statement_cache::ParsedStatement;
 use crate::error::Result;
 use crate::tables::Request;
 
@@ -52,16 +52,16 @@ impl Cursor {
         params: &Params,
         options: &ExecuteOptions,
     ) -> Result<Self> {
-        let parsed = parser::parse(sql).and_then(|all| check_params(&all, params).map(|()| all));
-        let mut statements = parsed.inspect_err(|error| session.transaction().fail(error))?;
-        let query = match statements.as_mut_slice() {
-            [Statement::Sql(statement)] => match statement.as_ref() {
-                ast::Statement::Query(query) => Some(query.clone()),
-                _ => None,
-            },
+        let parsed = executor
+            .statement_cache()
+            .parse(sql, options.caches)
+            .and_then(|parsed| check_params(&parsed, params).map(|()| parsed))
+            .inspect_err(|error| session.transaction().fail(error))?;
+        let only = match parsed.statements.as_slice() {
+            [only] => only.query().map(|query| (only, query)),
             _ => None,
         };
-        let Some(query) = query else {
+        let Some((only, query)) = only else {
             let results = executor.execute(session, sql, params, options).await?;
             let rows = results.into_iter().next_back().and_then(|r| r.rows);
             let (schema, batches) = rows.map_or_else(
@@ -72,13 +72,22 @@ impl Cursor {
         };
         let mut execution = executor.execution_of(session, params, options, sql).await?;
         let entered = execution.enter().await?;
-        let opened = Self::running(&execution, query).await;
+        let opened = Self::running(&execution, only, query).await;
         execution.leave(entered, opened).await
     }
 
-    async fn running(execution: &Execution<'_>, query: Box<ast::Query>) -> Result<Self> {
-        let names = column_names(&query);
-        let plan = execution.plan(ast::Statement::Query(query), &Extras::new()).await?;
+    async fn running(execution: &Execution<'_>, only: &ParsedStatement, query: &ast::Query) -> Result<Self> {
+        let mut statement = ast::Statement::Query(Box::new(query.clone()));
+        let expanded;
+        let params = if arrays::has_arrays(&only.arrays, execution.params)? {
+            expanded = arrays::expand(&mut statement, execution.params)?;
+            &expanded
+        } else {
+            execution.params
+        };
+        let execution = execution.of(params, None);
+        let names = only.names.clone();
+        let plan = execution.plan(statement, &Extras::new()).await?;
         let physical = execution.physical(&plan).await?;
         let request = execution.request();
         let config = execution.state.config().clone().with_extension(Arc::clone(&request));

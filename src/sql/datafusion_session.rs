@@ -56,6 +56,11 @@ pub fn session_state(memory: Arc<dyn MemoryPool>, store: &Arc<TableStore>) -> Re
     options.sql_parser.collect_spans = true;
     options.sql_parser.map_string_types_to_utf8view = false;
     options.explain.show_statistics = false;
+    // A filter that one operator fills while another reads it would tie two runs of a kept plan together.
+    options.optimizer.enable_dynamic_filter_pushdown = false;
+    options.optimizer.enable_topk_dynamic_filter_pushdown = false;
+    options.optimizer.enable_join_dynamic_filter_pushdown = false;
+    options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
     // Physical expressions tell NULLs (of `IS NOT FALSE`, say) less exactly than logical ones: no reason to fail.
     options.execution.skip_physical_aggregate_schema_check = true;
     let runtime = RuntimeEnvBuilder::new()

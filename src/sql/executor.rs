@@ -5,8 +5,6 @@
 //! the first error ends the request. A statement that commits by itself and lost a race against another writer
 //! (`SERIALIZATION_FAILURE`) is run again from the start: nothing of it was applied.
 
-use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -17,35 +15,36 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::{Expr as DfExpr, LogicalPlan};
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use datafusion::sql::sqlparser::ast::{self, Expr, ObjectType, Value as SqlValue, Visit, visit_expressions};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::sql::sqlparser::ast::{self, ObjectType};
 use futures::StreamExt;
 use parking_lot::RwLock;
 use web_time::Duration;
 
+use super::arrays;
 use super::catalog::{Extras, Names, plan_statement};
 use super::datafusion_session;
 use super::errors::from_datafusion;
 use super::handlers;
+use super::handlers::prepare::PreparedStatements;
 use super::memory::QueryMemory;
 use super::params::Params;
-use super::parser::{self, Statement};
+use super::parser::Statement;
+use super::plan_cache::{Origin, PlanCache, PlanFor, ReadyPlan};
 use super::privileges;
 use super::rewrite::visible_name;
+use super::statement_cache::{CLOCK_WORDS, ParsedText, StatementCache, asks_for_time};
 use super::transaction::{TransactionSlot, Transactions};
 use super::who;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Instant};
 use crate::schema::{DEFAULT_NAMESPACE, Role, SchemaRegistry, check_user_name};
 use crate::storage::Durability;
-use crate::tables::{Request, Seq, SystemTablesRegistry, TableStore, Transaction};
+use crate::tables::{Gauges, Request, Seq, SystemTablesRegistry, TableStore, Transaction};
 use crate::types::{KalamDataType, coerce_array};
 
 /// A statement that keeps losing races against other writers fails after so many attempts.
 const ATTEMPTS: usize = 20;
-
-/// Words that make a statement depend on the clock.
-const CLOCK_WORDS: [&str; 4] = ["now", "current_", "today", "localtime"];
 
 /// Who asks: the user of USER tables, what it may do, and the namespace of bare names.
 #[derive(Debug)]
@@ -53,6 +52,7 @@ pub struct Session {
     user: Arc<str>,
     role: SessionRole,
     namespace: RwLock<Arc<str>>,
+    prepared: Arc<PreparedStatements>,
     transaction: TransactionSlot,
 }
 
@@ -84,7 +84,7 @@ impl Session {
 
     fn with(user: Arc<str>, role: SessionRole) -> Self {
         let namespace = RwLock::new(Arc::from(DEFAULT_NAMESPACE));
-        Self { user, role, namespace, transaction: TransactionSlot::default() }
+        Self { user, role, namespace, prepared: Arc::default(), transaction: TransactionSlot::default() }
     }
 
     /// The user.
@@ -97,9 +97,15 @@ impl Session {
         Arc::clone(&self.namespace.read())
     }
 
+    /// What PREPARE has prepared.
+    pub(super) fn prepared(&self) -> &PreparedStatements {
+        &self.prepared
+    }
+
     /// A session like this one with a transaction of its own.
     pub(super) fn fork(&self, transaction: TransactionSlot) -> Self {
-        Self { user: Arc::clone(&self.user), role: self.role, namespace: RwLock::new(self.namespace()), transaction }
+        let (user, namespace) = (Arc::clone(&self.user), RwLock::new(self.namespace()));
+        Self { user, role: self.role, namespace, prepared: Arc::clone(&self.prepared), transaction }
     }
 
     pub(super) fn transaction(&self) -> &TransactionSlot {
@@ -122,11 +128,19 @@ pub struct ExecuteOptions {
     pub deadline: Option<Instant>,
     /// Whether statements that pin a key may go past the planner: off only to compare both ways.
     pub short_path: bool,
+    /// Whether parsed statements and plans are kept and used again: off only to compare both ways.
+    pub caches: bool,
 }
 
 impl Default for ExecuteOptions {
     fn default() -> Self {
-        Self { durability: Durability::default(), cancelled: Arc::default(), deadline: None, short_path: true }
+        Self {
+            durability: Durability::default(),
+            cancelled: Arc::default(),
+            deadline: None,
+            short_path: true,
+            caches: true,
+        }
     }
 }
 
@@ -185,6 +199,20 @@ pub struct SqlExecutor {
     memory: Arc<QueryMemory>,
     state: Arc<SessionState>,
     transactions: Transactions,
+    caches: Arc<Caches>,
+}
+
+/// Statements and plans that are kept, for all sessions.
+#[derive(Debug, Default)]
+struct Caches {
+    statements: StatementCache,
+    plans: PlanCache,
+}
+
+impl Gauges for Caches {
+    fn gauges(&self) -> Vec<(&'static str, u64)> {
+        self.statements.gauges().into_iter().chain(self.plans.gauges()).collect()
+    }
 }
 
 impl SqlExecutor {
@@ -199,9 +227,11 @@ impl SqlExecutor {
     ) -> Result<Self> {
         let memory = Arc::new(QueryMemory::new(memory_limit));
         let state = Arc::new(datafusion_session::session_state(Arc::clone(&memory) as _, &store)?);
+        let caches = Arc::new(Caches::default());
         system.add_gauges(Arc::clone(&memory) as _);
+        system.add_gauges(Arc::clone(&caches) as _);
         let transactions = Transactions::new(transaction_timeout);
-        Ok(Self { registry, store, system, memory, state, transactions })
+        Ok(Self { registry, store, system, memory, state, transactions, caches })
     }
 
     /// The registry.
@@ -233,6 +263,14 @@ impl SqlExecutor {
         self.transactions.expire();
     }
 
+    pub(super) fn statement_cache(&self) -> &StatementCache {
+        &self.caches.statements
+    }
+
+    pub(super) fn plan_cache(&self) -> &PlanCache {
+        &self.caches.plans
+    }
+
     /// Bytes that running queries have reserved.
     pub fn query_memory(&self) -> usize {
         self.memory.reserved()
@@ -253,7 +291,8 @@ impl SqlExecutor {
         let state = Arc::clone(&self.state);
         let (user, role) = (Arc::clone(&session.user), self.role(session).await?);
         let started_us = platform::now_us();
-        Ok(Execution { executor: self, session, user, role, params, options, state, started_us, transaction: None })
+        let (executor, transaction, origin) = (self, None, None);
+        Ok(Execution { executor, session, user, role, params, options, state, started_us, transaction, origin })
     }
 
     /// A session of another user, with that user's role, made on behalf of a session that may act as that user.
@@ -287,7 +326,7 @@ impl SqlExecutor {
     }
 
     /// The session state of a statement; one that asks for the time gets the moment that it began.
-    fn state_at(&self, clock: bool, started_us: i64) -> Arc<SessionState> {
+    pub(super) fn state_at(&self, clock: bool, started_us: i64) -> Arc<SessionState> {
         if !clock {
             return Arc::clone(&self.state);
         }
@@ -307,75 +346,33 @@ impl SqlExecutor {
         params: &Params,
         options: &ExecuteOptions,
     ) -> Result<Vec<StatementResult>> {
-        let statements = parser::parse(sql)
-            .and_then(|statements| check_params(&statements, params).map(|()| statements))
+        let parsed = self
+            .statement_cache()
+            .parse(sql, options.caches)
+            .and_then(|parsed| check_params(&parsed, params).map(|()| parsed))
             .inspect_err(|error| session.transaction.fail(error))?;
-        let clock = asks_for_time(sql);
-        let mut results = Vec::with_capacity(statements.len());
-        for statement in statements {
-            let started_us = platform::now_us();
-            let state = self.state_at(clock, started_us);
-            // Asked for each statement: the one before may have been ALTER USER.
-            let (user, role) = (Arc::clone(&session.user), self.role(session).await?);
-            let transaction = None;
-            let execution =
-                Execution { executor: self, session, user, role, params, options, state, started_us, transaction };
-            results.push(execution.transact(statement).await?);
+        let mut results = Vec::with_capacity(parsed.statements.len());
+        for index in 0..parsed.statements.len() {
+            // The role is asked for each statement: the one before may have been ALTER USER.
+            let mut execution = self.execution(session, params, options).await?;
+            execution.state = self.state_at(parsed.clock, execution.started_us);
+            let origin = Origin { text: &parsed, index };
+            execution.origin = Some(origin);
+            results.push(execution.transact(&origin.parsed().statement).await?);
         }
         Ok(results)
     }
-}
 
-/// Checks that the parameters are those that the statements name.
-pub(super) fn check_params(statements: &[Statement], params: &Params) -> Result<()> {
-    let mut used = BTreeSet::new();
-    for statement in statements {
-        placeholders(statement, &mut used);
-    }
-    params.check_all_used(used.iter().map(String::as_str))?;
-    used.iter().try_for_each(|placeholder| params.get(placeholder).map(|_| ()))
-}
-
-/// Whether a text may call a function of the clock.
-fn asks_for_time(sql: &str) -> bool {
-    let lower = sql.to_lowercase();
-    CLOCK_WORDS.iter().any(|word| lower.contains(word))
-}
-
-/// Collects the placeholders of a statement.
-fn placeholders(statement: &Statement, used: &mut BTreeSet<String>) {
-    match statement {
-        Statement::Explain { statement, .. } => placeholders(statement, used),
-        Statement::ExecuteAs { user, statement } => {
-            used.extend(user.is_parameter.then(|| user.text.clone()));
-            placeholders(statement, used);
-        }
-        Statement::CreateUser { user, .. } | Statement::AlterUser { user, .. } | Statement::DropUser { user, .. } => {
-            used.extend(user.is_parameter.then(|| user.text.clone()));
-        }
-        Statement::Sql(statement) => collect_placeholders(statement.as_ref(), used),
-        Statement::With(with, statement) => {
-            collect_placeholders(with, used);
-            collect_placeholders(statement.as_ref(), used);
-        }
-        Statement::CreateTable(_, create) => {
-            if let Some(query) = &create.query {
-                collect_placeholders(query.as_ref(), used);
-            }
-        }
-        _ => {}
+    /// Parses a text and keeps it for its executions. Returns its placeholders, as they are written.
+    pub fn prepare(&self, sql: &str) -> Result<Vec<String>> {
+        Ok(self.statement_cache().parse(sql, true)?.placeholders.iter().cloned().collect())
     }
 }
 
-fn collect_placeholders(statement: &impl Visit, used: &mut BTreeSet<String>) {
-    let _ = visit_expressions(statement, |expr| {
-        if let Expr::Value(value) = expr
-            && let SqlValue::Placeholder(name) = &value.value
-        {
-            used.insert(name.clone());
-        }
-        ControlFlow::<()>::Continue(())
-    });
+/// Checks that the parameters are those that the statements of a text name.
+pub(super) fn check_params(parsed: &ParsedText, params: &Params) -> Result<()> {
+    params.check_all_used(parsed.placeholders.iter().map(String::as_str))?;
+    parsed.placeholders.iter().try_for_each(|placeholder| params.get(placeholder).map(|_| ()))
 }
 
 /// One statement being run.
@@ -393,75 +390,109 @@ pub(super) struct Execution<'a> {
     pub started_us: i64,
     /// The open transaction that the statement runs in.
     pub transaction: Option<Arc<Transaction>>,
+    /// Where it was parsed from; `None` if it is not as it was parsed.
+    pub origin: Option<Origin<'a>>,
 }
 
-impl Execution<'_> {
+impl<'a> Execution<'a> {
+    /// The same execution of another statement.
+    pub fn of<'b>(&self, params: &'b Params, origin: Option<Origin<'b>>) -> Execution<'b>
+    where
+        'a: 'b,
+    {
+        Execution {
+            executor: self.executor,
+            session: self.session,
+            user: Arc::clone(&self.user),
+            role: self.role,
+            params,
+            options: self.options,
+            state: Arc::clone(&self.state),
+            started_us: self.started_us,
+            transaction: self.transaction.clone(),
+            origin,
+        }
+    }
+
     /// Runs a statement, in the transaction that the execution is part of or by itself.
-    pub async fn statement(&self, statement: Statement) -> Result<StatementResult> {
-        privileges::check(self.role, &statement)?;
+    pub async fn statement(&self, statement: &Statement) -> Result<StatementResult> {
+        privileges::check(self.role, statement)?;
+        if let Some(origin) = self.origin
+            && !origin.parsed().arrays.is_empty()
+            && arrays::has_arrays(&origin.parsed().arrays, self.params)?
+            && let Statement::Sql(statement) = statement
+        {
+            let mut statement = statement.clone();
+            let params = arrays::expand(&mut statement, self.params)?;
+            // How many elements there are is part of the statement now: it is nobody's but this run's.
+            return Box::pin(self.of(&params, None).statement(&Statement::Sql(statement))).await;
+        }
         match statement {
-            Statement::ExecuteAs { user, statement } => handlers::user::execute_as(self, &user, *statement).await,
+            Statement::ExecuteAs { user, statement } => handlers::user::execute_as(self, user, statement).await,
             Statement::CreateUser { user, role, password, if_not_exists } => {
-                handlers::user::create(self, &user, role, password, if_not_exists).await
+                handlers::user::create(self, user, role.clone(), *password, *if_not_exists).await
             }
             Statement::AlterUser { user, role, password, if_exists } => {
-                handlers::user::alter(self, &user, role, password, if_exists).await
+                handlers::user::alter(self, user, role.clone(), *password, *if_exists).await
             }
             Statement::DropUser { user, if_exists, cascade } => {
-                self.retrying(|| handlers::user::drop(self, &user, if_exists, cascade)).await
+                self.retrying(|| handlers::user::drop(self, user, *if_exists, *cascade)).await
             }
             Statement::CreateNamespace { name, if_not_exists } => {
-                handlers::namespace::create(self, &name, if_not_exists).await
+                handlers::namespace::create(self, name, *if_not_exists).await
             }
-            Statement::DropNamespace { name, if_exists } => handlers::namespace::drop(self, &name, if_exists).await,
-            Statement::UseNamespace(name) => handlers::namespace::use_namespace(self, &name).await,
+            Statement::DropNamespace { name, if_exists } => handlers::namespace::drop(self, name, *if_exists).await,
+            Statement::UseNamespace(name) => handlers::namespace::use_namespace(self, name).await,
             Statement::ShowNamespaces => handlers::show::namespaces(self).await,
             Statement::ShowStats => handlers::show::stats(self).await,
             Statement::StorageCheck(table) => handlers::check::check(self, table.as_ref()).await,
             Statement::ShowManifest(name) => handlers::storage::manifest(self, name.as_ref()).await,
-            Statement::Storage { compact, table } => handlers::storage::run(self, compact, table.as_ref()).await,
-            Statement::KillJob(id) => handlers::job::kill(self, &id).await,
+            Statement::Storage { compact, table } => handlers::storage::run(self, *compact, table.as_ref()).await,
+            Statement::KillJob(id) => handlers::job::kill(self, id).await,
             Statement::ShowTables(namespace) => handlers::show::tables(self, namespace.as_ref()).await,
             Statement::ShowIndexes(name) => handlers::index::show(self, name.as_ref()).await,
-            Statement::Describe(name) => handlers::show::describe(self, &name).await,
-            Statement::DescribeHistory(name) => handlers::show::history(self, &name).await,
-            Statement::CreateTable(kind, create) => handlers::table::create(self, kind, *create).await,
+            Statement::Describe(name) => handlers::show::describe(self, name).await,
+            Statement::DescribeHistory(name) => handlers::show::history(self, name).await,
+            Statement::CreateTable(kind, create) => handlers::table::create(self, *kind, create.as_ref().clone()).await,
             Statement::Explain { analyze, verbose, statement } => {
-                handlers::explain::explain(self, analyze, verbose, *statement).await
+                handlers::explain::explain(self, *analyze, *verbose, statement.as_ref().clone()).await
             }
-            Statement::With(with, statement) => match *statement {
+            Statement::Prepare { name, types, statement } => {
+                handlers::prepare::prepare(self, name, types, statement.as_ref().clone())
+            }
+            Statement::Execute { name, arguments } => Box::pin(handlers::prepare::execute(self, name, arguments)).await,
+            Statement::Deallocate(name) => handlers::prepare::deallocate(self, name.as_ref()),
+            Statement::With(with, statement) => match statement.as_ref() {
                 ast::Statement::Update(update) => {
-                    self.retrying(|| handlers::update::update(self, &update, Some(&with))).await
+                    self.retrying(|| handlers::update::update(self, update, Some(with))).await
                 }
                 ast::Statement::Delete(delete) => {
-                    self.retrying(|| handlers::delete::delete(self, &delete, Some(&with))).await
+                    self.retrying(|| handlers::delete::delete(self, delete, Some(with))).await
                 }
-                other => Err(unsupported_statement(&other)),
+                other => Err(unsupported_statement(other)),
             },
-            Statement::Sql(statement) => match *statement {
+            Statement::Sql(statement) => match statement.as_ref() {
                 // A query is run again if an ALTER came between its planning and its reading.
-                ast::Statement::Query(query) => {
-                    self.retrying(|| handlers::query::query(self, query.as_ref().clone())).await
-                }
-                ast::Statement::Insert(insert) => self.retrying(|| handlers::insert::insert(self, &insert)).await,
-                ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, &update, None)).await,
-                ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, &delete, None)).await,
+                ast::Statement::Query(query) => self.retrying(|| handlers::query::query(self, query)).await,
+                ast::Statement::Insert(insert) => self.retrying(|| handlers::insert::insert(self, insert)).await,
+                ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, update, None)).await,
+                ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, delete, None)).await,
                 ast::Statement::Truncate(truncate) => {
-                    self.retrying(|| handlers::truncate::truncate(self, &truncate)).await
+                    self.retrying(|| handlers::truncate::truncate(self, truncate)).await
                 }
-                ast::Statement::AlterTable(alter) => self.retrying(|| handlers::alter::alter(self, &alter)).await,
-                ast::Statement::CreateIndex(create) => self.retrying(|| handlers::index::create(self, &create)).await,
+                ast::Statement::AlterTable(alter) => self.retrying(|| handlers::alter::alter(self, alter)).await,
+                ast::Statement::CreateIndex(create) => self.retrying(|| handlers::index::create(self, create)).await,
                 ast::Statement::Drop { object_type: ObjectType::Index, if_exists, names, .. } => {
-                    self.retrying(|| handlers::index::drop(self, &names, if_exists)).await
+                    self.retrying(|| handlers::index::drop(self, names, *if_exists)).await
                 }
-                ast::Statement::CreateView(create) => self.retrying(|| handlers::view::create(self, &create)).await,
+                ast::Statement::CreateView(create) => self.retrying(|| handlers::view::create(self, create)).await,
                 ast::Statement::Drop { object_type: ObjectType::View, if_exists, names, cascade, .. } => {
-                    handlers::view::drop(self, &names, if_exists, cascade).await
+                    handlers::view::drop(self, names, *if_exists, *cascade).await
                 }
                 ast::Statement::Drop { object_type: ObjectType::Table, if_exists, names, .. } => {
-                    handlers::table::drop(self, &names, if_exists).await
+                    handlers::table::drop(self, names, *if_exists).await
                 }
-                other => Err(unsupported_statement(&other)),
+                other => Err(unsupported_statement(other)),
             },
         }
     }
@@ -515,10 +546,15 @@ impl Execution<'_> {
 
     /// Plans a query or the SELECT behind another statement, with its parameters in place.
     pub async fn plan(&self, statement: ast::Statement, extras: &Extras) -> Result<LogicalPlan> {
+        let plan = self.logical(statement, extras).await?;
+        self.params.bind(who::bind(plan, &self.user, self.session.user())?)
+    }
+
+    /// Plans a query or the SELECT behind another statement, with placeholders for its parameters and for its users.
+    pub async fn logical(&self, statement: ast::Statement, extras: &Extras) -> Result<LogicalPlan> {
         let namespace = self.session.namespace();
         let names = Names { registry: &self.executor.registry, namespace: &namespace };
-        let plan = plan_statement(&self.state, names, statement, extras).await?;
-        who::bind(self.params.bind(plan)?, &self.user, self.session.user())
+        plan_statement(&self.state, names, statement, extras).await
     }
 
     /// The physical plan of a logical one.
@@ -536,6 +572,11 @@ impl Execution<'_> {
 
     /// Runs a physical plan to its end.
     pub async fn collect(&self, plan: Arc<dyn ExecutionPlan>, request: Arc<Request>) -> Result<Vec<RecordBatch>> {
+        self.collect_ready(&ReadyPlan::new(plan), request).await
+    }
+
+    /// Runs a plan with its parameters to its end.
+    pub async fn collect_ready(&self, plan: &ReadyPlan, request: Arc<Request>) -> Result<Vec<RecordBatch>> {
         let config = self.state.config().clone().with_extension(Arc::clone(&request));
         let context = TaskContext::new(
             None,
@@ -547,7 +588,7 @@ impl Execution<'_> {
             Default::default(),
             Arc::clone(self.state.runtime_env()),
         );
-        let mut stream = execute_stream(plan, Arc::new(context)).map_err(from_datafusion)?;
+        let mut stream = plan.execute(Arc::new(context)).map_err(from_datafusion)?;
         let mut batches = Vec::new();
         let mut worked = Instant::now();
         while let Some(batch) = stream.next().await {
@@ -562,6 +603,18 @@ impl Execution<'_> {
             request.check()?;
         }
         Ok(batches)
+    }
+
+    /// Runs the SELECT that is a part of this statement by a plan that is kept, or else kept from now on; columns keep
+    /// the types that DataFusion gives them.
+    pub async fn select_part(
+        &self,
+        part: PlanFor,
+        request: Arc<Request>,
+        build: impl FnOnce() -> Result<(ast::Query, Extras)>,
+    ) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+        let plan = self.ready_plan(part, build).await?;
+        Ok((plan.plan.schema(), self.collect_ready(&plan, request).await?))
     }
 
     /// Plans and runs the SELECT behind a statement; columns keep the types that DataFusion gives them.
@@ -596,33 +649,52 @@ fn tells_time(plan: &LogicalPlan) -> bool {
     found
 }
 
-/// Gives a result's columns the names of its SELECT list, where known, and types that this engine has.
-pub(super) fn finish_rows(schema: &SchemaRef, batches: Vec<RecordBatch>, names: Option<Vec<String>>) -> Result<Rows> {
-    let names = names.filter(|n| n.len() == schema.fields().len());
-    let mut types = Vec::with_capacity(schema.fields().len());
-    let mut fields = Vec::with_capacity(schema.fields().len());
-    for (i, field) in schema.fields().iter().enumerate() {
-        // What has no type of ours (intervals, say) is shown as text.
-        let data_type = match field.data_type() {
-            // What counts rows (row_number, rank, approx_distinct) is unsigned in DataFusion and BIGINT in SQL.
-            DataType::UInt64 => KalamDataType::BigInt,
-            _ => KalamDataType::from_arrow_field(field).unwrap_or(KalamDataType::Text),
-        };
-        let name = names.as_ref().map_or_else(|| visible_name(field.name()), |n| &n[i]);
-        let mut ours = data_type.arrow_field(name, field.is_nullable(), 0);
-        ours.set_metadata(
-            ours.metadata()
-                .iter()
-                .filter(|(k, _)| *k == crate::types::TYPE_KEY)
-                .map(|(k, v)| (k.clone(), v.clone()))
-                .collect(),
-        );
-        fields.push(ours);
-        types.push(data_type);
+/// What the rows of a query look like to its caller.
+#[derive(Debug)]
+pub(super) struct RowFormat {
+    schema: SchemaRef,
+    types: Vec<KalamDataType>,
+}
+
+impl RowFormat {
+    /// Gives a result's columns the names of its SELECT list, where known, and types that this engine has.
+    pub fn new(schema: &SchemaRef, names: Option<Vec<String>>) -> Self {
+        let names = names.filter(|n| n.len() == schema.fields().len());
+        let mut types = Vec::with_capacity(schema.fields().len());
+        let mut fields = Vec::with_capacity(schema.fields().len());
+        for (i, field) in schema.fields().iter().enumerate() {
+            // What has no type of ours (intervals, say) is shown as text.
+            let data_type = match field.data_type() {
+                // What counts rows (row_number, rank, approx_distinct) is unsigned in DataFusion and BIGINT in SQL.
+                DataType::UInt64 => KalamDataType::BigInt,
+                _ => KalamDataType::from_arrow_field(field).unwrap_or(KalamDataType::Text),
+            };
+            let name = names.as_ref().map_or_else(|| visible_name(field.name()), |n| &n[i]);
+            let mut ours = data_type.arrow_field(name, field.is_nullable(), 0);
+            ours.set_metadata(
+                ours.metadata()
+                    .iter()
+                    .filter(|(k, _)| *k == crate::types::TYPE_KEY)
+                    .map(|(k, v)| (k.clone(), v.clone()))
+                    .collect(),
+            );
+            fields.push(ours);
+            types.push(data_type);
+        }
+        Self { schema: Arc::new(Schema::new(fields)), types }
     }
-    let schema = Arc::new(Schema::new(fields));
-    let batches = batches.into_iter().map(|batch| convert(&schema, &types, &batch)).collect::<Result<_>>()?;
-    Ok(Rows { schema, batches })
+
+    /// Rows of that format.
+    pub fn rows(&self, batches: Vec<RecordBatch>) -> Result<Rows> {
+        let convert = |batch| convert(&self.schema, &self.types, &batch);
+        let batches = batches.into_iter().map(convert).collect::<Result<_>>()?;
+        Ok(Rows { schema: Arc::clone(&self.schema), batches })
+    }
+}
+
+/// The rows of a query; see [`RowFormat::new`].
+pub(super) fn finish_rows(schema: &SchemaRef, batches: Vec<RecordBatch>, names: Option<Vec<String>>) -> Result<Rows> {
+    RowFormat::new(schema, names).rows(batches)
 }
 
 fn convert(schema: &SchemaRef, types: &[KalamDataType], batch: &RecordBatch) -> Result<RecordBatch> {

@@ -1,6 +1,7 @@
 //! SQL: from text to rows.
 
 mod arithmetic;
+mod arrays;
 mod casts;
 mod catalog;
 mod correlated;
@@ -19,14 +20,18 @@ mod import;
 mod index_order;
 mod interrupt;
 mod json;
+mod lru;
 mod memory;
 mod not_in;
+mod open_parameters;
 pub mod packed;
 mod params;
 mod parser;
+mod plan_cache;
 mod privileges;
 mod rewrite;
 mod short_path;
+mod statement_cache;
 mod sums;
 mod transaction;
 mod type_planner;

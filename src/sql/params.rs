@@ -2,7 +2,7 @@
 //!
 //! Invariant: a parameter is a typed value in the plan, never text in the statement.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
@@ -76,6 +76,15 @@ impl Params {
         Ok(())
     }
 
+    /// The value of a placeholder for a place whose type is known, or not.
+    pub(super) fn scalar(&self, placeholder: &str, expected: Option<&DataType>) -> Result<ScalarValue> {
+        let value = self.get(placeholder)?;
+        match expected {
+            Some(data_type) => coerced(value, data_type, placeholder),
+            None => natural(value),
+        }
+    }
+
     /// Puts the values into a plan. A placeholder whose type the plan tells takes a value of that type: text is
     /// parsed, a number converted when it fits; what does not fit is `PARAMETER_TYPE`.
     pub fn bind(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -85,11 +94,7 @@ impl Params {
         }
         let mut values = HashMap::with_capacity(types.len());
         for (placeholder, data_type) in types {
-            let value = self.get(&placeholder)?;
-            let scalar = match data_type {
-                Some(data_type) => coerced(value, &data_type, &placeholder)?,
-                None => natural(value)?,
-            };
+            let scalar = self.scalar(&placeholder, data_type.as_ref())?;
             values.insert(placeholder.trim_start_matches('$').to_owned(), ScalarAndMetadata::from(scalar));
         }
         let values = match self {
@@ -107,9 +112,10 @@ impl Params {
 }
 
 /// The types that a plan tells for its placeholders. One that stands in places of different types has none: its value
-/// keeps the type that it has by itself, and each place converts it.
-fn placeholder_types(plan: &LogicalPlan) -> DfResult<HashMap<String, Option<DataType>>> {
-    let mut types: HashMap<String, Option<DataType>> = HashMap::new();
+/// keeps the type that it has by itself, and each place converts it. In order, so that of several values that do not
+/// fit the same one is named each time.
+pub(super) fn placeholder_types(plan: &LogicalPlan) -> DfResult<BTreeMap<String, Option<DataType>>> {
+    let mut types: BTreeMap<String, Option<DataType>> = BTreeMap::new();
     let mut conflicting = HashSet::new();
     plan.apply_with_subqueries(|plan| {
         plan.apply_expressions(|expr| {

@@ -76,6 +76,24 @@ pub enum Statement {
         /// What is explained.
         statement: Box<Statement>,
     },
+    /// `PREPARE name [(types)] AS statement`.
+    Prepare {
+        /// Its name.
+        name: ast::Ident,
+        /// The types of `$1`, `$2`, …; fewer than there are parameters leave the others to their places.
+        types: Vec<ast::DataType>,
+        /// What is prepared.
+        statement: Box<Statement>,
+    },
+    /// `EXECUTE name [(arguments)]`.
+    Execute {
+        /// The name of the prepared statement.
+        name: ast::Ident,
+        /// The values of `$1`, `$2`, …
+        arguments: Vec<ast::Expr>,
+    },
+    /// `DEALLOCATE [PREPARE] name`; no name means `ALL`.
+    Deallocate(Option<ast::Ident>),
     /// `EXECUTE AS USER 'u' ( statement )`.
     ExecuteAs {
         /// Whose rows of USER tables the statement sees.
@@ -373,6 +391,24 @@ impl StatementParser<'_> {
                 other => explain(Box::new(other)),
             });
         }
+        if is(&first, "prepare") {
+            self.skip(1);
+            return self.prepare();
+        }
+        if is(&first, "execute") && !is(&second, "as") && !is(&second, "immediate") {
+            self.skip(1);
+            return self.execute();
+        }
+        if is(&first, "deallocate") {
+            self.skip(1);
+            // A statement may be named `prepare`.
+            if is(&second, "prepare") && third.is_some() {
+                self.skip(1);
+            }
+            let name = self.parser.parse_identifier()?;
+            let all = name.quote_style.is_none() && name.value.eq_ignore_ascii_case("all");
+            return Ok(Statement::Deallocate((!all).then_some(name)));
+        }
         let kind = [("user", TableType::User), ("shared", TableType::Shared), ("stream", TableType::Stream)]
             .into_iter()
             .find(|(name, _)| is(&second, name))
@@ -392,6 +428,27 @@ impl StatementParser<'_> {
             ast::Statement::Query(query) => with_change(*query),
             other => Statement::Sql(Box::new(other)),
         })
+    }
+
+    fn prepare(&mut self) -> Result<Statement, ParserError> {
+        let name = self.parser.parse_identifier()?;
+        let mut types = Vec::new();
+        if self.parser.consume_token(&Token::LParen) {
+            types = self.parser.parse_comma_separated(Parser::parse_data_type)?;
+            self.parser.expect_token(&Token::RParen)?;
+        }
+        self.parser.expect_keyword_is(Keyword::AS)?;
+        Ok(Statement::Prepare { name, types, statement: Box::new(self.statement()?) })
+    }
+
+    fn execute(&mut self) -> Result<Statement, ParserError> {
+        let name = self.parser.parse_identifier()?;
+        let mut arguments = Vec::new();
+        if self.parser.consume_token(&Token::LParen) && !self.parser.consume_token(&Token::RParen) {
+            arguments = self.parser.parse_comma_separated(Parser::parse_expr)?;
+            self.parser.expect_token(&Token::RParen)?;
+        }
+        Ok(Statement::Execute { name, arguments })
     }
 
     fn storage(&mut self, compact: bool) -> Result<Statement, ParserError> {

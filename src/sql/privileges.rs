@@ -35,7 +35,11 @@ pub fn check(role: Role, statement: &Statement) -> Result<()> {
         | Statement::ShowIndexes(_)
         | Statement::Describe(_)
         | Statement::DescribeHistory(_)
-        | Statement::With(..) => return Ok(()),
+        | Statement::With(..)
+        // What is prepared is asked about when it is executed.
+        | Statement::Prepare { .. }
+        | Statement::Execute { .. }
+        | Statement::Deallocate(_) => return Ok(()),
         Statement::Sql(statement) if is_open(statement) => return Ok(()),
         Statement::Sql(statement) => {
             let text = statement.to_string();

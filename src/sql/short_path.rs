@@ -16,10 +16,11 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::catalog::{fold, table_id};
-use super::executor::{Execution, StatementResult, finish_rows};
+use super::executor::{Execution, RowFormat, StatementResult};
 use super::handlers::insert::literal;
 use super::handlers::query::item_names;
 use super::parser::{self, Statement};
+use super::plan_cache::KeptLookup;
 use crate::error::Result;
 use crate::schema::{IndexDefinition, TableDefinition};
 use crate::tables::{IndexAccess, IndexCodec, TableProviderCore, TableScanExec, stored_core};
@@ -28,19 +29,51 @@ use crate::types::{ColumnBuilder, KalamDataType, Value};
 /// At most so many keys of an IN list are looked up one by one.
 const MAX_KEYS: usize = 1000;
 
-/// Runs a query if it has the shape; `None` hands it to the planner.
+/// Runs a query if it has the shape; `None` hands it to the planner. It has been asked for by [`is_key_query`].
 pub async fn query(execution: &Execution<'_>, query: &Query) -> Result<Option<StatementResult>> {
     let Some(shape) = KeyQuery::of(query) else { return Ok(None) };
+    let Some(lookup) = kept_of(execution, &shape).await? else { return Ok(None) };
+    let Some(scan) = scan_of(execution, &shape, &lookup)? else { return Ok(None) };
+    let batches = execution.collect(Arc::new(scan), execution.request()).await?;
+    Ok(Some(StatementResult::rows(lookup.format.rows(batches)?)))
+}
+
+/// The lookup that a query is, for EXPLAIN.
+pub async fn query_scan(execution: &Execution<'_>, query: &Query) -> Result<Option<TableScanExec>> {
+    let Some(shape) = KeyQuery::of(query) else { return Ok(None) };
+    match kept_of(execution, &shape).await? {
+        Some(lookup) => scan_of(execution, &shape, &lookup),
+        None => Ok(None),
+    }
+}
+
+/// What is the same for all keys: kept for the next run of the same text.
+async fn kept_of(execution: &Execution<'_>, shape: &KeyQuery<'_>) -> Result<Option<Arc<KeptLookup>>> {
+    if let Some(kept) = execution.kept_lookup()? {
+        return Ok(Some(kept));
+    }
+    let registry = execution.executor.registry();
+    let catalog = registry.catalog_version();
     let Ok(id) = table_id(shape.table, &execution.session.namespace()) else { return Ok(None) };
     // Views have no provider, and system tables one of another kind.
-    let Some(provider) = execution.executor.registry().provider(&id).await? else { return Ok(None) };
+    let Some(provider) = registry.provider(&id).await? else { return Ok(None) };
     let Some(core) = stored_core(provider.as_ref()) else { return Ok(None) };
     let Some(projection) = shape.projection(core.definition()) else { return Ok(None) };
+    let scan = core.key_scan(Some(&projection), Vec::new())?;
+    let format = RowFormat::new(&datafusion::physical_plan::ExecutionPlan::schema(&scan), item_names(shape.items));
+    let kept = Arc::new(KeptLookup { scan, format, provider });
+    execution.keep_lookup(catalog, &kept);
+    Ok(Some(kept))
+}
+
+/// The lookup of what WHERE pins.
+fn scan_of(execution: &Execution<'_>, shape: &KeyQuery<'_>, kept: &KeptLookup) -> Result<Option<TableScanExec>> {
+    let Some(core) = stored_core(kept.provider.as_ref()) else { return Ok(None) };
     let lookup = lookup_of(execution, core, shape.selection, &shape.alias)?;
-    let Some(scan) = lookup.map(|lookup| lookup.scan(core, Some(&projection))).transpose()? else { return Ok(None) };
-    let schema = datafusion::physical_plan::ExecutionPlan::schema(&scan);
-    let batches = execution.collect(Arc::new(scan), execution.request()).await?;
-    Ok(Some(StatementResult::rows(finish_rows(&schema, batches, item_names(shape.items))?)))
+    Ok(lookup.map(|lookup| match lookup {
+        Lookup::Keys(keys) => kept.scan.with_keys(keys),
+        Lookup::Index(access) => kept.scan.with_index_access(access),
+    }))
 }
 
 /// The rows of an UPDATE's or DELETE's target if its WHERE pins the whole key: every column of `core`, hidden ones
@@ -52,10 +85,22 @@ pub async fn target_rows(
     alias: &Ident,
     request: Arc<crate::tables::Request>,
 ) -> Result<Option<Vec<RecordBatch>>> {
+    match target_scan(execution, core, selection, alias)? {
+        Some(scan) => execution.collect(Arc::new(scan), request).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The lookup of the rows of an UPDATE's or DELETE's target.
+pub fn target_scan(
+    execution: &Execution<'_>,
+    core: &TableProviderCore,
+    selection: Option<&Expr>,
+    alias: &Ident,
+) -> Result<Option<TableScanExec>> {
     let Some(selection) = selection else { return Ok(None) };
     let Some(lookup) = lookup_of(execution, core, selection, &fold(alias))? else { return Ok(None) };
-    let scan = lookup.scan(core, None)?;
-    execution.collect(Arc::new(scan), request).await.map(Some)
+    lookup.scan(core, None).map(Some)
 }
 
 /// A column of one constant, by the rules of assignment; `None` if the expression is no constant.
@@ -88,22 +133,17 @@ struct KeyQuery<'a> {
 }
 
 impl<'a> KeyQuery<'a> {
+    /// The parts of a query that [`is_key_query`] has found to be one.
     fn of(query: &'a Query) -> Option<Self> {
-        let template = template()?;
         let SetExpr::Select(select) = query.body.as_ref() else { return None };
-        let SetExpr::Select(bare) = template.body.as_ref() else { return None };
-        let [TableWithJoins { relation, joins }] = select.from.as_slice() else { return None };
-        let TableFactor::Table { name, alias, .. } = relation else { return None };
-        let selection = select.selection.as_ref()?;
-        let columns_renamed = alias.as_ref().is_some_and(|a| !a.columns.is_empty());
-        if !joins.is_empty() || columns_renamed || !is_bare_query(query, template) || !is_bare(select, bare) {
+        let [TableWithJoins { relation: TableFactor::Table { name, alias, .. }, .. }] = select.from.as_slice() else {
             return None;
-        }
+        };
         let alias = match alias {
             Some(alias) => fold(&alias.name),
             None => fold(name.0.last()?.as_ident()?),
         };
-        Some(Self { table: name, alias, items: &select.projection, selection })
+        Some(Self { table: name, alias, items: &select.projection, selection: select.selection.as_ref()? })
     }
 
     /// Places of the listed columns, if the list holds columns only.
@@ -129,6 +169,21 @@ impl<'a> KeyQuery<'a> {
         let unique = names.iter().enumerate().all(|(i, name)| !names[..i].contains(name));
         unique.then_some(places)
     }
+}
+
+/// Whether a query looks like a lookup of keys: one table, a WHERE of nothing but equalities, and no other clause. It
+/// is asked once for each text.
+pub fn is_key_query(query: &Query) -> bool {
+    let Some(template) = template() else { return false };
+    let (SetExpr::Select(select), SetExpr::Select(bare)) = (query.body.as_ref(), template.body.as_ref()) else {
+        return false;
+    };
+    let [TableWithJoins { relation: TableFactor::Table { alias, .. }, joins }] = select.from.as_slice() else {
+        return false;
+    };
+    let columns_renamed = alias.as_ref().is_some_and(|a| !a.columns.is_empty());
+    let pins = select.selection.as_ref().is_some_and(|selection| conjuncts(selection, &mut Vec::new()));
+    pins && joins.is_empty() && !columns_renamed && is_bare_query(query, template) && is_bare(select, bare)
 }
 
 /// `SELECT 1 FROM t`, parsed once: what a query without any further clause looks like.
@@ -273,7 +328,7 @@ fn rows_of(pins: &[(u32, Vec<Value>)], columns: &[u32]) -> Vec<Vec<Value>> {
     for values in columns.iter().filter_map(|id| pins.iter().find(|(pinned, _)| pinned == id)).map(|(_, v)| v) {
         rows = rows
             .into_iter()
-            .flat_map(|row: Vec<Value>| values.iter().map(move |value| [&row[..], &[value.clone()]].concat()))
+            .flat_map(|row: Vec<Value>| values.iter().map(move |value| [&row[..], std::slice::from_ref(value)].concat()))
             .collect();
     }
     rows

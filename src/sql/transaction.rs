@@ -235,8 +235,8 @@ impl Execution<'_> {
     }
 
     /// Runs a statement: one that begins or ends a transaction, or any other, in the one that is open.
-    pub async fn transact(mut self, statement: Statement) -> Result<StatementResult> {
-        if let Statement::Sql(sql) = &statement {
+    pub async fn transact(mut self, statement: &Statement) -> Result<StatementResult> {
+        if let Statement::Sql(sql) = statement {
             match sql.as_ref() {
                 ast::Statement::StartTransaction { modes, modifier, statements, exception, .. } => {
                     let block = !statements.is_empty() || exception.is_some();
@@ -252,7 +252,7 @@ impl Execution<'_> {
         }
         let entered = self.enter().await?;
         let outcome = match &entered {
-            Some(entered) => match check_allowed(&statement, entered.open.read_only) {
+            Some(entered) => match check_allowed(self.session, statement, entered.open.read_only) {
                 Ok(()) => self.statement(statement).await,
                 Err(error) => Err(error),
             },
@@ -441,7 +441,7 @@ fn unsupported<T>(what: &str, hint: &'static str) -> Result<T> {
 }
 
 /// Whether a statement may run within a transaction: what reads and what changes rows may.
-fn check_allowed(statement: &Statement, read_only: bool) -> Result<()> {
+fn check_allowed(session: &Session, statement: &Statement, read_only: bool) -> Result<()> {
     let changes = match statement {
         Statement::UseNamespace(_)
         | Statement::ShowNamespaces
@@ -451,9 +451,16 @@ fn check_allowed(statement: &Statement, read_only: bool) -> Result<()> {
         | Statement::ShowIndexes(_)
         | Statement::Describe(_)
         | Statement::DescribeHistory(_)
-        | Statement::Explain { .. } => false,
+        | Statement::Explain { .. }
+        | Statement::Prepare { .. }
+        | Statement::Deallocate(_) => false,
+        Statement::Execute { name, .. } => match session.prepared().find(name) {
+            Some(prepared) => return check_allowed(session, prepared.statement(), read_only),
+            // It fails when it looks for the statement.
+            None => false,
+        },
         Statement::With(..) => true,
-        Statement::ExecuteAs { statement, .. } => return check_allowed(statement, read_only),
+        Statement::ExecuteAs { statement, .. } => return check_allowed(session, statement, read_only),
         Statement::Sql(statement) => match statement.as_ref() {
             ast::Statement::Query(_) => false,
             ast::Statement::Insert(_) | ast::Statement::Update(_) | ast::Statement::Delete(_) => true,

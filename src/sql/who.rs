@@ -1,7 +1,7 @@
 //! CURRENT_USER and SESSION_USER: functions whose value a request brings.
 //!
-//! Invariant: a plan that is kept holds the call, never a name. The name is put in where parameters are, for one
-//! execution; so the same text gives every user its own.
+//! Invariant: the names are put into each plan before it is kept or run, and a plan that asks for them is kept for its
+//! users alone (`plan_cache.rs`); so the same text gives every user its own.
 
 use std::sync::Arc;
 
@@ -30,26 +30,36 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
     vec![function(CURRENT_USER, &["user"]), function(SESSION_USER, &[])]
 }
 
-/// Puts the names into a plan.
-pub fn bind(plan: LogicalPlan, current: &str, session: &str) -> Result<LogicalPlan> {
-    let name = |expr: &Expr| match expr {
-        Expr::ScalarFunction(call) if call.name() == CURRENT_USER => Some(current),
-        Expr::ScalarFunction(call) if call.name() == SESSION_USER => Some(session),
-        _ => None,
-    };
-    let calls = |expr: &Expr| expr.exists(|e| Ok(name(e).is_some()));
+/// Whether a plan asks for the user.
+pub fn is_asked(plan: &LogicalPlan) -> Result<bool> {
     let mut found = false;
     plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {
-            found = found || calls(expr)?;
+            found = found || expr.exists(|e| Ok(name(e, "", "").is_some()))?;
             Ok(TreeNodeRecursion::Continue)
         })?;
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })
     .map_err(from_datafusion)?;
-    if !found {
+    Ok(found)
+}
+
+/// Which user an expression asks for.
+fn name<'a>(expr: &Expr, current: &'a str, session: &'a str) -> Option<&'a str> {
+    match expr {
+        Expr::ScalarFunction(call) if call.name() == CURRENT_USER => Some(current),
+        Expr::ScalarFunction(call) if call.name() == SESSION_USER => Some(session),
+        _ => None,
+    }
+}
+
+/// Puts the names into a plan.
+pub fn bind(plan: LogicalPlan, current: &str, session: &str) -> Result<LogicalPlan> {
+    if !is_asked(&plan)? {
         return Ok(plan);
     }
+    let name = |expr: &Expr| name(expr, current, session);
+    let calls = |expr: &Expr| expr.exists(|e| Ok(name(e).is_some()));
     let bound = plan.transform_up_with_subqueries(|node| {
         let names = NamePreserver::new(&node);
         node.map_expressions(|expr| {

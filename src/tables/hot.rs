@@ -31,6 +31,9 @@ mod stream;
 
 use stream::StreamLife;
 
+/// The segments of one moment.
+pub(super) type Segments = Arc<Vec<Arc<Segment>>>;
+
 /// Chunks below this many rows are merged with their neighbours.
 const MERGE_BELOW_ROWS: usize = 4096;
 
@@ -274,13 +277,13 @@ impl HotTable {
 
     /// The rows in a part of an index that are visible at a snapshot and have a `_seq` from `oldest` on, in the order
     /// that is asked for: at most `limit` of them. With them the segments of that moment.
-    pub fn index_rows(
+    pub(super) fn index_rows(
         &self,
         access: &IndexAccess,
         snapshot: Seq,
         oldest: Seq,
         limit: usize,
-    ) -> Result<(Vec<IndexedRow>, Arc<Vec<Arc<Segment>>>)> {
+    ) -> Result<(Vec<IndexedRow>, Segments)> {
         if !self.state.read().indexes.is_built(access.index.index_id) {
             let mut state = self.state.write();
             let chunks = Arc::clone(&state.chunks);

@@ -1,20 +1,23 @@
 //! Which index a scan reads through, and which part of it.
 //!
-//! The rule: the primary key, where filters pin it (`provider.rs`), goes before any index; then a unique index all of
+//! The rule: the primary key, where filters pin it (`key_pins.rs`), goes before any index; then a unique index all of
 //! whose columns are pinned, then the index with the most pinned columns from its first on, then one with a range on
 //! its first column. A column is pinned by `=`, IN or IS NULL; the column after the last pinned one may have a range.
 //! Invariant: the ranges hold every row that the filters let through, so the filters can stay above the scan and have
 //! the last word. Values that are not of the column's own type are left to the filters.
 
 use std::fmt;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
 use arrow::compute::SortOptions;
 use arrow::datatypes::DataType;
-use datafusion::common::{Column, ScalarValue};
+use datafusion::common::{Column, DataFusionError, Result as DfResult, ScalarValue};
 use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
 
+use super::key_pins::pinned_keys;
+use super::key_spec::KeySpec;
 use super::index::{IndexCodec, IndexRange, successor};
 use crate::error::{KalamError, Result};
 use crate::schema::{ColumnDefinition, IndexDefinition, TableDefinition};
@@ -49,6 +52,27 @@ impl fmt::Display for IndexAccess {
             Some(true) => write!(f, ", order=backward"),
             None => Ok(()),
         }
+    }
+}
+
+/// How a scan finds the rows that filters leave; all of them are read if it has neither.
+#[derive(Debug)]
+pub struct ScanPath {
+    /// Encoded keys, if the filters pin the whole key.
+    pub keys: Option<Arc<[Vec<u8>]>>,
+    /// Else the part of an index.
+    pub index: Option<Arc<IndexAccess>>,
+}
+
+impl ScanPath {
+    /// The best path; see the module's comment.
+    pub fn of(definition: &TableDefinition, key: &KeySpec, filters: &[Expr]) -> DfResult<Self> {
+        let keys = pinned_keys(definition, key, filters)?;
+        let index = match keys {
+            Some(_) => None,
+            None => IndexAccess::choose(definition, filters).map_err(|e| DataFusionError::External(Box::new(e)))?,
+        };
+        Ok(Self { keys: keys.map(Arc::from), index: index.map(Arc::new) })
     }
 }
 

@@ -7,28 +7,26 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, DataFusionError, ScalarValue};
-use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType as DfTableType};
+use datafusion::common::{DFSchema, DataFusionError};
 use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType as DfTableType};
 use datafusion::physical_plan::ExecutionPlan;
 
-use super::index_access::{self, IndexAccess};
+use super::index_access::{self, IndexAccess, ScanPath};
 use super::key_spec::KeySpec;
+use super::parameters::{ParameterFunction, has_parameters, with_values};
 use super::scan::{DELETED_COLUMN, ScanColumn, TableScanExec, schema_with_system_columns, system_columns, table_columns};
 use super::segment::ScanFilter;
 use super::store::TableStore;
 use crate::error::{KalamError, Result};
 use crate::schema::{CachedTableData, ProviderFactory, TableDefinition, TableId, TableType};
 use crate::types::KalamDataType;
-
-/// At most so many keys of an IN list are looked up one by one; more are scanned for.
-const MAX_KEYS: usize = 1000;
 
 /// What every table provider can tell.
 pub trait BaseTableProvider: TableProvider {
@@ -48,6 +46,7 @@ pub struct TableProviderCore {
     /// The schema and columns as filters see them.
     filtered: (Arc<DFSchema>, Arc<[ScanColumn]>),
     key: KeySpec,
+    with_positions: OnceLock<Arc<Self>>,
 }
 
 impl TableProviderCore {
@@ -89,7 +88,7 @@ impl TableProviderCore {
         let schema = plan_schema(&schema);
         let names = DFSchema::try_from(Arc::clone(&schema)).map_err(KalamError::internal)?;
         let filtered = (Arc::new(names), Arc::from(columns.as_slice()));
-        Ok(Self { store, table, schema, columns, filtered, key })
+        Ok(Self { store, table, schema, columns, filtered, key, with_positions: OnceLock::new() })
     }
 
     /// The table's definition.
@@ -100,6 +99,21 @@ impl TableProviderCore {
     /// The columns that it gives.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
+    }
+
+    /// Whether it serves this definition of its table.
+    pub fn is_of(&self, table: &Arc<CachedTableData>) -> bool {
+        Arc::ptr_eq(&self.table, table)
+    }
+
+    /// The same table with its hidden columns, made when a statement first changes rows.
+    pub fn with_positions(&self) -> Result<Arc<Self>> {
+        if let Some(core) = self.with_positions.get() {
+            return Ok(Arc::clone(core));
+        }
+        let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
+        let made = Arc::new(Self::with_system_columns(store, table)?);
+        Ok(Arc::clone(self.with_positions.get_or_init(|| made)))
     }
 
     /// What identifies its rows.
@@ -124,43 +138,6 @@ impl TableProviderCore {
         })
     }
 
-    /// The encoded keys that the filters leave, if they pin the whole key.
-    fn keys(&self, filters: &[Expr]) -> Option<Vec<Vec<u8>>> {
-        let definition = self.table.definition();
-        let key_columns = definition.key_columns();
-        if key_columns.is_empty() {
-            return None;
-        }
-        let mut pinned = Vec::with_capacity(key_columns.len());
-        for column in &key_columns {
-            let values = filters.iter().find_map(|f| pinned_values(f, &column.name))?;
-            pinned.push(values);
-        }
-        let combinations = pinned.iter().map(Vec::len).product::<usize>();
-        if combinations > MAX_KEYS {
-            return None;
-        }
-        let mut keys = Vec::with_capacity(combinations);
-        for i in 0..combinations {
-            let mut rest = i;
-            let mut arrays = Vec::with_capacity(pinned.len());
-            for (values, column) in pinned.iter().zip(&key_columns) {
-                let value = &values[rest % values.len()];
-                rest /= values.len();
-                if value.is_null() || value.data_type() != column.data_type.arrow_type() {
-                    return None;
-                }
-                arrays.push(value.to_array().ok()?);
-            }
-            let mut key = Vec::new();
-            self.key.codec().encode(&arrays, 0, &mut key).ok()?;
-            keys.push(key);
-        }
-        keys.sort_unstable();
-        keys.dedup();
-        Some(keys)
-    }
-
     /// The filters that bounds can be compared with. They are applied above the scan, so none of them must be here.
     fn filter(&self, session: &dyn Session, filters: &[Expr]) -> Option<Arc<ScanFilter>> {
         let expr = conjunction(filters.iter().filter(|f| compares_columns(f)).cloned())?;
@@ -177,19 +154,22 @@ impl TableProviderCore {
         limit: Option<usize>,
     ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
         let (schema, columns) = self.projected(projection.map(Vec::as_slice))?;
-        // Deleted rows are in no index, and their `_seq` is outside of what bounds say.
-        let deleted = columns.contains(&ScanColumn::Deleted);
-        let keys = if deleted { None } else { self.keys(filters).map(Arc::from) };
-        let index = match &keys {
-            None if !deleted => IndexAccess::choose(self.table.definition(), filters).map_err(external)?.map(Arc::new),
-            _ => None,
-        };
         // A filter above the scan would see too few rows if the scan stopped at the limit.
         let fetch = limit.filter(|_| filters.is_empty());
-        let filter = if keys.is_none() && !deleted { self.filter(session, filters) } else { None };
         let (store, table) = (Arc::clone(&self.store), Arc::clone(&self.table));
+        // Deleted rows are in no index, and their `_seq` is outside of what bounds say.
+        if columns.contains(&ScanColumn::Deleted) {
+            return Ok(Arc::new(TableScanExec::new(store, table, schema, columns, None, fetch)));
+        }
+        let open = filters.iter().any(has_parameters);
+        // With parameters this is what the run does that the plan is made for; each run looks again.
+        let known: Vec<Expr> =
+            if open { filters.iter().cloned().filter_map(|f| with_values(f).ok()).collect() } else { filters.to_vec() };
+        let ScanPath { keys, index } = ScanPath::of(self.table.definition(), &self.key, &known)?;
+        let filter = if keys.is_none() || open { self.filter(session, filters) } else { None };
         let scan = TableScanExec::new(store, table, schema, columns, keys, fetch);
-        Ok(Arc::new(scan.with_filter(filter).with_index(index)))
+        let scan = scan.with_filter(filter).with_index(index);
+        Ok(Arc::new(if open { scan.with_open_filters(filters) } else { scan }))
     }
 
     /// A scan of the rows that an index has in some part of it.
@@ -200,10 +180,6 @@ impl TableProviderCore {
     }
 }
 
-fn external(error: KalamError) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
-}
-
 /// A schema without the metadata that plans have no use for; see [`KalamDataType::plan_field`].
 pub(super) fn plan_schema(schema: &Schema) -> SchemaRef {
     let field = |field: &Arc<Field>| match KalamDataType::from_arrow_field(field) {
@@ -211,33 +187,6 @@ pub(super) fn plan_schema(schema: &Schema) -> SchemaRef {
         Err(_) => Arc::clone(field),
     };
     Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>()))
-}
-
-/// The values that a filter pins a column to: `column = value` or `column IN (values)`.
-fn pinned_values(filter: &Expr, name: &str) -> Option<Vec<ScalarValue>> {
-    let is_column = |e: &Expr| matches!(e, Expr::Column(Column { name: n, .. }) if n == name);
-    let literal = |e: &Expr| match e {
-        Expr::Literal(value, _) => Some(value.clone()),
-        _ => None,
-    };
-    match filter {
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => {
-            if is_column(left) {
-                literal(right).map(|v| vec![v])
-            } else if is_column(right) {
-                literal(left).map(|v| vec![v])
-            } else {
-                None
-            }
-        }
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
-            let mut values = pinned_values(left, name)?;
-            values.extend(pinned_values(right, name)?);
-            Some(values)
-        }
-        Expr::InList(list) if !list.negated && is_column(&list.expr) => list.list.iter().map(literal).collect(),
-        _ => None,
-    }
 }
 
 /// Whether a filter compares columns with constants, so that bounds of the columns may rule it out.
@@ -262,7 +211,8 @@ fn compares_columns(filter: &Expr) -> bool {
                 | Expr::InList(_)
                 | Expr::Like(_)
                 | Expr::Cast(_)
-        );
+                | Expr::Placeholder(_)
+        ) || ParameterFunction::of(expr).is_some();
         // The walk ends where something else is found.
         Ok(if plain { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
     });
@@ -298,7 +248,7 @@ impl TableKind for StreamKind {
 /// The provider of a stored table of one kind.
 #[derive(Debug)]
 pub struct StoredTableProvider<K> {
-    core: TableProviderCore,
+    core: Arc<TableProviderCore>,
     kind: PhantomData<fn() -> K>,
 }
 
@@ -310,7 +260,7 @@ pub type SharedTableProvider = StoredTableProvider<SharedKind>;
 pub type StreamTableProvider = StoredTableProvider<StreamKind>;
 
 impl<K: TableKind> StoredTableProvider<K> {
-    fn new(core: TableProviderCore) -> Self {
+    fn new(core: Arc<TableProviderCore>) -> Self {
         Self { core, kind: PhantomData }
     }
 
@@ -354,12 +304,7 @@ impl<K: TableKind> TableProvider for StoredTableProvider<K> {
         &self,
         filters: &[&Expr],
     ) -> Result<Vec<TableProviderFilterPushDown>, DataFusionError> {
-        let key_columns = self.core.table.definition().key_columns();
-        let useful = |f: &&Expr| {
-            compares_columns(f)
-                || key_columns.iter().any(|c| pinned_values(f, &c.name).is_some())
-                || index_access::is_useful(self.core.table.definition(), f)
-        };
+        let useful = |f: &&Expr| compares_columns(f) || index_access::is_useful(self.core.table.definition(), f);
         // Inexact: the filter stays above the scan and has the last word.
         Ok(filters
             .iter()
@@ -379,7 +324,8 @@ pub fn stored_core(provider: &dyn TableProvider) -> Option<&TableProviderCore> {
 }
 
 /// The provider of a stored table, of the kind that its definition says.
-pub fn stored_provider(core: TableProviderCore) -> Result<Arc<dyn TableProvider>> {
+pub fn stored_provider(core: impl Into<Arc<TableProviderCore>>) -> Result<Arc<dyn TableProvider>> {
+    let core = core.into();
     let table = Arc::clone(&core.table);
     match table.definition().table_type {
         SharedKind::TYPE => Ok(Arc::new(SharedTableProvider::new(core))),

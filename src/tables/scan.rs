@@ -18,6 +18,7 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Statistics, stats::Precision};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::Expr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_expr_common::physical_expr::fmt_sql;
@@ -33,10 +34,12 @@ use futures::StreamExt;
 use super::chunk::{Chunk, Visibility};
 use super::cold_scan::{ColdReader, Step};
 use super::hot::HotTable;
-use super::index_access::{IndexAccess, Sorted};
+use super::index_access::{IndexAccess, ScanPath, Sorted};
+use super::key_spec::KeySpec;
 use super::log::ScopeKey;
 use super::ordered_scan;
 use super::overlay::{OverlayView, TransactionView};
+use super::parameters::with_values;
 use super::pins::SnapshotPin;
 use super::rewrite::retained_since;
 use super::segment::{ScanFilter, Segment, column_statistics};
@@ -176,11 +179,13 @@ pub(super) type Deletions = RangeInclusive<Seq>;
 pub struct TableScanExec {
     pub(super) store: Arc<TableStore>,
     pub(super) table: Arc<CachedTableData>,
-    pub(super) columns: Vec<ScanColumn>,
+    pub(super) columns: Arc<[ScanColumn]>,
     /// Encoded keys, where filters pin the whole key.
     keys: Option<Arc<[Vec<u8>]>>,
     /// The part of an index that it reads through.
     index: Option<Arc<IndexAccess>>,
+    /// The filters, if parameters are among them: then each run finds its keys or its part of an index.
+    open: Option<Arc<[Expr]>>,
     /// The order that it promises, where it is that of the index.
     index_order: Option<LexOrdering>,
     /// What rules out segments, row groups and pages.
@@ -190,6 +195,8 @@ pub struct TableScanExec {
     order: Option<LexOrdering>,
     /// Set when it is executed, if it names `_deleted`: then a deleted row has the `_seq` of its deletion.
     pub(super) deletions: Option<Deletions>,
+    /// Set when it is executed, if what it reads through is not in the order that it promises.
+    unordered: bool,
     properties: Arc<PlanProperties>,
     pub(super) metrics: ExecutionPlanMetricsSet,
 }
@@ -213,14 +220,16 @@ impl TableScanExec {
         Self {
             store,
             table,
-            columns,
+            columns: Arc::from(columns),
             keys,
             index: None,
+            open: None,
             index_order: None,
             filter: None,
             fetch,
             order: None,
             deletions: None,
+            unordered: false,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
@@ -233,11 +242,7 @@ impl TableScanExec {
         by: &[(usize, compute::SortOptions)],
         filtered: bool,
     ) -> datafusion::common::Result<Option<Self>> {
-        let sorted = |(index, options): &(usize, compute::SortOptions)| match self.columns.get(*index) {
-            Some(ScanColumn::Table { id, .. }) => Some(Sorted { column_id: *id, options: *options }),
-            _ => None,
-        };
-        let Some(sorted) = by.iter().map(sorted).collect::<Option<Vec<_>>>() else { return Ok(None) };
+        let Some(sorted) = self.sorted_by(by.iter().copied()) else { return Ok(None) };
         let definition = self.table.definition();
         if self.order.is_some() || self.columns.contains(&ScanColumn::Deleted) {
             return Ok(None);
@@ -265,6 +270,40 @@ impl TableScanExec {
         Ok(Some(Self { index, index_order, properties: Arc::new(properties), ..self.clone() }))
     }
 
+    /// Columns that rows are to be sorted by; `None` if one is not the table's.
+    fn sorted_by(&self, by: impl IntoIterator<Item = (usize, compute::SortOptions)>) -> Option<Vec<Sorted>> {
+        let sorted = |(index, options)| match self.columns.get(index) {
+            Some(ScanColumn::Table { id, .. }) => Some(Sorted { column_id: *id, options }),
+            _ => None,
+        };
+        by.into_iter().map(sorted).collect()
+    }
+
+    /// The scan as the run does it that is being worked for: its parameters have values.
+    fn with_values(&self) -> datafusion::common::Result<Self> {
+        let Some(open) = &self.open else { return Ok(self.clone()) };
+        let filters = open.iter().cloned().map(with_values).collect::<datafusion::common::Result<Vec<_>>>()?;
+        let definition = self.table.definition();
+        let key = KeySpec::new(definition).map_err(external)?;
+        let ScanPath { keys, mut index } = ScanPath::of(definition, &key, &filters)?;
+        let filter = self.filter.as_ref().map(|filter| filter.with_values()).transpose()?.map(Arc::new);
+        let mut unordered = false;
+        if let Some(order) = &self.index_order {
+            let by = |sort: &PhysicalSortExpr| sort.expr.downcast_ref::<Column>().map(|c| (c.index(), sort.options));
+            let by: Option<Vec<_>> = order.iter().map(by).collect();
+            let sorted = by.and_then(|by| self.sorted_by(by));
+            let in_order = index.as_ref().zip(sorted).and_then(|(index, sorted)| index.sorted(definition, &sorted));
+            unordered = in_order.is_none();
+            index = in_order.map(Arc::new).or(index);
+        }
+        Ok(Self { keys, index, filter, open: None, unordered, ..self.clone() })
+    }
+
+    /// The scan with its filters, parameters among them.
+    pub fn with_open_filters(self, filters: &[Expr]) -> Self {
+        Self { open: Some(Arc::from(filters)), ..self }
+    }
+
     /// The scan of so many rows.
     pub fn with_limit(self, fetch: usize) -> Self {
         Self { fetch: Some(self.fetch.map_or(fetch, |f| f.min(fetch))), ..self }
@@ -278,6 +317,20 @@ impl TableScanExec {
     /// The scan with filters that may rule out what it reads. They must be applied above it all the same.
     pub fn with_filter(self, filter: Option<Arc<ScanFilter>>) -> Self {
         Self { filter, ..self }
+    }
+}
+
+impl TableScanExec {
+    /// The same scan, of other keys.
+    pub fn with_keys(&self, keys: Vec<Vec<u8>>) -> Self {
+        let keys = Some(Arc::from(keys));
+        Self { keys, index: None, metrics: ExecutionPlanMetricsSet::new(), ..self.clone() }
+    }
+
+    /// The same scan, of a part of an index.
+    pub fn with_index_access(&self, access: IndexAccess) -> Self {
+        let index = Some(Arc::new(access));
+        Self { keys: None, index, metrics: ExecutionPlanMetricsSet::new(), ..self.clone() }
     }
 }
 
@@ -366,7 +419,7 @@ impl ExecutionPlan for TableScanExec {
             .ok_or_else(|| external(KalamError::internal("a plan was run without a request")))?;
         let schema = self.schema();
         let metrics = BaselineMetrics::new(&self.metrics, 0);
-        let scan = self.clone();
+        let scan = self.with_values()?;
         let open = async move {
             match scan.order.clone() {
                 Some(order) => scan.open_in_order(request, metrics, &order, &context).await,
@@ -453,6 +506,11 @@ impl ExecutionPlan for TableScanExec {
         false
     }
 
+    /// For another run of a kept plan: what the last one measured is not counted again.
+    fn reset_state(self: Arc<Self>) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(Self { metrics: ExecutionPlanMetricsSet::new(), ..self.as_ref().clone() }))
+    }
+
     fn fetch(&self) -> Option<usize> {
         self.fetch
     }
@@ -490,19 +548,18 @@ impl TableScanExec {
         let (source, mut cold) = match &self.keys {
             None if let Some(access) = &self.index => {
                 let definition = self.table.definition();
-                let limit = self.fetch.unwrap_or(usize::MAX);
+                let limit = self.fetch.filter(|_| !self.unordered).unwrap_or(usize::MAX);
                 hot.use_indexes_of(definition)?;
-                let (mut found, segments) = hot.index_rows(access, request.snapshot, oldest, limit.max(1))?;
-                let mut hidden = Vec::new();
+                let (mut found, segments) = hot.index_rows(access, request.snapshot, oldest, limit)?;
+                let mut cold = ColdReader::scan(&segments, wanted, self.filter.clone(), &self.metrics);
                 if let Some(overlay) = &overlay {
-                    (found, hidden) = (overlay.index_rows(definition, access, oldest)?, overlay.hidden_cold());
+                    found = overlay.index_rows(definition, access, oldest)?;
+                    cold.hide(overlay.hidden_cold());
                 }
+                cold.through_index(definition, access, limit).await?;
                 if access.order.is_none() {
                     found.sort_unstable_by_key(|found| found.position());
                 }
-                let (filter, metrics) = (self.filter.clone(), &self.metrics);
-                let cold =
-                    ColdReader::index(&segments, wanted, definition, access, filter, hidden, limit, metrics).await?;
                 let rows = found.into_iter().map(|found| (found.chunk, found.row)).collect();
                 (Source::Rows(rows), cold)
             }
@@ -720,9 +777,9 @@ pub(super) struct ChunkReader {
 
 impl ChunkReader {
     /// Whether its rows still have to be brought into the order that an index promises: those of segments come by
-    /// segment.
+    /// segment, and the index of this run may be another.
     fn is_unsorted(&self) -> bool {
-        self.scan.index_order.is_some() && !self.cold.is_done()
+        self.scan.index_order.is_some() && (self.scan.unordered || !self.cold.is_done())
     }
 
     pub(super) fn into_stream(self) -> Batches {

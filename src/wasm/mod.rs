@@ -66,6 +66,8 @@ struct Inner {
     context: Arc<AppContext>,
     durability: Durability,
     running: RefCell<HashMap<u32, Arc<AtomicBool>>>,
+    /// Descriptions of results that were given before, by what they describe.
+    columns: RefCell<HashMap<String, JsValue>>,
     /// Sessions of other users, by user and the id that the caller gave.
     sessions: RefCell<HashMap<(String, String), Arc<Session>>>,
     /// Sessions of open transactions, by their ids.
@@ -113,6 +115,7 @@ impl Engine {
                 context,
                 durability,
                 running: RefCell::default(),
+                columns: RefCell::default(),
                 sessions: RefCell::default(),
                 transactions: RefCell::default(),
                 closed: Cell::new(false),
@@ -142,7 +145,17 @@ impl Engine {
             let params = values::params(&params)?;
             let session = inner.session(&options).await?;
             let results = inner.context.executor().execute(&session, &sql, &params, &execute).await?;
-            run_result(results, &mode, execute.durability)
+            run_result(&inner, results, &mode, execute.durability)
+        })
+    }
+
+    /// Parses statements and keeps them for their runs. Gives the placeholders, as they are written.
+    pub fn prepare(&self, sql: String) -> Promise {
+        let inner = Rc::clone(&self.inner);
+        promise(async move {
+            inner.check_open()?;
+            let placeholders = inner.context.executor().prepare(&sql)?;
+            Ok(placeholders.iter().map(|name| JsValue::from_str(name)).collect::<Array>().into())
         })
     }
 
@@ -519,19 +532,46 @@ fn exec_result(results: &[StatementResult], asked: Durability) -> Result<JsValue
     Ok(exec_object(results, asked).into())
 }
 
-fn run_result(mut results: Vec<StatementResult>, mode: &str, asked: Durability) -> Result<JsValue> {
+/// At most so many descriptions of results are kept.
+const MAX_COLUMNS: usize = 256;
+
+/// What `columns` of a result is. A description takes a dozen calls into JavaScript, and the same statement gives the
+/// same one each time: it is kept, frozen.
+fn columns_of(inner: &Inner, rows: &Rows) -> Result<JsValue> {
+    let mut described = Vec::with_capacity(rows.schema.fields().len());
+    let mut key = String::new();
+    for field in rows.schema.fields() {
+        let data_type = crate::types::KalamDataType::from_arrow_field(field)?.sql_name();
+        key.push_str(field.name());
+        key.push('\0');
+        key.push_str(&data_type);
+        key.push(if field.is_nullable() { '?' } else { '!' });
+        described.push((field, data_type));
+    }
+    if let Some(known) = inner.columns.borrow().get(&key) {
+        return Ok(known.clone());
+    }
+    let columns = Array::new();
+    for (field, data_type) in described {
+        columns.push(&Object::freeze(&column_info(field.name(), &data_type, field.is_nullable())));
+    }
+    let columns: JsValue = Object::freeze(&columns).into();
+    let mut known = inner.columns.borrow_mut();
+    if known.len() >= MAX_COLUMNS {
+        known.clear();
+    }
+    known.insert(key, columns.clone());
+    Ok(columns)
+}
+
+fn run_result(inner: &Inner, mut results: Vec<StatementResult>, mode: &str, asked: Durability) -> Result<JsValue> {
     let object = exec_object(&results, asked);
     let rows = results.pop().and_then(|r| r.rows);
     match mode {
         "exec" => {}
         "query" => {
             let rows = rows.unwrap_or_else(empty_rows);
-            let columns = Array::new();
-            for field in rows.schema.fields() {
-                let data_type = crate::types::KalamDataType::from_arrow_field(field)?;
-                columns.push(&column_info(field.name(), &data_type.sql_name(), field.is_nullable()));
-            }
-            set(&object, "columns", &columns);
+            set(&object, "columns", &columns_of(inner, &rows)?);
             set(&object, "rowCount", &JsValue::from_f64(rows.len() as f64));
             let buffers = Array::new();
             for buffer in packed::encode(&rows)? {

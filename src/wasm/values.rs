@@ -144,8 +144,32 @@ fn to_value(value: &JsValue, name: &str) -> Result<Value> {
     if let Some(floats) = value.dyn_ref::<Float32Array>() {
         return Ok(Value::Embedding(floats.to_vec()));
     }
+    if let Some(items) = value.dyn_ref::<Array>() {
+        return array(items, name).map(Value::Json);
+    }
     let json = JSON::stringify(value).ok().and_then(|text| text.as_string());
     json.map(Value::Json).ok_or_else(|| wrong("cannot be a parameter".into()))
+}
+
+/// An array as JSON text. JSON knows integers of any length, only JavaScript's writer of it does not.
+fn array(items: &Array, name: &str) -> Result<String> {
+    let mut text = String::from("[");
+    for (place, item) in items.iter().enumerate() {
+        if place > 0 {
+            text.push(',');
+        }
+        let json = if item.is_bigint() {
+            item.unchecked_ref::<js_sys::BigInt>().to_string(10).ok().map(String::from)
+        } else if let Some(inner) = item.dyn_ref::<Array>() {
+            Some(array(inner, name)?)
+        } else {
+            JSON::stringify(&item).ok().and_then(|text| text.as_string())
+        };
+        let wrong = || KalamError::new(ErrorCode::ParameterType, format!("element {place} of {name} is no value"));
+        text.push_str(&json.ok_or_else(wrong)?);
+    }
+    text.push(']');
+    Ok(text)
 }
 
 fn bigint(value: &JsValue) -> Option<Value> {

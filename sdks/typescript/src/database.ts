@@ -11,7 +11,7 @@ import { type OpenedSource, openBytes, openResponse, openStream } from './import
 import { decodeRows } from './packed/decode.js'
 import { encodeRows } from './packed/encode.js'
 import { checkParams, checkSql, isReadOnly, templateToSql } from './params.js'
-import { type Caller, runTransaction } from './transaction.js'
+import { type Caller, checkMayOpenSession, runTransaction } from './transaction.js'
 import type {
   CallOptions,
   ColumnInfo,
@@ -27,6 +27,7 @@ import type {
   Int64Mode,
   Param,
   Params,
+  PreparedStatement,
   Row,
   Rows,
   StreamOptions,
@@ -109,6 +110,11 @@ export class Connection implements Database {
 
   async sql<T = Row>(strings: TemplateStringsArray, ...values: Param[]): Promise<Rows<T>> {
     return this.query<T>(templateToSql(strings, values), values)
+  }
+
+  async prepare<T = Row>(sql: string, options?: CallOptions): Promise<PreparedStatement<T>> {
+    const parameters = await this.client.call('prepare', { sql: checkSql(sql) }, options, { readOnly: true })
+    return new Prepared<T>(this, sql, parameters)
   }
 
   async arrow(sql: string, params?: Params, options?: CallOptions): Promise<Uint8Array> {
@@ -243,6 +249,7 @@ export class Connection implements Database {
 
   async as(user: string): Promise<Database> {
     this.session()
+    checkMayOpenSession(this.client)
     // Unique among all connections of the database, whichever tab they are in.
     sessions += 1
     const scope = { user: checkUser(user), session: `${sessions}-${Math.random().toString(36).slice(2)}` }
@@ -273,6 +280,45 @@ export class Connection implements Database {
 
   declare [Symbol.asyncDispose]: () => Promise<void>
 }
+
+/** The one implementation of {@link PreparedStatement}: the text, which the engine keeps parsed and planned. */
+class Prepared<T> implements PreparedStatement<T> {
+  private closed = false
+
+  constructor(
+    private readonly db: Connection,
+    readonly sql: string,
+    readonly parameters: readonly string[],
+  ) {}
+
+  private check(): void {
+    if (this.closed) throw new KalamError({ code: 'CONNECTION_CLOSED', message: 'the prepared statement is closed' })
+  }
+
+  async query(params?: Params, options?: CallOptions): Promise<Rows<T>> {
+    this.check()
+    return this.db.query<T>(this.sql, params, options)
+  }
+
+  async exec(params?: Params, options?: CallOptions): Promise<ExecResult> {
+    this.check()
+    return this.db.exec(this.sql, params, options)
+  }
+
+  close(): void {
+    this.closed = true
+  }
+
+  declare [Symbol.dispose]: () => void
+}
+
+Object.defineProperty(Prepared.prototype, Symbol.dispose ?? Symbol.for('Symbol.dispose'), {
+  value(this: Prepared<unknown>) {
+    this.close()
+  },
+  configurable: true,
+  writable: true,
+})
 
 // Browsers without `Symbol.asyncDispose` have the symbol that compilers put in its place.
 Object.defineProperty(Connection.prototype, Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose'), {

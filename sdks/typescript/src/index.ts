@@ -37,6 +37,7 @@ export type {
   JsonValue,
   Param,
   Params,
+  PreparedStatement,
   Rescued,
   RescueFinding,
   Role,

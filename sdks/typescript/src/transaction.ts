@@ -90,6 +90,19 @@ function invalid(message: string): KalamError {
   return new KalamError({ code: 'INVALID_OPTION', message })
 }
 
+function foreignUser(): KalamError {
+  return new KalamError({
+    code: 'FEATURE_NOT_SUPPORTED',
+    message: 'a transaction belongs to one user',
+    hint: "EXECUTE AS USER 'name' (…) runs a statement for another one.",
+  })
+}
+
+/** Refuses to open a session of another user within a transaction. */
+export function checkMayOpenSession(client: Caller): void {
+  if (client instanceof TransactionCalls) throw foreignUser()
+}
+
 /** Makes the calls of one transaction. */
 class TransactionCalls implements Caller {
   private ended = false
@@ -122,11 +135,7 @@ class TransactionCalls implements Caller {
     const { transaction } = this
     const belonging = (given: Ops[K]['args']): Ops[K]['args'] => {
       if ((given as SessionOptions).session !== this.session.session) {
-        throw new KalamError({
-          code: 'FEATURE_NOT_SUPPORTED',
-          message: 'a transaction belongs to one user',
-          hint: "EXECUTE AS USER 'name' (…) runs a statement for another one.",
-        })
+        throw foreignUser()
       }
       return { ...given, transaction }
     }

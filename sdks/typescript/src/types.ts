@@ -242,6 +242,27 @@ export interface DatabaseStatus {
   memory: { wasm: number; hotRows: number; hotBytes: number; query: number }
 }
 
+/** A statement that {@link Database.prepare} has parsed. */
+export interface PreparedStatement<T = Row> {
+  /** Its text. */
+  readonly sql: string
+
+  /** Its parameters as they are written: `$1`, `$name`. */
+  readonly parameters: readonly string[]
+
+  /** Runs it and gives its rows as plain objects. */
+  query(params?: Params, options?: CallOptions): Promise<Rows<T>>
+
+  /** Runs it and gives the receipt. */
+  exec(params?: Params, options?: CallOptions): Promise<ExecResult>
+
+  /** Gives it up; `CONNECTION_CLOSED` for whoever runs it afterwards. Calling it again is harmless. */
+  close(): void
+
+  /** `using st = await db.prepare(…)` closes at the end of the block. */
+  [Symbol.dispose](): void
+}
+
 /** Options of `transaction`. */
 export interface TransactionOptions extends CallOptions {
   /** How often it is run again when another writer was first, 3 by default. */
@@ -269,6 +290,13 @@ export interface Database {
 
   /** Tagged template: the values become parameters `$1`, `$2`, …, never text. */
   sql<T = Row>(strings: TemplateStringsArray, ...values: Param[]): Promise<Rows<T>>
+
+  /**
+   * Parses a statement now and runs it later, as often as wanted; what does not parse fails here. What its names mean
+   * is decided at each run. The engine keeps parsed statements and plans by their text anyway, so this is as fast as
+   * running the same text again; it survives a restart of the engine.
+   */
+  prepare<T = Row>(sql: string, options?: CallOptions): Promise<PreparedStatement<T>>
 
   /** Runs a query and gives its rows as the bytes of an Arrow IPC stream. */
   arrow(sql: string, params?: Params, options?: CallOptions): Promise<Uint8Array>

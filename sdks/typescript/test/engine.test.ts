@@ -173,6 +173,35 @@ describe('the real engine', () => {
     )
   })
 
+  it('prepares statements', async () => {
+    await db.exec('CREATE TABLE prepared (id INT PRIMARY KEY, n BIGINT, e EMBEDDING(2))')
+    await assert.rejects(db.prepare('SELEC'), { code: 'SYNTAX_ERROR', position: { line: 1, column: 1 } })
+    const add = await db.prepare('INSERT INTO prepared VALUES ($1, $2, $3)')
+    assert.deepEqual(add.parameters, ['$1', '$2', '$3'])
+    for (const id of [1, 2, 3]) await add.exec([id, BigInt(id) * 10n, new Float32Array([id, 0.5])])
+    const get = await db.prepare<{ n: bigint }>('SELECT n FROM prepared WHERE id = $1')
+    assert.deepEqual([...(await get.query([2]))], [{ n: 20n }])
+    const named = await db.prepare('SELECT id FROM prepared WHERE n > $least ORDER BY id')
+    assert.deepEqual([...(await named.query({ least: 15 }))], [{ id: 2 }, { id: 3 }])
+    assert.deepEqual([...(await named.query({ least: null }))], [])
+    await db.exec('UPDATE prepared SET n = 21 WHERE id = 2')
+    assert.deepEqual([...(await get.query([2]))], [{ n: 21n }])
+    get.close()
+    await assert.rejects(get.query([2]), { code: 'CONNECTION_CLOSED' })
+  })
+
+  it('takes arrays and many parameters', async () => {
+    await db.exec('CREATE TABLE listed (id INT PRIMARY KEY)')
+    const ids = Array.from({ length: 1000 }, (_, i) => i)
+    await db.exec(`INSERT INTO listed VALUES ${ids.map(i => `($${i + 1})`).join(', ')}`, ids)
+    const rows = await db.query('SELECT id FROM listed WHERE id = ANY ($1) ORDER BY id', [[7, 5n, null, 2000]])
+    assert.deepEqual([...rows], [{ id: 5 }, { id: 7 }])
+    const none = await db.query('SELECT id FROM listed WHERE id IN ($1)', [[]])
+    assert.deepEqual([...none], [])
+    const rest = await db.query('SELECT count(*) AS n FROM listed WHERE id <> ALL ($1)', [ids.slice(1)])
+    assert.deepEqual([...rest], [{ n: 1n }])
+  })
+
   it('speaks Arrow both ways', async () => {
     await db.exec(
       'CREATE TABLE source (id INT PRIMARY KEY, name TEXT); CREATE TABLE target (id INT PRIMARY KEY, name TEXT)',

@@ -107,6 +107,12 @@ class ScriptedEngine implements Engine {
     return { ...RECEIPT, columns: COLUMNS, rowCount: 1, packed: [packed], ipc: new Uint8Array([1, 2, 3]) }
   }
 
+  async prepare(sql: string): Promise<string[]> {
+    this.log.push(`prepare ${sql}`)
+    if (sql.includes('fail')) throw { name: 'KalamError', code: 'SYNTAX_ERROR', sqlstate: '42601', message: 'near' }
+    return ['$1']
+  }
+
   cancel(id: number): void {
     this.cancelled.get(id)?.({ name: 'KalamError', code: 'CANCELLED', sqlstate: '57014', message: 'cancelled' })
   }
@@ -372,6 +378,24 @@ for (const kind of ['remote', 'inline'] as const) {
       })
       assert.equal(world.engines.length, 1, 'it answered the cancellation, so it is not replaced')
       assert.equal((await db.query('q')).length, 1)
+      await db.close()
+    })
+
+    it('prepares a statement once and runs it by its text, also on the next engine', async () => {
+      const world = new World()
+      const db = await open(world[kind])
+      await assert.rejects(db.prepare('fail'), code('SYNTAX_ERROR', { sqlstate: '42601' }))
+      await assert.rejects(db.prepare(1 as never), code('INVALID_OPTION'))
+      const st = await db.prepare<{ id: bigint; name: string }>('q $1')
+      assert.deepEqual(st.parameters, ['$1'])
+      assert.deepEqual([...(await st.query(['a']))], [{ id: 1n, name: 'a' }])
+      assert.equal((await st.exec(['b'])).rowsAffected, RECEIPT.rowsAffected)
+      await assert.rejects(db.exec('trap'), code('INTERNAL_ERROR'))
+      assert.equal((await st.query(['c'])).length, 1)
+      assert.equal(world.engines.length, 2)
+      st.close()
+      st.close()
+      await assert.rejects(st.query(['d']), code('CONNECTION_CLOSED'))
       await db.close()
     })
 

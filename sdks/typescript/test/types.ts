@@ -72,6 +72,12 @@ export async function surface(signal: AbortSignal, response: Response, file: Fil
   const tagged =
     await db.sql<Item>`SELECT * FROM t WHERE id = ${1n} AND at < ${new Date()} AND e = ${new Float32Array(3)}`
   same<typeof tagged, Rows<Item>>()
+  const st = await db.prepare<Item>('SELECT * FROM t WHERE id = ANY ($1)')
+  const prepared: Item[] = await st.query([[1n, 2n]])
+  const names: readonly string[] = st.parameters
+  st.close()
+  void prepared
+  void names
   const ipc: Uint8Array = await db.arrow('SELECT 1')
   const item: Item = { id: 1n, name: null }
   await db.insert('t', [item], call)

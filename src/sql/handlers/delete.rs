@@ -10,7 +10,7 @@ use datafusion::sql::sqlparser::ast::{Delete, FromTable, Ident, Query, TableWith
 
 use super::super::executor::{Execution, StatementResult};
 use super::super::short_path;
-use super::dml::{TARGET, Target, column_item, select_from, target_name, unsupported};
+use super::dml::{Explained, TARGET, Target, column_item, select_from, target_name, unsupported};
 use super::update::first_of_each_row;
 use crate::error::Result;
 use crate::tables::POSITION_COLUMN;
@@ -44,26 +44,40 @@ async fn found_rows(
     alias: &Ident,
     with: Option<&With>,
 ) -> Result<Vec<RecordBatch>> {
-    if with.is_none() && delete.using.is_none() && execution.options.short_path {
+    if may_be_short(execution, delete, with) {
         let (core, request) = (target.core(execution)?, Arc::clone(&target.request));
-        let rows = short_path::target_rows(execution, &core, delete.selection.as_ref(), alias, request).await?;
+        let selection = delete.selection.as_ref();
+        let rows = short_path::target_rows(execution, &core, selection, alias, request).await?;
         if let Some(rows) = rows {
             return rows.iter().map(|batch| target.position_first(batch)).collect();
         }
     }
-    let mut query = rows_query(target, delete, alias)?;
-    query.with = with.cloned();
-    let (_, batches) = execution.select(query, &target.extras(execution)?, Arc::clone(&target.request)).await?;
-    Ok(batches)
+    let build = || {
+        let mut query = rows_query(target, delete, alias)?;
+        query.with = with.cloned();
+        Ok((query, target.extras(execution)?))
+    };
+    target.select(execution, build).await
 }
 
 /// The SELECT behind a DELETE, for EXPLAIN.
-pub async fn explained(execution: &Execution<'_>, delete: &Delete, with: Option<&With>) -> Result<(Query, Target)> {
+pub async fn explained(execution: &Execution<'_>, delete: &Delete, with: Option<&With>) -> Result<Explained> {
     let (name, alias) = target_name(&table_of(delete)?.relation)?;
     let target = Target::find(execution, name).await?;
+    let lookup = if may_be_short(execution, delete, with) {
+        let core = target.core(execution)?;
+        short_path::target_scan(execution, &core, delete.selection.as_ref(), &alias)?
+    } else {
+        None
+    };
     let mut query = rows_query(&target, delete, &alias)?;
     query.with = with.cloned();
-    Ok((query, target))
+    Ok(Explained { query, target, lookup })
+}
+
+/// Whether a DELETE may go past the planner, if its WHERE pins the whole key.
+fn may_be_short(execution: &Execution<'_>, delete: &Delete, with: Option<&With>) -> bool {
+    with.is_none() && delete.using.is_none() && execution.options.short_path
 }
 
 fn table_of(delete: &Delete) -> Result<&TableWithJoins> {

@@ -16,18 +16,29 @@ use super::super::catalog::{Extras, Names, fold, position_of_name};
 use super::super::errors::from_datafusion;
 use super::super::executor::{Execution, Rows, StatementResult, finish_rows};
 use super::super::parser::{self, Statement};
+use super::super::plan_cache::PlanFor;
 use super::query::item_names;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{CachedTableData, TableDefinition};
 use crate::tables::{
     ColdCheck, HotTable, POSITION_COLUMN, PreparedRows, ROW_ID_COLUMN, Request, ScopeKey, ScopeWrite, StatementWrite,
-    TableProviderCore, stored_provider,
+    TableProviderCore, TableScanExec, stored_core, stored_provider,
 };
 
 /// The relation that an UPDATE or DELETE changes, in the SELECT that finds its rows.
 pub const TARGET: &str = "$target";
 /// The relation that RETURNING reads.
 const RETURNING: &str = "$returning";
+
+/// How an UPDATE or DELETE finds its rows, for EXPLAIN.
+pub struct Explained {
+    /// The SELECT of the rows.
+    pub query: ast::Query,
+    /// The table.
+    pub target: Target,
+    /// The lookup that takes the place of the SELECT, if the statement goes past the planner.
+    pub lookup: Option<TableScanExec>,
+}
 
 /// The table that a statement changes, as its session sees it.
 #[derive(Clone)]
@@ -65,9 +76,36 @@ impl Target {
         self.table.definition()
     }
 
-    /// The table with its hidden columns.
-    pub fn core(&self, execution: &Execution<'_>) -> Result<TableProviderCore> {
-        TableProviderCore::with_system_columns(Arc::clone(execution.executor.store()), Arc::clone(&self.table))
+    /// The table with its hidden columns; the one that its provider keeps, if that is of this definition.
+    pub fn core(&self, execution: &Execution<'_>) -> Result<Arc<TableProviderCore>> {
+        let kept = execution.executor.registry().cached_provider(self.table.table_id());
+        match kept.as_ref().and_then(|kept| stored_core(kept.as_ref())) {
+            Some(core) if core.is_of(&self.table) => core.with_positions(),
+            _ => {
+                let store = Arc::clone(execution.executor.store());
+                Ok(Arc::new(TableProviderCore::with_system_columns(store, Arc::clone(&self.table))?))
+            }
+        }
+    }
+
+    /// Runs the SELECT of the rows to change. Fails with a conflict if the table's definition is not that of this
+    /// target any more: its plan would be of another.
+    pub async fn select(
+        &self,
+        execution: &Execution<'_>,
+        build: impl FnOnce() -> Result<(ast::Query, Extras)>,
+    ) -> Result<Vec<RecordBatch>> {
+        let plan = execution.ready_plan(PlanFor::Rows, build).await?;
+        self.check_current(execution).await?;
+        execution.collect_ready(&plan, Arc::clone(&self.request)).await
+    }
+
+    async fn check_current(&self, execution: &Execution<'_>) -> Result<()> {
+        let current = execution.executor.registry().table(self.table.table_id()).await?;
+        if !current.is_some_and(|current| Arc::ptr_eq(&current, &self.table)) {
+            return Err(changed_meanwhile(&self.table));
+        }
+        Ok(())
     }
 
     /// Rows of [`Target::core`] in the order that UPDATE and DELETE select them: position, row id if there is one,
@@ -109,10 +147,7 @@ impl Target {
         }
         let (registry, store) = (execution.executor.registry(), execution.executor.store());
         if let Some(transaction) = &execution.transaction {
-            let current = registry.table(self.table.table_id()).await?;
-            if !current.is_some_and(|current| Arc::ptr_eq(&current, &self.table)) {
-                return Err(changed_meanwhile(&self.table));
-            }
+            self.check_current(execution).await?;
             let write = StatementWrite { table: &self.table, scope: &self.scope, rows, replaced, deleted };
             transaction.write(write).await?;
             return Ok(StatementResult { rows_affected, ..StatementResult::default() });

@@ -1,16 +1,21 @@
 //! EXPLAIN and EXPLAIN ANALYZE.
 //!
+//! A statement that goes past the planner is explained by its lookup, as `ShortPath: …`; any other by its plan, with
+//! VERBOSE also whether a kept plan would run.
+//!
 //! Invariant: nothing here commits. A statement that changes rows is explained by the SELECT that finds them, and
 //! EXPLAIN ANALYZE, which runs what it explains, takes queries only.
 
 use std::sync::Arc;
 
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::sql::sqlparser::ast;
 
 use super::super::catalog::Extras;
 use super::super::executor::{Execution, StatementResult};
 use super::super::parser::Statement;
+use super::super::short_path;
 use super::dml::{Target, unsupported};
 use super::show::text_rows;
 use crate::error::Result;
@@ -28,31 +33,65 @@ pub async fn explain(
         _ => return unsupported("EXPLAIN of this statement"),
     };
     let mut lines: Vec<(&str, String)> = Vec::new();
-    let (query, extras) = match *statement {
-        ast::Statement::Query(query) => (query, Extras::new()),
+    let (query, extras) = match statement.as_ref() {
+        ast::Statement::Query(query) => {
+            if execution.options.short_path
+                && short_path::is_key_query(query)
+                && let Some(scan) = short_path::query_scan(execution, query).await?
+            {
+                return key_lookup(execution, lines, Arc::new(scan), analyze).await;
+            }
+            (query.as_ref().clone(), Extras::new())
+        }
         ast::Statement::Update(update) if !analyze => {
-            let (query, target) = super::update::explained(execution, &update, with.as_ref()).await?;
-            lines.push(("statement", format!("Update {}", target.table.table_id())));
-            (Box::new(query), target.extras(execution)?)
+            let explained = super::update::explained(execution, update, with.as_ref()).await?;
+            lines.push(("statement", format!("Update {}", explained.target.table.table_id())));
+            if let Some(scan) = explained.lookup {
+                return key_lookup(execution, lines, Arc::new(scan), false).await;
+            }
+            let extras = explained.target.extras(execution)?;
+            (explained.query, extras)
         }
         ast::Statement::Delete(delete) if !analyze => {
-            let (query, target) = super::delete::explained(execution, &delete, with.as_ref()).await?;
-            lines.push(("statement", format!("Delete {}", target.table.table_id())));
-            (Box::new(query), target.extras(execution)?)
+            let explained = super::delete::explained(execution, delete, with.as_ref()).await?;
+            lines.push(("statement", format!("Delete {}", explained.target.table.table_id())));
+            if let Some(scan) = explained.lookup {
+                return key_lookup(execution, lines, Arc::new(scan), false).await;
+            }
+            let extras = explained.target.extras(execution)?;
+            (explained.query, extras)
         }
         ast::Statement::Insert(insert) if !analyze => {
             let ast::TableObject::TableName(name) = &insert.table else { return unsupported("INSERT INTO a function") };
             let target = Target::find(execution, name).await?;
             lines.push(("statement", format!("Insert {}", target.table.table_id())));
-            match insert.source {
-                Some(source) => (source, Extras::new()),
+            match &insert.source {
+                Some(source) => match super::insert::constant_rows(execution, source)? {
+                    Some(count) => {
+                        lines.push(("short path", format!("ShortPath: Values: rows={count}")));
+                        return rows(lines);
+                    }
+                    None => (source.as_ref().clone(), Extras::new()),
+                },
                 None => return rows(lines),
             }
         }
         _ if analyze => return unsupported("EXPLAIN ANALYZE of a statement that changes something"),
         _ => return unsupported("EXPLAIN of this statement"),
     };
-    let plan = execution.plan(ast::Statement::Query(query), &extras).await?;
+    if verbose {
+        let explained = match with {
+            None => Statement::Sql(statement),
+            Some(with) => Statement::With(with, statement),
+        };
+        let state = match execution.executor.statement_cache().find(&explained) {
+            Some(text) => execution.plan_cache_state(&text)?,
+            None => "miss",
+        };
+        lines.push(("plan cache", state.to_owned()));
+    }
+    // Planned for this EXPLAIN alone, so its figures are those of one run.
+    let plan = execution.plan(ast::Statement::Query(Box::new(query)), &extras).await?;
     let physical = execution.physical(&plan).await?;
     if analyze {
         execution.collect(Arc::clone(&physical), execution.request()).await?;
@@ -67,6 +106,24 @@ pub async fn explain(
     lines.push(("logical plan", optimized.display_indent().to_string()));
     let shown = DisplayableExecutionPlan::new(physical.as_ref());
     lines.push(("physical plan", shown.indent(verbose).to_string().trim_end().to_owned()));
+    rows(lines)
+}
+
+/// A statement that goes past the planner.
+async fn key_lookup(
+    execution: &Execution<'_>,
+    mut lines: Vec<(&str, String)>,
+    scan: Arc<dyn ExecutionPlan>,
+    analyze: bool,
+) -> Result<StatementResult> {
+    let shown = if analyze {
+        execution.collect(Arc::clone(&scan), execution.request()).await?;
+        DisplayableExecutionPlan::with_metrics(scan.as_ref())
+    } else {
+        DisplayableExecutionPlan::new(scan.as_ref())
+    };
+    let kind = if analyze { "short path with metrics" } else { "short path" };
+    lines.push((kind, format!("ShortPath: {}", shown.indent(false).to_string().trim_end())));
     rows(lines)
 }
 

@@ -17,11 +17,12 @@ use super::super::defaults::default_column;
 use super::super::executor::{Execution, StatementResult, finish_rows};
 use super::super::params::Params;
 use super::super::parser::position_of;
+use super::super::plan_cache::PlanFor;
 use super::dml::{Target, item, select_from, unsupported};
 use super::upsert::Upsert;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::TableDefinition;
-use crate::tables::prepare_rows;
+use crate::tables::{Request, prepare_rows};
 use crate::types::{ColumnBuilder, KalamDataType, Value, coerce_array};
 
 /// Runs an INSERT.
@@ -131,8 +132,9 @@ async fn source_columns(
         let computed = computed_values(execution, target, rows).await?;
         return Ok(vec![value_rows(execution, target.definition(), rows, listed, computed)?]);
     }
-    let (schema, batches) =
-        execution.select(source.as_ref().clone(), &Extras::new(), Arc::clone(&target.request)).await?;
+    let (schema, batches) = execution
+        .select_part(PlanFor::Rows, Arc::clone(&target.request), || Ok((source.as_ref().clone(), Extras::new())))
+        .await?;
     let places = places(target.definition(), listed, schema.fields().len(), None)?;
     batches.into_iter().map(|batch| convert(target.definition(), &places, &batch)).collect()
 }
@@ -186,6 +188,17 @@ fn plain_values(query: &ast::Query) -> Option<&Vec<ast::Parens<Vec<Expr>>>> {
     }
 }
 
+/// How many rows an INSERT takes from VALUES of nothing but constants and DEFAULT, if it does.
+pub fn constant_rows(execution: &Execution<'_>, source: &ast::Query) -> Result<Option<usize>> {
+    let Some(rows) = plain_values(source) else { return Ok(None) };
+    for expr in rows.iter().flat_map(|row| &row.content) {
+        if !is_default(expr) && literal(expr, execution.params)?.is_none() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(rows.len()))
+}
+
 fn is_default(expr: &Expr) -> bool {
     matches!(expr, Expr::Identifier(i) if i.quote_style.is_none() && i.value.eq_ignore_ascii_case("default"))
 }
@@ -205,10 +218,15 @@ async fn computed_values(
             expressions.push(expr);
         }
     }
+    computed(execution, &expressions, Arc::clone(&target.request)).await
+}
+
+/// The values of expressions that name no column.
+pub async fn computed(execution: &Execution<'_>, expressions: &[&Expr], request: Arc<Request>) -> Result<Vec<Value>> {
     let mut values = Vec::with_capacity(expressions.len());
-    for part in expressions.chunks(EXPRESSIONS_PER_QUERY) {
-        let query = select_of(part)?;
-        let (schema, batches) = execution.select(query, &Extras::new(), Arc::clone(&target.request)).await?;
+    for (number, part) in expressions.chunks(EXPRESSIONS_PER_QUERY).enumerate() {
+        let build = || Ok((select_of(part)?, Extras::new()));
+        let (schema, batches) = execution.select_part(PlanFor::Values(number), Arc::clone(&request), build).await?;
         let rows = finish_rows(&schema, batches, None)?;
         let [batch] = rows.batches.as_slice() else {
             return Err(KalamError::internal("expressions without FROM gave no row"));

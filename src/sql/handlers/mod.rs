@@ -11,6 +11,7 @@ pub mod index;
 pub mod insert;
 pub mod job;
 pub mod namespace;
+pub mod prepare;
 pub mod query;
 pub mod rewrite;
 pub mod show;

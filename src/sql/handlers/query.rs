@@ -3,20 +3,26 @@
 use datafusion::sql::sqlparser::ast::{self, Expr, SelectItem, SetExpr};
 
 use super::super::catalog::{Extras, fold};
-use super::super::executor::{Execution, StatementResult, finish_rows};
+use super::super::executor::{Execution, StatementResult};
+use super::super::plan_cache::PlanFor;
 use super::super::short_path;
 use crate::error::Result;
 
 /// Runs a query.
-pub async fn query(execution: &Execution<'_>, query: ast::Query) -> Result<StatementResult> {
+pub async fn query(execution: &Execution<'_>, query: &ast::Query) -> Result<StatementResult> {
+    let parsed = execution.origin.map(|origin| origin.parsed());
+    let key_query = parsed.map_or_else(|| short_path::is_key_query(query), |parsed| parsed.key_query);
     if execution.options.short_path
-        && let Some(result) = short_path::query(execution, &query).await?
+        && key_query
+        && let Some(result) = short_path::query(execution, query).await?
     {
         return Ok(result);
     }
-    let names = column_names(&query);
-    let (schema, batches) = execution.select(query, &Extras::new(), execution.request()).await?;
-    Ok(StatementResult::rows(finish_rows(&schema, batches, names)?))
+    let names = parsed.map_or_else(|| column_names(query), |parsed| parsed.names.clone());
+    let build = || Ok((query.clone(), Extras::new()));
+    let plan = execution.ready_plan(PlanFor::Rows, build).await?;
+    let batches = execution.collect_ready(&plan, execution.request()).await?;
+    Ok(StatementResult::rows(plan.format(names.as_ref()).rows(batches)?))
 }
 
 /// Names of a query's columns as they are written: the alias, the column, or the text of the expression. `None` when

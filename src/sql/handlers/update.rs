@@ -15,7 +15,7 @@ use super::super::catalog::{fold, single_ident};
 use super::super::defaults::default_column;
 use super::super::executor::{Execution, StatementResult};
 use super::super::short_path;
-use super::dml::{TARGET, Target, column_item, item, select_from, target_name, unsupported};
+use super::dml::{Explained, TARGET, Target, column_item, item, select_from, target_name, unsupported};
 use super::insert::column_place;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::TableDefinition;
@@ -74,21 +74,34 @@ async fn found_rows(
     assigned: &[Option<Assigned>],
     with: Option<&With>,
 ) -> Result<Vec<RecordBatch>> {
-    let constant = |a: &Option<Assigned>| match a {
-        Some(Assigned::Expr(expr)) => short_path::is_constant(execution, expr),
-        _ => true,
-    };
-    if with.is_none() && update.from.is_none() && execution.options.short_path && assigned.iter().all(constant) {
+    if may_be_short(execution, update, assigned, with) {
         let (core, request) = (target.core(execution)?, Arc::clone(&target.request));
-        let rows = short_path::target_rows(execution, &core, update.selection.as_ref(), alias, request).await?;
+        let selection = update.selection.as_ref();
+        let rows = short_path::target_rows(execution, &core, selection, alias, request).await?;
         if let Some(rows) = rows {
             return rows.iter().map(|batch| with_constants(execution, target, assigned, batch)).collect();
         }
     }
-    let mut query = rows_query(target.definition(), update, alias, assigned)?;
-    query.with = with.cloned();
-    let (_, batches) = execution.select(query, &target.extras(execution)?, Arc::clone(&target.request)).await?;
-    Ok(batches)
+    let build = || {
+        let mut query = rows_query(target.definition(), update, alias, assigned)?;
+        query.with = with.cloned();
+        Ok((query, target.extras(execution)?))
+    };
+    target.select(execution, build).await
+}
+
+/// Whether an UPDATE may go past the planner, if its WHERE pins the whole key.
+fn may_be_short(
+    execution: &Execution<'_>,
+    update: &Update,
+    assigned: &[Option<Assigned>],
+    with: Option<&With>,
+) -> bool {
+    let constant = |a: &Option<Assigned>| match a {
+        Some(Assigned::Expr(expr)) => short_path::is_constant(execution, expr),
+        _ => true,
+    };
+    with.is_none() && update.from.is_none() && execution.options.short_path && assigned.iter().all(constant)
 }
 
 fn with_constants(
@@ -112,13 +125,19 @@ fn with_constants(
 }
 
 /// The SELECT behind an UPDATE, for EXPLAIN.
-pub async fn explained(execution: &Execution<'_>, update: &Update, with: Option<&With>) -> Result<(Query, Target)> {
+pub async fn explained(execution: &Execution<'_>, update: &Update, with: Option<&With>) -> Result<Explained> {
     let (name, alias) = target_name(&update.table.relation)?;
     let target = Target::find(execution, name).await?;
     let assigned = assignments(target.definition(), update)?;
+    let lookup = if may_be_short(execution, update, &assigned, with) {
+        let core = target.core(execution)?;
+        short_path::target_scan(execution, &core, update.selection.as_ref(), &alias)?
+    } else {
+        None
+    };
     let mut query = rows_query(target.definition(), update, &alias, &assigned)?;
     query.with = with.cloned();
-    Ok((query, target))
+    Ok(Explained { query, target, lookup })
 }
 
 /// What a column is set to.

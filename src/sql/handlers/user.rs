@@ -22,21 +22,12 @@ type GivenRole = Option<(String, Option<Position>)>;
 type GivenPassword = Option<Option<Position>>;
 
 /// `EXECUTE AS USER 'u' ( statement )`: with the rows and the role of that user, in this session.
-pub async fn execute_as(execution: &Execution<'_>, user: &UserName, statement: Statement) -> Result<StatementResult> {
+pub async fn execute_as(execution: &Execution<'_>, user: &UserName, statement: &Statement) -> Result<StatementResult> {
     let name = name_of(execution, user)?;
     let role = execution.executor.system().role_of(&name).await?;
     check_may_act_as(execution.role, &execution.user, &name, role).map_err(|e| e.at(user.position))?;
-    let inner = Execution {
-        executor: execution.executor,
-        session: execution.session,
-        user: Arc::from(name),
-        role,
-        params: execution.params,
-        options: execution.options,
-        state: Arc::clone(&execution.state),
-        started_us: execution.started_us,
-        transaction: execution.transaction.clone(),
-    };
+    let mut inner = execution.of(execution.params, execution.origin);
+    (inner.user, inner.role) = (Arc::from(name), role);
     Box::pin(inner.statement(statement)).await
 }
 

@@ -14,7 +14,7 @@ use arrow::compute;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::stats::Precision;
-use datafusion::common::{Column, ColumnStatistics, ScalarValue};
+use datafusion::common::{Column, ColumnStatistics, Result as DfResult, ScalarValue};
 use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
 use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
@@ -22,6 +22,7 @@ use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use super::reader::{Footer, Segment};
 use super::{ROW_ID_FIELD_ID, SEQ_FIELD_ID};
 use crate::error::Result;
+use crate::tables::parameters::with_values_physical;
 use crate::tables::scan::ScanColumn;
 use crate::types::KalamDataType;
 
@@ -47,6 +48,12 @@ impl ScanFilter {
     /// A filter over the columns of `schema`.
     pub fn new(expr: Arc<dyn PhysicalExpr>, schema: SchemaRef, columns: Arc<[ScanColumn]>) -> Self {
         Self { expr, schema, columns, pruning: OnceLock::new() }
+    }
+
+    /// The same filter with the values of the run in the place of its parameters.
+    pub fn with_values(&self) -> DfResult<Self> {
+        let expr = with_values_physical(Arc::clone(&self.expr))?;
+        Ok(Self::new(expr, Arc::clone(&self.schema), Arc::clone(&self.columns)))
     }
 
     /// The expression, over the columns of the schema.
@@ -209,19 +216,14 @@ fn null_count(segment: &Segment, column: &ScanColumn) -> Option<u64> {
     }
 }
 
-/// What is known of a column over some segments, for the optimizer; inexact, because rows have ended and others are
-/// in memory.
+/// What the planner may know of a column: how many values are NULL, about.
+///
+/// Its bounds are kept from it on purpose. Hot rows may lie outside of them, and a kept plan runs again after writes;
+/// but a filter takes bounds that leave one value for the proof that the column is constant, and no sort is then made.
 pub fn column_statistics(segments: &[Arc<Segment>], column: &ScanColumn) -> ColumnStatistics {
-    let bound = |min: bool| {
-        let bounds = segments.iter().map(|s| bound(s, column, min)).collect::<Option<Vec<_>>>();
-        let better = |a: ScalarValue, b: ScalarValue| if (b < a) == min { b } else { a };
-        bounds.and_then(|b| b.into_iter().reduce(better)).map_or(Precision::Absent, Precision::Inexact)
-    };
     let nulls: Option<u64> = segments.iter().map(|s| null_count(s, column)).sum();
     ColumnStatistics {
         null_count: nulls.map_or(Precision::Absent, |n| Precision::Inexact(n as usize)),
-        min_value: bound(true),
-        max_value: bound(false),
         ..ColumnStatistics::new_unknown()
     }
 }

@@ -142,6 +142,10 @@ export class EngineHost {
     })
   }
 
+  protected prepare({ sql }: Ops['prepare']['args']) {
+    return this.opened.prepare(sql)
+  }
+
   protected async cursor(args: Ops['cursor']['args'], id: number): Promise<Ops['cursor']['result']> {
     const { sql, params, format, rowsPerFile, durability, ...rest } = args
     const cursor = await this.opened.cursor(sql, params, {

@@ -35,6 +35,8 @@ export interface Ops {
     args: SessionOptions & { sql: string; params: unknown; mode: RunMode; durability?: Durability; timeoutMs?: number }
     result: RunResult
   }
+  /** Parses and keeps; gives the placeholders as they are written. */
+  prepare: { args: { sql: string }; result: string[] }
   /** Opens a cursor; `format` makes it one of files. */
   cursor: {
     args: SessionOptions & {

@@ -106,6 +106,7 @@ export interface Engine {
     },
   ): Promise<Cursor>
   run(sql: string, params: unknown, options: RunOptions): Promise<RunResult>
+  prepare(sql: string): Promise<string[]>
   cancel(requestId: number): void
   endSession(user: string, session: string): void
   /** Begins a transaction and gives the id that calls then name. */

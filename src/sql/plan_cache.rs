@@ -1,0 +1,556 @@
+//! Physical plans, kept for the next run of the same statement.
+//!
+//! A plan is kept under the statement, the part of it, the namespace, the users if the plan asks for them, and what
+//! planning could see of the parameters: their types, and the values of those that a plan cannot leave open (LIMIT,
+//! NULL). What a role may read is asked when a plan runs (`Request::scope`). Invariant: a kept plan gives what planning
+//! again would give. So none outlives the catalog that it was planned with
+//! (`SchemaRegistry::catalog_version`); none is kept whose planning looked at the clock or at anything else that a
+//! stable function tells; scans decide when they run what they read; and a plan serves one run at a time, each with
+//! its state and its metrics set anew. Whoever finds a plan in use plans for itself.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use datafusion::catalog::TableProvider;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Result as DfResult, ScalarValue};
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::physical_expr::expressions::DynamicFilterPhysicalExpr;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
+use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::sql::sqlparser::ast;
+use parking_lot::Mutex;
+
+use super::catalog::Extras;
+use super::datafusion_session;
+use super::errors::from_datafusion;
+use super::executor::{Execution, RowFormat};
+use super::lru::Lru;
+use super::open_parameters::{OpenParameter, casts_a_parameter, number_parameters, open_parameters};
+use super::params::Params;
+use super::statement_cache::{ParsedStatement, ParsedText};
+use super::who;
+use crate::error::Result;
+use crate::tables::TableScanExec;
+use crate::tables::parameters::{ParameterValues, WithValues, within, within_async};
+use crate::types::Value;
+
+/// At most so many plans are kept.
+const MAX_PLANS: usize = 256;
+/// They take about so many bytes at the most.
+const MAX_BYTES: usize = 16 << 20;
+/// About how many bytes an operator takes with its expressions and schemas.
+const BYTES_PER_OPERATOR: usize = 4 << 10;
+
+/// Which of the SELECTs behind a statement a plan is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PlanFor {
+    /// The query, the rows that UPDATE and DELETE change, or those that INSERT takes.
+    Rows,
+    /// The expressions among the values of an INSERT, by the number of their query.
+    Values(usize),
+    /// The lookup of a query that goes past the planner.
+    Lookup,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    text: u64,
+    statement: usize,
+    part: PlanFor,
+    namespace: Arc<str>,
+    /// The current user and the session's, for a plan that asks for one.
+    users: Option<(Arc<str>, Arc<str>)>,
+    parameters: Vec<u8>,
+}
+
+/// A plan that is kept.
+struct KeptPlan {
+    plan: Arc<dyn ExecutionPlan>,
+    /// By their numbers in the plan.
+    parameters: Vec<OpenParameter>,
+    format: OnceLock<Arc<RowFormat>>,
+    in_use: AtomicBool,
+}
+
+/// A query that goes past the planner, as far as it is the same for all keys.
+pub struct KeptLookup {
+    /// The provider of its table.
+    pub provider: Arc<dyn TableProvider>,
+    /// The lookup, of no key.
+    pub scan: TableScanExec,
+    /// What its rows look like.
+    pub format: RowFormat,
+}
+
+#[derive(Clone)]
+enum Entry {
+    Plan(Arc<KeptPlan>),
+    Lookup(Arc<KeptLookup>),
+    /// The plan asks for a user: there is one for each under a longer key.
+    ByUser,
+    /// Planning looked at more than its key tells.
+    Never,
+}
+
+struct Plans {
+    /// The catalog that all of them were planned with.
+    catalog: u64,
+    entries: Lru<Key, Entry>,
+}
+
+/// The cache.
+pub struct PlanCache {
+    plans: Mutex<Plans>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl fmt::Debug for PlanCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PlanCache").field("plans", &self.plans.lock().entries.len()).finish_non_exhaustive()
+    }
+}
+
+impl Default for PlanCache {
+    fn default() -> Self {
+        let plans = Plans { catalog: 0, entries: Lru::new(MAX_PLANS, MAX_BYTES) };
+        Self { plans: Mutex::new(plans), hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+    }
+}
+
+impl PlanCache {
+    fn get(&self, key: &Key, catalog: u64) -> Option<Entry> {
+        let mut plans = self.plans.lock();
+        if plans.catalog != catalog {
+            plans.entries.clear();
+            plans.catalog = catalog;
+        }
+        plans.entries.get(key).cloned()
+    }
+
+    fn insert(&self, key: Key, catalog: u64, entry: Entry) {
+        let bytes = match &entry {
+            Entry::Plan(kept) => operators(kept.plan.as_ref()) * BYTES_PER_OPERATOR,
+            Entry::Lookup(_) => BYTES_PER_OPERATOR,
+            Entry::ByUser | Entry::Never => size_of::<Key>(),
+        };
+        let mut plans = self.plans.lock();
+        if plans.catalog == catalog {
+            plans.entries.insert(key, entry, bytes);
+        }
+    }
+
+    /// Hits, misses, plans, and about how many bytes they take.
+    pub fn gauges(&self) -> [(&'static str, u64); 4] {
+        let plans = self.plans.lock();
+        [
+            ("plan_cache_hits", self.hits.load(Ordering::Relaxed)),
+            ("plan_cache_misses", self.misses.load(Ordering::Relaxed)),
+            ("plan_cache_size", plans.entries.len() as u64),
+            ("plan_cache_bytes", plans.entries.bytes() as u64),
+        ]
+    }
+}
+
+fn operators(plan: &dyn ExecutionPlan) -> usize {
+    1 + plan.children().into_iter().map(|child| operators(child.as_ref())).sum::<usize>()
+}
+
+/// Gives a kept plan free when its run ends, however it ends.
+struct Lease(Arc<KeptPlan>);
+
+impl Lease {
+    fn take(kept: &Arc<KeptPlan>) -> Option<Self> {
+        (!kept.in_use.swap(true, Ordering::AcqRel)).then(|| Self(Arc::clone(kept)))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.in_use.store(false, Ordering::Release);
+    }
+}
+
+/// A plan that is ready to run once.
+pub struct ReadyPlan {
+    /// The plan.
+    pub plan: Arc<dyn ExecutionPlan>,
+    values: ParameterValues,
+    lease: Option<Lease>,
+}
+
+impl ReadyPlan {
+    /// A plan without open parameters.
+    pub fn new(plan: Arc<dyn ExecutionPlan>) -> Self {
+        Self { plan, values: Arc::from([]), lease: None }
+    }
+
+    /// What its rows look like, where the SELECT list tells these names.
+    pub fn format(&self, names: Option<&Vec<String>>) -> Arc<RowFormat> {
+        let format = || Arc::new(RowFormat::new(&self.plan.schema(), names.cloned()));
+        match &self.lease {
+            Some(lease) => Arc::clone(lease.0.format.get_or_init(format)),
+            None => format(),
+        }
+    }
+
+    /// Starts it.
+    pub fn execute(
+        &self,
+        context: Arc<datafusion::execution::TaskContext>,
+    ) -> DfResult<datafusion::execution::SendableRecordBatchStream> {
+        let stream = within(&self.values, || execute_stream(Arc::clone(&self.plan), context))?;
+        Ok(Box::pin(WithValues::new(stream, Arc::clone(&self.values))))
+    }
+}
+
+/// Where a statement that runs was parsed from.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// The text.
+    pub text: &'a ParsedText,
+    /// Which of its statements.
+    pub index: usize,
+}
+
+impl<'a> Origin<'a> {
+    /// The statement with what its text tells.
+    pub fn parsed(&self) -> &'a ParsedStatement {
+        &self.text.statements[self.index]
+    }
+}
+
+impl Execution<'_> {
+    /// The plan of one of the SELECTs behind this statement: a kept one, or what `build` gives, planned.
+    ///
+    /// The plan runs as whoever runs it: nothing of the session, its role or its transaction is in it.
+    pub async fn ready_plan(
+        &self,
+        part: PlanFor,
+        build: impl FnOnce() -> Result<(ast::Query, Extras)>,
+    ) -> Result<ReadyPlan> {
+        let cache = self.executor.plan_cache();
+        let catalog = self.executor.registry().catalog_version();
+        let key = match self.origin.filter(|origin| self.options.caches && !origin.text.clock) {
+            Some(origin) => Some(key_of(self, origin, part)?),
+            None => None,
+        };
+        let (mut key, entry) = self.find_plan(key, catalog);
+        if let Some(Entry::Plan(kept)) = &entry
+            && let Some(ready) = ready(kept, self.params)?
+        {
+            cache.hits.fetch_add(1, Ordering::Relaxed);
+            return Ok(ready);
+        }
+        cache.misses.fetch_add(1, Ordering::Relaxed);
+        let (query, extras) = build()?;
+        let logical = self.logical(ast::Statement::Query(Box::new(query)), &extras).await?;
+        if let Some(key) = &mut key
+            && key.users.is_none()
+            && who::is_asked(&logical)?
+        {
+            cache.insert(key.clone(), catalog, Entry::ByUser);
+            key.users = Some(self.users());
+        }
+        let logical = who::bind(logical, &self.user, self.session.user())?;
+        if let (Some(key), Some(origin)) = (key, self.origin)
+            && !matches!(entry, Some(Entry::Never))
+        {
+            match self.kept_plan(&logical, &origin.parsed().fixed).await {
+                Some(kept) => {
+                    let kept = Arc::new(kept);
+                    // In use from the start, so that nobody takes it while this run has it.
+                    let ready = ready(&kept, self.params)?;
+                    cache.insert(key, catalog, Entry::Plan(kept));
+                    if let Some(ready) = ready {
+                        return Ok(ready);
+                    }
+                }
+                None => cache.insert(key, catalog, Entry::Never),
+            }
+        }
+        let bound = self.params.bind(logical)?;
+        Ok(ReadyPlan::new(self.physical(&bound).await?))
+    }
+
+    /// What is kept under a key, and under which one that is.
+    fn find_plan(&self, key: Option<Key>, catalog: u64) -> (Option<Key>, Option<Entry>) {
+        let Some(mut key) = key else { return (None, None) };
+        let cache = self.executor.plan_cache();
+        let mut entry = cache.get(&key, catalog);
+        if let Some(Entry::ByUser) = entry {
+            key.users = Some(self.users());
+            entry = cache.get(&key, catalog);
+        }
+        (Some(key), entry)
+    }
+
+    fn users(&self) -> (Arc<str>, Arc<str>) {
+        (Arc::clone(&self.user), Arc::clone(self.session.user()))
+    }
+
+    /// The lookup that this query is, if it is kept.
+    pub fn kept_lookup(&self) -> Result<Option<Arc<KeptLookup>>> {
+        let Some(key) = self.lookup_key() else { return Ok(None) };
+        let cache = self.executor.plan_cache();
+        match cache.get(&key, self.executor.registry().catalog_version()) {
+            Some(Entry::Lookup(lookup)) => {
+                cache.hits.fetch_add(1, Ordering::Relaxed);
+                Ok(Some(lookup))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Keeps the lookup that this query is; `catalog` is the catalog's version from before its table was looked up.
+    pub fn keep_lookup(&self, catalog: u64, lookup: &Arc<KeptLookup>) {
+        let cache = self.executor.plan_cache();
+        if let Some(key) = self.lookup_key() {
+            cache.misses.fetch_add(1, Ordering::Relaxed);
+            cache.insert(key, catalog, Entry::Lookup(Arc::clone(lookup)));
+        }
+    }
+
+    /// Types of parameters say nothing here: the lookup itself declines what is no key.
+    fn lookup_key(&self) -> Option<Key> {
+        let origin = self.origin.filter(|_| self.options.caches)?;
+        Some(Key {
+            text: origin.text.id,
+            statement: origin.index,
+            part: PlanFor::Lookup,
+            namespace: self.session.namespace(),
+            users: None,
+            parameters: Vec::new(),
+        })
+    }
+
+    /// A plan that can be kept; `None` if this one cannot, or cannot be made without the parameters' values.
+    async fn kept_plan(&self, logical: &LogicalPlan, fixed: &[String]) -> Option<KeptPlan> {
+        if depends_on_the_moment(logical) {
+            return None;
+        }
+        // Errors come again, with their right place, when the statement is planned with its values.
+        let open = open_parameters(logical, self.params, fixed).ok()??;
+        let optimized = self.state.optimize(&open).ok()?;
+        if casts_a_parameter(&optimized) {
+            return None;
+        }
+        let (numbered, parameters) = number_parameters(optimized, logical).ok()?;
+        let values = values_of(&parameters, self.params).ok()??;
+        // Which index is best may depend on the values; the plan serves all of them (`TableScanExec`).
+        let planning = self.state.query_planner().create_physical_plan(&numbered, self.state.as_ref());
+        let plan = within_async(&values, planning).await.ok()?;
+        let plan = datafusion_session::one_partition(plan);
+        can_run_again(&plan).ok()?.then(|| KeptPlan {
+            plan,
+            parameters,
+            format: OnceLock::new(),
+            in_use: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether a statement's query has a kept plan, for EXPLAIN.
+    pub fn plan_cache_state(&self, text: &ParsedText) -> Result<&'static str> {
+        let origin = Origin { text, index: 0 };
+        if text.clock {
+            return Ok("not kept: the statement asks for the time");
+        }
+        let catalog = self.executor.registry().catalog_version();
+        let key = key_of(self, origin, PlanFor::Rows)?;
+        Ok(match self.find_plan(Some(key), catalog).1 {
+            Some(Entry::Plan(_) | Entry::Lookup(_)) => "hit",
+            Some(Entry::Never) => "not kept: planning needs the values of the parameters, or the moment",
+            Some(Entry::ByUser) | None => "miss",
+        })
+    }
+}
+
+/// A kept plan with the values of a run; `None` if it is in use.
+fn ready(kept: &Arc<KeptPlan>, params: &Params) -> Result<Option<ReadyPlan>> {
+    let Some(lease) = Lease::take(kept) else { return Ok(None) };
+    let Some(values) = values_of(&kept.parameters, params)? else { return Ok(None) };
+    let plan = reset_plan_states(Arc::clone(&kept.plan)).map_err(from_datafusion)?;
+    Ok(Some(ReadyPlan { plan, values, lease: Some(lease) }))
+}
+
+/// The values of parameters by their numbers; `None` if one is not of the type that was planned for.
+fn values_of(parameters: &[OpenParameter], params: &Params) -> Result<Option<ParameterValues>> {
+    let mut values = vec![ScalarValue::Null; parameters.len()];
+    // In the order of their names: of several values that do not fit, the first is named.
+    let mut in_order: Vec<usize> = (0..parameters.len()).collect();
+    in_order.sort_by(|a, b| parameters[*a].placeholder().cmp(parameters[*b].placeholder()));
+    for number in in_order {
+        let Some(value) = parameters[number].value(params)? else { return Ok(None) };
+        values[number] = value;
+    }
+    Ok(Some(Arc::from(values)))
+}
+
+fn key_of(execution: &Execution<'_>, origin: Origin<'_>, part: PlanFor) -> Result<Key> {
+    let parsed = origin.parsed();
+    let mut parameters = Vec::with_capacity(parsed.placeholders.len());
+    for placeholder in &parsed.placeholders {
+        let value = execution.params.get(placeholder)?;
+        describe(value, &mut parameters);
+        if parsed.fixed.contains(placeholder) {
+            parameters.extend(format!("={value:?};").bytes());
+        }
+    }
+    Ok(Key {
+        text: origin.text.id,
+        statement: origin.index,
+        part,
+        namespace: execution.session.namespace(),
+        users: None,
+        parameters,
+    })
+}
+
+/// What planning sees of a parameter: its type, and whether an integer fits INT.
+fn describe(value: &Value, out: &mut Vec<u8>) {
+    out.push(match value {
+        Value::Null => 0,
+        Value::Boolean(_) => 1,
+        Value::BigInt(n) if i32::try_from(*n).is_ok() => 2,
+        Value::BigInt(_) => 3,
+        Value::Double(_) => 4,
+        Value::Decimal { .. } => 5,
+        Value::Text(_) => 6,
+        Value::Bytes(_) => 7,
+        Value::Timestamp(_) => 8,
+        Value::DateTime(_) => 9,
+        Value::Date(_) => 10,
+        Value::Time(_) => 11,
+        Value::Uuid(_) => 12,
+        Value::Json(_) => 13,
+        Value::Embedding(_) => 14,
+    });
+    match value {
+        Value::Decimal { scale, .. } => out.push(*scale),
+        Value::Embedding(values) => out.extend((values.len() as u32).to_le_bytes()),
+        _ => {}
+    }
+}
+
+/// Whether a plan calls a function that is computed when a statement is planned and may give something else for the
+/// next: the time, the session.
+fn depends_on_the_moment(plan: &LogicalPlan) -> bool {
+    let stable = |expr: &Expr| match expr {
+        Expr::ScalarFunction(call) => call.func.signature().volatility == Volatility::Stable,
+        Expr::ScalarVariable(..) => true,
+        _ => false,
+    };
+    let mut found = false;
+    // The closures never fail.
+    let _ = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            found = found || expr.exists(|e| Ok(stable(e))).unwrap_or(true);
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    found
+}
+
+/// Whether a plan can be set back to its start: not if operators share state that no reset reaches.
+fn can_run_again(plan: &Arc<dyn ExecutionPlan>) -> DfResult<bool> {
+    let mut can = true;
+    plan.apply(|node| {
+        if node.is::<RecursiveQueryExec>() {
+            can = false;
+        }
+        node.apply_expressions(&mut |expr| {
+            expr.apply(|expr| {
+                // A sort with a limit has one for itself, which its reset makes anew; nothing else may read it.
+                if expr.is::<DynamicFilterPhysicalExpr>() && !node.is::<SortExec>() {
+                    can = false;
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })?;
+        Ok(if can { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+    })?;
+    Ok(can)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::executor::{ExecuteOptions, Session, SqlExecutor};
+    use super::super::parser::Statement;
+    use super::*;
+    use crate::schema::SchemaRegistry;
+    use crate::storage::{CountingBackend, MemoryBackend, StorageBackend};
+    use crate::tables::{SystemProviders, SystemTablesRegistry, TableProviders, TableStore};
+    use futures::executor::block_on;
+    use web_time::Duration;
+
+    async fn executor() -> Result<SqlExecutor> {
+        let counting = Arc::new(CountingBackend::new(Arc::new(MemoryBackend::new())));
+        let backend: Arc<dyn StorageBackend> = Arc::clone(&counting) as _;
+        let store = TableStore::open(Arc::clone(&backend), 1).await?;
+        let registry = Arc::new(SchemaRegistry::new(backend));
+        registry.ensure_defaults().await?;
+        let node = Arc::from("node");
+        let system = SystemTablesRegistry::open(node, counting, &registry, Arc::clone(&store)).await?;
+        let providers = Arc::new(TableProviders::new(Arc::clone(&store)));
+        registry.set_provider_factory(Arc::new(SystemProviders::new(Arc::clone(&system), providers)));
+        SqlExecutor::new(registry, store, system, 64 << 20, Duration::from_secs(30))
+    }
+
+    /// Names of operators with the rows that they counted.
+    fn counted(plan: &dyn ExecutionPlan, out: &mut Vec<(String, Option<usize>)>) {
+        let rows = plan.metrics().and_then(|m| m.output_rows());
+        out.push((plan.name().to_owned(), rows));
+        plan.children().into_iter().for_each(|child| counted(child.as_ref(), out));
+    }
+
+    #[test]
+    fn every_run_counts_its_own_rows_and_gives_the_plan_back() -> Result<()> {
+        block_on(async {
+            let executor = executor().await?;
+            let (session, options) = (Session::new("ann"), ExecuteOptions::default());
+            let setup = "CREATE TABLE t (id INT PRIMARY KEY, n INT);
+                INSERT INTO t SELECT value, value % 3 FROM generate_series(0, 20) AS g(value)";
+            executor.execute(&session, setup, &Params::default(), &options).await?;
+            for sql in [
+                "SELECT id FROM t WHERE n >= $1",
+                "SELECT id FROM t WHERE id = $1 OR id = 3",
+                "SELECT id FROM t WHERE n = $1 ORDER BY id DESC LIMIT 3",
+                "SELECT a.id FROM t a JOIN t b ON a.id = b.n WHERE a.n <= $1",
+                "SELECT n, count(*) FROM t WHERE id > $1 GROUP BY n",
+                "SELECT id, row_number() OVER (PARTITION BY n ORDER BY id) FROM t WHERE id > $1",
+                "SELECT id FROM t WHERE id < $1 UNION ALL SELECT n FROM t",
+                "SELECT id FROM t WHERE n = (SELECT min(n) FROM t WHERE id >= $1)",
+                "SELECT a.id FROM t a CROSS JOIN t b WHERE a.id + b.id = $1",
+                "SELECT count(*) FROM generate_series(1, 5) AS g(i) WHERE i <= $1",
+            ] {
+                let text = executor.statement_cache().parse(sql, true)?;
+                let params = Params::Positional(vec![Value::BigInt(1)]);
+                let mut execution = executor.execution(&session, &params, &options).await?;
+                execution.origin = Some(Origin { text: &text, index: 0 });
+                let Statement::Sql(statement) = &text.statements[0].statement else { panic!("{sql}") };
+                let ast::Statement::Query(query) = statement.as_ref() else { panic!("{sql}") };
+                let build = || Ok((query.as_ref().clone(), Extras::new()));
+                let mut runs = Vec::new();
+                for _ in 0..3 {
+                    let ready = execution.ready_plan(PlanFor::Rows, build).await?;
+                    assert!(ready.lease.is_some(), "{sql} is kept");
+                    let other = execution.ready_plan(PlanFor::Rows, build).await?;
+                    assert!(other.lease.is_none() || !Arc::ptr_eq(&other.plan, &ready.plan), "{sql}");
+                    drop(other);
+                    execution.collect_ready(&ready, execution.request()).await?;
+                    let mut rows = Vec::new();
+                    counted(ready.plan.as_ref(), &mut rows);
+                    runs.push(rows);
+                }
+                assert_eq!(runs[0], runs[1], "{sql}");
+                assert_eq!(runs[1], runs[2], "{sql}");
+            }
+            Ok(())
+        })
+    }
+}
