@@ -123,7 +123,11 @@ impl Ended {
                     (None, true) => ended.deleted.push(position),
                     (Some((segment, row)), _) => {
                         let mark = marks.entry(segment).or_insert_with(|| ColdMark { segment, ..ColdMark::default() });
-                        if is_deletion { mark.deleted.insert(row) } else { mark.replaced.insert(row) };
+                        if is_deletion {
+                            mark.deleted.insert(row)
+                        } else {
+                            mark.replaced.insert(row)
+                        };
                     }
                 }
             }

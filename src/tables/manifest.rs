@@ -108,7 +108,10 @@ pub async fn read(backend: &dyn StorageBackend, scope: &ScopeKey) -> Result<Mani
 impl Manifest {
     fn take(&mut self, number: u32, payload: &[u8]) -> Result<()> {
         let damaged = |what: &str| {
-            KalamError::new(ErrorCode::DataCorrupted, format!("the manifest of segment {number} does not decode: {what}"))
+            KalamError::new(
+                ErrorCode::DataCorrupted,
+                format!("the manifest of segment {number} does not decode: {what}"),
+            )
         };
         let (&[version], rest) = payload.split_first_chunk::<1>().ok_or_else(|| damaged("it is empty"))?;
         if version > VERSION {

@@ -242,12 +242,7 @@ fn deletions(marks: &DeleteVector) -> HashMap<u32, Seq> {
     marks.tombstones().iter().flat_map(|(seq, rows)| rows.iter().map(|row| (row, *seq))).collect()
 }
 
-fn kept_rows(
-    marks: &DeleteVector,
-    deleted: &HashMap<u32, Seq>,
-    range: &Range<u32>,
-    keep: Keep,
-) -> Vec<(u32, Kept)> {
+fn kept_rows(marks: &DeleteVector, deleted: &HashMap<u32, Seq>, range: &Range<u32>, keep: Keep) -> Vec<(u32, Kept)> {
     let why = |row| match marks.has_ended(row) {
         false => Some((row, Kept::Live)),
         true => Some((row, keep.row(marks.ended_at(row), deleted.get(&row).copied())?)),
@@ -311,11 +306,7 @@ pub async fn build(definition: &Arc<TableDefinition>, number: u32, sources: Vec<
 }
 
 /// Rows as pairs of source and row, by key and within a key by `_seq`.
-async fn sorted(
-    definition: &TableDefinition,
-    sources: &[Source],
-    pace: &mut Pace,
-) -> Result<Vec<(usize, usize)>> {
+async fn sorted(definition: &TableDefinition, sources: &[Source], pace: &mut Pace) -> Result<Vec<(usize, usize)>> {
     let key = KeySpec::new(definition)?;
     let mut arena = Vec::new();
     let mut rows: Vec<(Range<usize>, Seq, (usize, usize))> = Vec::new();

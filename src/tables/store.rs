@@ -408,7 +408,9 @@ impl TableStore {
         }
         reader.finish()?;
         let mut hot = replay.finish()?;
-        hot.set_since(self.replaced.lock().get(scope).copied().unwrap_or(Seq::MIN));
+        // One that came to nothing may have been above what storage holds.
+        let replaced = self.replaced.lock().get(scope).copied().unwrap_or(Seq::MIN);
+        hot.set_since(replaced.min(self.snapshot()));
         Ok(hot)
     }
 

@@ -310,7 +310,10 @@ impl TableStore {
 
     fn check_free(&self, scope: &ScopeKey) -> Result<()> {
         if self.pins.is_held(scope) || self.commits.lock().frozen.contains(&scope.table_no) {
-            return Err(KalamError::new(ErrorCode::Conflict, "the table is being changed: its rows stay where they are"));
+            return Err(KalamError::new(
+                ErrorCode::Conflict,
+                "the table is being changed: its rows stay where they are",
+            ));
         }
         Ok(())
     }

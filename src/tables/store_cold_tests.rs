@@ -298,7 +298,8 @@ fn tombstones_stay_as_long_as_they_are_retained() -> Result<()> {
         table.compact(true).await?;
         let tombstones = || async {
             let segments = table.hot().await?.segments();
-            let counts = segments.iter().flat_map(|s| s.marks().tombstones().iter().map(|t| t.1.len()).collect::<Vec<_>>());
+            let counts =
+                segments.iter().flat_map(|s| s.marks().tombstones().iter().map(|t| t.1.len()).collect::<Vec<_>>());
             Ok::<u64, KalamError>(counts.sum())
         };
         assert_eq!(tombstones().await?, 2);

@@ -230,7 +230,8 @@ struct Ends {
 impl Ends {
     fn of(segment: Option<&Arc<Segment>>) -> Self {
         let marks = segment.map(|s| s.marks()).unwrap_or_default();
-        let recent = marks.ended_after(Seq::MIN).flat_map(|(seq, rows)| rows.iter().map(move |row| (row, seq))).collect();
+        let recent =
+            marks.ended_after(Seq::MIN).flat_map(|(seq, rows)| rows.iter().map(move |row| (row, seq))).collect();
         let deleted = marks.tombstones().iter().flat_map(|(seq, rows)| rows.iter().map(|row| (row, *seq))).collect();
         Self { marks, recent, deleted }
     }
