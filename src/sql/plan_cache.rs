@@ -339,7 +339,7 @@ impl Execution<'_> {
         if casts_a_parameter(&optimized) {
             return None;
         }
-        let (numbered, parameters) = number_parameters(optimized, logical).ok()?;
+        let (numbered, parameters) = number_parameters(optimized, logical, self.params, fixed).ok()?;
         let values = values_of(&parameters, self.params).ok()??;
         // Which index is best may depend on the values; the plan serves all of them (`TableScanExec`).
         let planning = self.state.query_planner().create_physical_plan(&numbered, self.state.as_ref());
