@@ -34,6 +34,7 @@ step "native tests" cargo test --locked
 step "build for the browser" scripts/build.sh
 need_file scripts/wasm-test.sh
 step "wasm tests in headless Chromium" bash scripts/wasm-test.sh
+step "storage conformance on Node's files" bash scripts/host-test.sh
 step "SDK tests" in_dir sdks/typescript npm test
 # The README's tour is one of these.
 step "end to end in headless Chromium" in_dir tests/browser npm test

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::prelude::SessionContext;
 use failing::Failing;
@@ -140,8 +141,8 @@ struct Run {
     context: Arc<AppContext>,
     oracle: Oracle,
     config: Config,
-    /// Snapshots that are kept, and the rows that they show.
-    pinned: Vec<(Arc<SnapshotPin>, Oracle)>,
+    /// Snapshots that are kept, the rows that they show, and whether a statement replaced all rows since.
+    pinned: Vec<(Arc<SnapshotPin>, Oracle, bool)>,
     /// Numbers of the columns that were added: each row has the number in them.
     added: Vec<u32>,
     next_column: u32,
@@ -172,8 +173,8 @@ fn ints(batches: &[arrow::record_batch::RecordBatch]) -> Vec<(i64, i64)> {
     out
 }
 
-/// The rows of a table that a snapshot shows.
-async fn pairs_at(context: &AppContext, table: &str, pin: &Arc<SnapshotPin>) -> Result<Vec<(i64, i64)>> {
+/// The rows of a table that a snapshot shows; `None` if it cannot be told any more.
+async fn pairs_at(context: &AppContext, table: &str, pin: &Arc<SnapshotPin>) -> Result<Option<Vec<(i64, i64)>>> {
     let table = context.registry().table(&TableId::new("default", table)).await?.expect("the table");
     let provider = context.registry().provider(table.table_id()).await?.expect("its provider");
     let session = SessionContext::new();
@@ -190,7 +191,16 @@ async fn pairs_at(context: &AppContext, table: &str, pin: &Arc<SnapshotPin>) -> 
     };
     let config = session.copied_config().with_extension(Arc::new(request));
     let context = Arc::new(TaskContext::default().with_session_config(config));
-    let batches = datafusion::physical_plan::collect(plan, context).await.map_err(KalamError::internal)?;
+    let batches = match datafusion::physical_plan::collect(plan, context).await {
+        Ok(batches) => batches,
+        Err(error) => match error.find_root() {
+            DataFusionError::External(ours) => match ours.downcast_ref::<KalamError>() {
+                Some(ours) if ours.code() == ErrorCode::Conflict => return Ok(None),
+                _ => return Err(KalamError::internal(error)),
+            },
+            _ => return Err(KalamError::internal(error)),
+        },
+    };
     let batches: Vec<_> = batches
         .iter()
         .map(|batch| {
@@ -201,7 +211,7 @@ async fn pairs_at(context: &AppContext, table: &str, pin: &Arc<SnapshotPin>) -> 
         .collect();
     let mut rows = ints(&batches);
     rows.sort_unstable();
-    Ok(rows)
+    Ok(Some(rows))
 }
 
 impl Run {
@@ -242,6 +252,9 @@ impl Run {
     }
 
     async fn step(&mut self, step: &Step) -> Result<()> {
+        if matches!(step, Step::Truncate | Step::TruncateTogether(..) | Step::Rewrite(_)) {
+            self.pinned.iter_mut().for_each(|pinned| pinned.2 = true);
+        }
         match step {
             Step::Insert(keys) => {
                 let values: Vec<String> = keys.iter().map(|k| format!("({k}, 0)")).collect();
@@ -320,7 +333,7 @@ impl Run {
                 }
             }
             Step::Pin if self.pinned.len() < 3 => {
-                self.pinned.push((Arc::new(self.context.store().pin()), self.oracle.clone()));
+                self.pinned.push((Arc::new(self.context.store().pin()), self.oracle.clone(), false));
             }
             Step::Pin => {}
             Step::Unpin if self.pinned.is_empty() => {}
@@ -400,8 +413,6 @@ impl Run {
                 self.oracle.keyed = now.into_iter().collect();
             }
             Step::Rewrite(n) => {
-                // Every row is written anew: snapshots from before are not kept.
-                self.pinned.clear();
                 for table in ["keyed", "bag"] {
                     let text = format!("ALTER TABLE {table} ALTER COLUMN v TYPE BIGINT USING v + {n}");
                     self.change(&text, |o| only(o, table, o.map(|k, v| Some((k, v + n))))).await?;
@@ -428,10 +439,14 @@ impl Run {
     }
 
     async fn check(&self) -> Result<()> {
-        for (pin, then) in &self.pinned {
+        for (pin, then, replaced) in &self.pinned {
             let keyed: Vec<(i64, i64)> = then.keyed.iter().map(|(k, v)| (*k, *v)).collect();
-            assert_eq!(pairs_at(&self.context, "keyed", pin).await?, keyed, "at {}", pin.seq());
-            assert_eq!(pairs_at(&self.context, "bag", pin).await?, then.bag_rows(), "at {}", pin.seq());
+            for (table, rows) in [("keyed", keyed), ("bag", then.bag_rows())] {
+                match pairs_at(&self.context, table, pin).await? {
+                    Some(found) => assert_eq!(found, rows, "{table} at {}", pin.seq()),
+                    None => assert!(replaced, "{table} at {}", pin.seq()),
+                }
+            }
         }
         for n in &self.added {
             for table in ["keyed", "bag"] {

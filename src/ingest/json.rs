@@ -4,67 +4,122 @@
 //! its values: BOOLEAN, BIGINT, DOUBLE, TEXT, else JSON; a key that an object lacks is NULL there.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 use arrow::record_batch::RecordBatch;
-use serde_json::{Map, Value as Json};
+use serde::de::IgnoredAny;
 
 use super::{BATCH_ROWS, Batches, invalid};
 use crate::error::{KalamError, Result};
+use crate::types::json_text::{Json, as_text, kind, members};
 use crate::types::{ColumnBuilder, KalamDataType, Value};
 
-type Object = Map<String, Json>;
+/// What an object has: the number of the key, and where its value lies in the text. Values are read as they are
+/// written, because a tree of them would have rounded their numbers.
+type Object = Vec<(usize, Range<usize>)>;
 
 /// Decodes an array of objects.
 pub fn array(bytes: &[u8]) -> Result<Batches> {
-    let objects: Vec<Object> = serde_json::from_slice(bytes).map_err(|e| {
+    let text = utf8(bytes)?;
+    let _: Vec<HashMap<String, IgnoredAny>> = serde_json::from_str(text).map_err(|e| {
         invalid(format_args!("the JSON at line {}, column {} is not an array of objects: {e}", e.line(), e.column()))
     })?;
-    batches(objects)
+    let mut file = File::new(text);
+    for (_, object) in members(text) {
+        file.push(object);
+    }
+    Ok(file.batches())
 }
 
 /// Decodes an object per line; empty lines are skipped.
 pub fn lines(bytes: &[u8]) -> Result<Batches> {
-    let mut objects = Vec::new();
-    for (i, line) in bytes.split(|&b| b == b'\n').enumerate() {
-        if line.iter().all(u8::is_ascii_whitespace) {
-            continue;
-        }
-        let object: Object = serde_json::from_slice(line)
+    let text = utf8(bytes)?;
+    let mut file = File::new(text);
+    for (i, line) in text.split('\n').enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let _: HashMap<String, IgnoredAny> = serde_json::from_str(line)
             .map_err(|e| invalid(format_args!("line {} is not a JSON object: {e}", i + 1)))?;
-        objects.push(object);
+        file.push(line);
     }
-    batches(objects)
+    Ok(file.batches())
 }
 
-fn batches(objects: Vec<Object>) -> Result<Batches> {
-    let columns = infer(&objects);
-    let fields: Vec<_> = columns.iter().map(|(name, t)| t.arrow_field(name, true, 0)).collect();
-    let schema = Arc::new(Schema::new(fields));
-    let total = objects.len() as u64;
-    let mut start = 0;
-    let batches = std::iter::from_fn(move || {
-        if start >= objects.len() {
-            return None;
+fn utf8(bytes: &[u8]) -> Result<&str> {
+    std::str::from_utf8(bytes).map_err(|e| invalid(format_args!("byte {} is not UTF-8", e.valid_up_to())))
+}
+
+/// The objects of a file.
+struct File<'a> {
+    text: &'a str,
+    names: Vec<String>,
+    places: HashMap<String, usize>,
+    objects: Vec<Object>,
+}
+
+impl<'a> File<'a> {
+    fn new(text: &'a str) -> Self {
+        Self { text, names: Vec::new(), places: HashMap::new(), objects: Vec::new() }
+    }
+
+    /// Adds an object, which is a part of the text.
+    fn push(&mut self, object: Json<'a>) {
+        let mut found: Object = Vec::new();
+        for (key, value) in members(object) {
+            let Some(name) = key.and_then(as_text) else { continue };
+            let place = match self.places.get(name.as_ref()) {
+                Some(place) => *place,
+                None => {
+                    self.names.push(name.clone().into_owned());
+                    self.places.insert(name.into_owned(), self.names.len() - 1);
+                    self.names.len() - 1
+                }
+            };
+            let start = value.as_ptr() as usize - self.text.as_ptr() as usize;
+            // Of a key that comes twice the last counts.
+            found.retain(|(other, _)| *other != place);
+            found.push((place, start..start + value.len()));
         }
-        let end = objects.len().min(start + BATCH_ROWS);
-        let part = &objects[start..end];
-        start = end;
-        Some(batch(&schema, &columns, part))
-    });
-    Ok(Batches { total_rows: Some(total), batches: Box::new(batches) })
+        self.objects.push(found);
+    }
+
+    fn batches(self) -> Batches {
+        let types = infer(self.text, self.names.len(), &self.objects);
+        let columns: Vec<(String, KalamDataType)> = self.names.into_iter().zip(types).collect();
+        let fields: Vec<_> = columns.iter().map(|(name, t)| t.arrow_field(name, true, 0)).collect();
+        let schema = Arc::new(Schema::new(fields));
+        let (text, objects) = (self.text.to_owned(), self.objects);
+        let total = objects.len() as u64;
+        let mut start = 0;
+        let batches = std::iter::from_fn(move || {
+            if start >= objects.len() {
+                return None;
+            }
+            let end = objects.len().min(start + BATCH_ROWS);
+            let part = &objects[start..end];
+            start = end;
+            Some(batch(&schema, &columns, &text, part))
+        });
+        Batches { total_rows: Some(total), batches: Box::new(batches) }
+    }
 }
 
-fn batch(schema: &Arc<Schema>, columns: &[(String, KalamDataType)], objects: &[Object]) -> Result<RecordBatch> {
+fn batch(
+    schema: &Arc<Schema>,
+    columns: &[(String, KalamDataType)],
+    text: &str,
+    objects: &[Object],
+) -> Result<RecordBatch> {
     let arrays = columns
         .iter()
-        .map(|(name, data_type)| {
+        .enumerate()
+        .map(|(place, (name, data_type))| {
             let mut builder = ColumnBuilder::new(data_type, name, objects.len());
             for object in objects {
-                match object.get(name) {
-                    None | Some(Json::Null) => builder.append_null(),
-                    Some(value) => builder.append(&to_value(value, data_type))?,
+                let value = object.iter().find(|(other, _)| *other == place).map(|(_, range)| &text[range.clone()]);
+                match value {
+                    None | Some("null") => builder.append_null(),
+                    Some(value) => builder.append(&to_value(value, data_type)?)?,
                 }
             }
             Ok(builder.finish())
@@ -73,47 +128,43 @@ fn batch(schema: &Arc<Schema>, columns: &[(String, KalamDataType)], objects: &[O
     RecordBatch::try_new(Arc::clone(schema), arrays).map_err(KalamError::internal)
 }
 
-fn to_value(json: &Json, data_type: &KalamDataType) -> Value {
-    match json {
-        Json::Null => Value::Null,
-        _ if *data_type == KalamDataType::Json => Value::Json(json.to_string()),
-        Json::Bool(value) => Value::Boolean(*value),
-        Json::Number(number) => {
-            number.as_i64().map_or_else(|| Value::Double(number.as_f64().unwrap_or(f64::NAN)), Value::BigInt)
-        }
-        Json::String(text) => Value::Text(text.clone()),
-        other => Value::Json(other.to_string()),
+fn to_value(json: Json<'_>, data_type: &KalamDataType) -> Result<Value> {
+    if *data_type == KalamDataType::Json {
+        return Ok(Value::Json(json.to_owned()));
     }
+    Ok(match kind(json) {
+        Some("boolean") => Value::Boolean(json == "true"),
+        Some("string") => Value::Text(as_text(json).unwrap_or_default().into_owned()),
+        Some("number") => match json.parse::<i64>() {
+            Ok(integer) => Value::BigInt(integer),
+            Err(_) => Value::Double(json.parse().map_err(KalamError::internal)?),
+        },
+        _ => Value::Json(json.to_owned()),
+    })
 }
 
-fn infer(objects: &[Object]) -> Vec<(String, KalamDataType)> {
+/// The narrowest types that hold all values.
+fn infer(text: &str, columns: usize, objects: &[Object]) -> Vec<KalamDataType> {
     use KalamDataType as T;
-    let mut columns: Vec<(String, Option<KalamDataType>)> = Vec::new();
-    let mut places: HashMap<&str, usize> = HashMap::new();
-    for object in objects {
-        for (name, value) in object {
-            let place = *places.entry(name.as_str()).or_insert_with(|| {
-                columns.push((name.clone(), None));
-                columns.len() - 1
-            });
-            let seen = match value {
-                Json::Null => continue,
-                Json::Bool(_) => T::Boolean,
-                Json::Number(n) if n.is_i64() => T::BigInt,
-                Json::Number(_) => T::Double,
-                Json::String(_) => T::Text,
-                Json::Array(_) | Json::Object(_) => T::Json,
-            };
-            let so_far = &mut columns[place].1;
-            *so_far = Some(match so_far {
-                None => seen,
-                Some(same) if *same == seen => seen,
-                Some(T::BigInt | T::Double) if matches!(seen, T::BigInt | T::Double) => T::Double,
-                Some(_) => T::Json,
-            });
-        }
+    let mut types: Vec<Option<KalamDataType>> = vec![None; columns];
+    for (place, range) in objects.iter().flatten() {
+        let json = &text[range.clone()];
+        let seen = match kind(json) {
+            Some("null") => continue,
+            Some("boolean") => T::Boolean,
+            Some("number") if json.parse::<i64>().is_ok() => T::BigInt,
+            Some("number") => T::Double,
+            Some("string") => T::Text,
+            _ => T::Json,
+        };
+        types[*place] = Some(match types[*place] {
+            None => seen,
+            Some(same) if same == seen => seen,
+            Some(T::BigInt | T::Double) if matches!(seen, T::BigInt | T::Double) => T::Double,
+            Some(_) => T::Json,
+        });
     }
-    columns.into_iter().map(|(name, t)| (name, t.unwrap_or(T::Text))).collect()
+    types.into_iter().map(|t| t.unwrap_or(T::Text)).collect()
 }
 
 #[cfg(test)]
@@ -121,7 +172,24 @@ mod tests {
     use super::*;
 
     fn types(text: &str) -> Vec<(String, KalamDataType)> {
-        infer(&serde_json::from_str::<Vec<Object>>(text).expect("JSON"))
+        let mut file = File::new(text);
+        members(text).for_each(|(_, object)| file.push(object));
+        let types = infer(text, file.names.len(), &file.objects);
+        file.names.into_iter().zip(types).collect()
+    }
+
+    #[test]
+    fn numbers_are_read_to_the_last_bit() -> Result<()> {
+        let numbers = ["90.33333333333333", "-0.1", "5e-324", "1.7976931348623157e308", "123456789.123456789"];
+        let text: String = numbers.iter().map(|n| format!("{{\"d\": {n} , \"d2\":[{n}]}}\n")).collect();
+        let batch = lines(text.as_bytes())?.next().expect("a batch")?;
+        for (row, number) in numbers.iter().enumerate() {
+            let value = Value::from_array(batch.column(0).as_ref(), row, &KalamDataType::Double)?;
+            assert_eq!(value, Value::Double(number.parse().expect("a number")));
+            let value = Value::from_array(batch.column(1).as_ref(), row, &KalamDataType::Json)?;
+            assert_eq!(value, Value::Json(format!("[{number}]")));
+        }
+        Ok(())
     }
 
     #[test]

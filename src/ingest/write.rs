@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is written here reads back through this module's readers to the same rows, and other programs read
 //! it by the format's own rules: numbers as numbers, JSON columns as JSON, everything that the format has no type for
-//! as the text that SQL prints. A Parquet file carries each column's id as its `field_id`.
+//! as the text that SQL prints.
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;

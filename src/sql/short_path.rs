@@ -328,7 +328,7 @@ fn rows_of(pins: &[(u32, Vec<Value>)], columns: &[u32]) -> Vec<Vec<Value>> {
     for values in columns.iter().filter_map(|id| pins.iter().find(|(pinned, _)| pinned == id)).map(|(_, v)| v) {
         rows = rows
             .into_iter()
-            .flat_map(|row: Vec<Value>| values.iter().map(move |value| [&row[..], &[value.clone()]].concat()))
+            .flat_map(|row: Vec<Value>| values.iter().map(move |value| [&row[..], std::slice::from_ref(value)].concat()))
             .collect();
     }
     rows

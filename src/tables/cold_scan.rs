@@ -162,33 +162,26 @@ impl ColdReader {
         Ok(reader)
     }
 
-    /// Reads the rows in a part of an index, of each segment the first `limit` in the order that is asked for, without
-    /// those that `hidden` names by segment.
-    pub async fn index(
-        segments: &[Arc<Segment>],
-        wanted: Wanted,
+    /// Of the segments that are left, only the rows in a part of an index: of each segment the first `limit` in the
+    /// order that is asked for.
+    pub async fn through_index(
+        &mut self,
         definition: &TableDefinition,
         access: &IndexAccess,
-        filter: Option<Arc<ScanFilter>>,
-        hidden: Vec<(u32, RoaringBitmap)>,
         limit: usize,
-        metrics: &ExecutionPlanMetricsSet,
-    ) -> Result<Self> {
-        let mut reader = Self::scan(segments, wanted, filter, metrics);
-        reader.hidden = hidden;
-        for work in std::mem::take(&mut reader.work) {
+    ) -> Result<()> {
+        for work in std::mem::take(&mut self.work) {
             let Work::Segment(segment) = work else { continue };
             let before = Before::of(&segment);
-            let hidden = reader.hidden_in(&segment).cloned().unwrap_or_default();
+            let hidden = self.hidden_in(&segment).cloned().unwrap_or_default();
             let is_hidden = |row| hidden.contains(row);
-            let snapshot = reader.wanted.snapshot;
-            let rows = segment.index_rows(definition, access, snapshot, is_hidden, limit).await?;
-            reader.count(&before, &segment, 0);
+            let rows = segment.index_rows(definition, access, self.wanted.snapshot, is_hidden, limit).await?;
+            self.count(&before, &segment, 0);
             if !rows.is_empty() {
-                reader.work.push_back(Work::Rows(segment, rows));
+                self.work.push_back(Work::Rows(segment, rows));
             }
         }
-        Ok(reader)
+        Ok(())
     }
 
     /// Whether there is nothing to read.

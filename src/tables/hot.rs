@@ -31,6 +31,9 @@ mod stream;
 
 use stream::StreamLife;
 
+/// The segments of one moment.
+pub(super) type Segments = Arc<Vec<Arc<Segment>>>;
+
 /// Chunks below this many rows are merged with their neighbours.
 const MERGE_BELOW_ROWS: usize = 4096;
 
@@ -65,6 +68,8 @@ pub struct HotTable {
     pub(super) state: RwLock<State>,
     /// How long rows live, for a STREAM table.
     life: Option<StreamLife>,
+    /// What older snapshots see is not all here: see [`HotTable::check_snapshot`].
+    since: Seq,
 }
 
 #[derive(Debug)]
@@ -135,7 +140,23 @@ impl HotTable {
                 retired: Vec::new(),
             }),
             life: None,
+            since: Seq::MIN,
         }
+    }
+
+    /// Says that rows that ended before a `_seq` are not all here.
+    pub fn set_since(&mut self, since: Seq) {
+        self.since = since;
+    }
+
+    /// Fails with a conflict if a snapshot may see rows that are not here any more: a TRUNCATE or an ALTER took them out
+    /// of the log, and then the rest was read again from storage.
+    pub fn check_snapshot(&self, snapshot: Seq) -> Result<()> {
+        if snapshot >= self.since {
+            return Ok(());
+        }
+        Err(KalamError::new(ErrorCode::Conflict, "the rows that this snapshot saw were replaced by another statement")
+            .with_hint("Run the statement or transaction again."))
     }
 
     /// What identifies its rows.
@@ -256,13 +277,13 @@ impl HotTable {
 
     /// The rows in a part of an index that are visible at a snapshot and have a `_seq` from `oldest` on, in the order
     /// that is asked for: at most `limit` of them. With them the segments of that moment.
-    pub fn index_rows(
+    pub(super) fn index_rows(
         &self,
         access: &IndexAccess,
         snapshot: Seq,
         oldest: Seq,
         limit: usize,
-    ) -> Result<(Vec<IndexedRow>, Arc<Vec<Arc<Segment>>>)> {
+    ) -> Result<(Vec<IndexedRow>, Segments)> {
         if !self.state.read().indexes.is_built(access.index.index_id) {
             let mut state = self.state.write();
             let chunks = Arc::clone(&state.chunks);

@@ -46,11 +46,6 @@ impl IndexCodec {
         Ok(Self { columns: columns.collect::<Result<_>>()? })
     }
 
-    /// How many columns.
-    pub fn len(&self) -> usize {
-        self.columns.len()
-    }
-
     /// Appends one value of the column at a place.
     pub fn encode_column(&self, place: usize, array: &ArrayRef, row: usize, out: &mut Vec<u8>) -> Result<()> {
         let (codec, descending) = &self.columns[place];

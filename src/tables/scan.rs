@@ -536,6 +536,7 @@ impl TableScanExec {
             Some(overlay) => Arc::clone(overlay.base()),
             None => self.store.hot(&scope, self.table.definition()).await?,
         };
+        hot.check_snapshot(request.snapshot)?;
         Ok((overlay, hot))
     }
 
@@ -549,17 +550,16 @@ impl TableScanExec {
                 let definition = self.table.definition();
                 let limit = self.fetch.filter(|_| !self.unordered).unwrap_or(usize::MAX);
                 hot.use_indexes_of(definition)?;
-                let (mut found, segments) = hot.index_rows(access, request.snapshot, oldest, limit.max(1))?;
-                let mut hidden = Vec::new();
+                let (mut found, segments) = hot.index_rows(access, request.snapshot, oldest, limit)?;
+                let mut cold = ColdReader::scan(&segments, wanted, self.filter.clone(), &self.metrics);
                 if let Some(overlay) = &overlay {
-                    (found, hidden) = (overlay.index_rows(definition, access, oldest)?, overlay.hidden_cold());
+                    found = overlay.index_rows(definition, access, oldest)?;
+                    cold.hide(overlay.hidden_cold());
                 }
+                cold.through_index(definition, access, limit).await?;
                 if access.order.is_none() {
                     found.sort_unstable_by_key(|found| found.position());
                 }
-                let (filter, metrics) = (self.filter.clone(), &self.metrics);
-                let cold =
-                    ColdReader::index(&segments, wanted, definition, access, filter, hidden, limit, metrics).await?;
                 let rows = found.into_iter().map(|found| (found.chunk, found.row)).collect();
                 (Source::Rows(rows), cold)
             }

@@ -260,6 +260,8 @@ pub struct TableStore {
     pub(super) cache: Arc<SegmentCache>,
     /// Segments that were replaced, by blob, as long as somebody may read them.
     pub(super) retired: Mutex<HashMap<Vec<u8>, Weak<Segment>>>,
+    /// When all rows of a scope went from the log at once: older snapshots are answered from memory or not at all.
+    pub(super) replaced: Mutex<HashMap<ScopeKey, Seq>>,
     /// Rewrites go one after the other, so that memory holds the rows of one.
     pub(super) rewriting: futures::lock::Mutex<()>,
     /// Bytes of hot rows above which writers flush first.
@@ -302,6 +304,7 @@ impl TableStore {
             commits: Mutex::new(Commits { ceiling, ..Commits::default() }),
             cache: SegmentCache::new(0),
             retired: Mutex::default(),
+            replaced: Mutex::default(),
             rewriting: futures::lock::Mutex::new(()),
             hot_limit: AtomicUsize::new(usize::MAX),
             grown: AtomicUsize::new(0),
@@ -404,7 +407,9 @@ impl TableStore {
             }
         }
         reader.finish()?;
-        replay.finish()
+        let mut hot = replay.finish()?;
+        hot.set_since(self.replaced.lock().get(scope).copied().unwrap_or(Seq::MIN));
+        Ok(hot)
     }
 
     pub(super) fn segment_source(&self, scope: &ScopeKey, definition: &TableDefinition, number: u32) -> SegmentSource {

@@ -60,6 +60,7 @@ impl TableStore {
             }
             if !hot.is_stream() {
                 batch.delete_range(Partition::Log, scope.range());
+                self.replaced.lock().insert(scope.clone(), span.last());
             }
         }
         let last_seq = span.last();
@@ -88,6 +89,7 @@ impl TableStore {
     ) -> Result<()> {
         // The table is frozen, so nothing of this changes before it is committed.
         self.retire_table_into(&mut batch, frozen.table_no).await?;
+        let gone = self.scopes(frozen.table_no).await?;
         let future = {
             let mut commits = self.commits.lock();
             let total: u64 = scopes.iter().flat_map(|s| &s.rows).map(|r| r.len() as u64).sum();
@@ -110,6 +112,7 @@ impl TableStore {
                 }
             }
             let (last_seq, durability) = (span.last(), Durability::Strict);
+            self.replaced.lock().extend(gone.into_iter().map(|scope| (scope, last_seq)));
             let scopes = scopes.iter().map(|s| s.scope.clone()).collect();
             self.join(&mut commits, Member { batch, last_seq, durability, scopes, segments: Vec::new() })
         };

@@ -10,6 +10,7 @@ mod builder;
 mod coerce;
 mod data_type;
 mod datetime;
+pub mod json_text;
 mod key;
 mod names;
 mod scalar;

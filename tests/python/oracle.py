@@ -3,7 +3,7 @@
 Reads one JSON object on stdin and writes one on stdout.
 
   {"setup": [sql, ...], "queries": {name: sql, ...}}   -> {name: [[value, ...], ...]}   by DuckDB, in memory
-  {"folder": path, "order": [column, ...]}             -> {"duckdb": rows, "pyarrow": rows, "field_ids": {...}}
+  {"folder": path, "order": [column, ...]}             -> {"duckdb": rows, "pyarrow": rows}
 
 Values are text (NULL is null), so that 64-bit integers, decimals and microseconds survive JSON: numbers as Python
 prints them, timestamps as ISO 8601 with six digits, bytes as hexadecimal digits.
@@ -51,21 +51,19 @@ def answers(setup, queries):
     return {name: rows(connection.execute(sql).fetchall()) for name, sql in queries.items()}
 
 
-def folder(path, order):
+def read_folder(folder, order):
     import pyarrow.parquet as parquet
 
-    files = sorted(glob.glob(f"{path}/*.parquet"))
+    files = sorted(glob.glob(f"{folder}/*.parquet"))
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     keys = ", ".join(f'"{c}"' for c in order)
-    by_duckdb = connection.execute(f"SELECT * FROM read_parquet('{path}/*.parquet') ORDER BY {keys}").fetchall()
+    by_duckdb = connection.execute(f"SELECT * FROM read_parquet('{folder}/*.parquet') ORDER BY {keys}").fetchall()
     table = parquet.ParquetDataset(files).read().sort_by([(c, "ascending") for c in order])
-    schema = parquet.ParquetFile(files[0]).schema_arrow
-    ids = {f.name: int((f.metadata or {}).get(b"PARQUET:field_id", b"-1")) for f in schema}
     by_pyarrow = zip(*(column.to_pylist() for column in table.columns))
-    return {"duckdb": rows(by_duckdb), "pyarrow": rows(by_pyarrow), "field_ids": ids, "files": len(files)}
+    return {"duckdb": rows(by_duckdb), "pyarrow": rows(by_pyarrow), "files": len(files)}
 
 
 request = json.load(sys.stdin)
-answer = folder(**request) if "folder" in request else answers(**request)
+answer = read_folder(**request) if "folder" in request else answers(**request)
 json.dump(answer, sys.stdout)

@@ -207,8 +207,13 @@ describe('a sorted map', () => {
     }
     for (let n = 0; n < 30_000; n++) {
       const key = n < 6000 ? `a${String(n).padStart(6, '0')}` : `a${String(random(9000)).padStart(6, '0')}`
-      if (random(3) === 0) assert.equal(map.delete(key), oracle.get(key)), oracle.delete(key)
-      else assert.equal(map.set(key, n), oracle.get(key)), oracle.set(key, n)
+      if (random(3) === 0) {
+        assert.equal(map.delete(key), oracle.get(key))
+        oracle.delete(key)
+      } else {
+        assert.equal(map.set(key, n), oracle.get(key))
+        oracle.set(key, n)
+      }
       if (n % 1000 === 0) {
         const all = [...oracle].sort(([a], [b]) => (a < b ? -1 : 1))
         assert.equal(map.size, all.length)

@@ -4,8 +4,6 @@
 //! JSON column is checked first, so an operator fails on what is no JSON, as a cast does. The operators give what
 //! PostgreSQL's give: `->` JSON as it was written, `->>` text, NULL for what is not there.
 
-mod text;
-
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -21,9 +19,9 @@ use datafusion::logical_expr::{
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 use serde_json::Value as Tree;
 
-use self::text::{Json, Step};
 use super::casts::without_place;
 use crate::error::{ErrorCode, KalamError};
+use crate::types::json_text::{self as text, Json, Step};
 use crate::types::{KalamDataType, Value, coerce_array};
 
 /// What one function or operator does.

@@ -216,19 +216,14 @@ fn null_count(segment: &Segment, column: &ScanColumn) -> Option<u64> {
     }
 }
 
-/// What is known of a column over some segments, for the optimizer; inexact, because rows have ended and others are
-/// in memory.
+/// What the planner may know of a column: how many values are NULL, about.
+///
+/// Its bounds are kept from it on purpose. Hot rows may lie outside of them, and a kept plan runs again after writes;
+/// but a filter takes bounds that leave one value for the proof that the column is constant, and no sort is then made.
 pub fn column_statistics(segments: &[Arc<Segment>], column: &ScanColumn) -> ColumnStatistics {
-    let bound = |min: bool| {
-        let bounds = segments.iter().map(|s| bound(s, column, min)).collect::<Option<Vec<_>>>();
-        let better = |a: ScalarValue, b: ScalarValue| if (b < a) == min { b } else { a };
-        bounds.and_then(|b| b.into_iter().reduce(better)).map_or(Precision::Absent, Precision::Inexact)
-    };
     let nulls: Option<u64> = segments.iter().map(|s| null_count(s, column)).sum();
     ColumnStatistics {
         null_count: nulls.map_or(Precision::Absent, |n| Precision::Inexact(n as usize)),
-        min_value: bound(true),
-        max_value: bound(false),
         ..ColumnStatistics::new_unknown()
     }
 }

@@ -81,6 +81,11 @@ pub fn as_text(json: Json<'_>) -> Option<Cow<'_, str>> {
     }
 }
 
+/// The members of an object with their keys, or the elements of an array.
+pub fn members(json: Json<'_>) -> impl Iterator<Item = (Option<Json<'_>>, Json<'_>)> {
+    Items::of(json)
+}
+
 /// A string without its quotes and escapes.
 fn unquoted(json: Json<'_>) -> Cow<'_, str> {
     let inner = json.strip_prefix('"').and_then(|j| j.strip_suffix('"')).unwrap_or(json);
