@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchema, Result as DfResult, ScalarValue};
+use datafusion::common::{DFSchema, DataFusionError, Result as DfResult, ScalarValue};
 use datafusion::logical_expr::expr::{Between, InList, Placeholder};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
@@ -188,8 +188,14 @@ fn open(id: String, data_type: DataType) -> Expr {
 }
 
 /// An optimized plan with each open parameter as a function, and these parameters by their numbers. `planned` is the
-/// plan before parameters were opened, which tells what types their places expect.
-pub fn number_parameters(plan: LogicalPlan, planned: &LogicalPlan) -> DfResult<(LogicalPlan, Vec<OpenParameter>)> {
+/// plan before parameters were opened, which tells what types their places expect. Those that the optimizer found to
+/// change nothing are among them: their values are checked all the same.
+pub fn number_parameters(
+    plan: LogicalPlan,
+    planned: &LogicalPlan,
+    params: &Params,
+    fixed: &[String],
+) -> DfResult<(LogicalPlan, Vec<OpenParameter>)> {
     let expected = placeholder_types(planned)?;
     let mut parameters: Vec<OpenParameter> = Vec::new();
     let plan = plan.transform_up_with_subqueries(|plan| {
@@ -210,5 +216,14 @@ pub fn number_parameters(plan: LogicalPlan, planned: &LogicalPlan) -> DfResult<(
             })
         })
     });
-    Ok((plan.data()?, parameters))
+    let plan = plan.data()?;
+    for (placeholder, expected) in expected {
+        let value = params.scalar(&placeholder, expected.as_ref());
+        let value = value.map_err(|e| DataFusionError::External(Box::new(e)))?;
+        let known = parameters.iter().any(|p| p.placeholder == placeholder);
+        if !known && !value.is_null() && !fixed.contains(&placeholder) {
+            parameters.push(OpenParameter { placeholder, expected, data_type: value.data_type() });
+        }
+    }
+    Ok((plan, parameters))
 }

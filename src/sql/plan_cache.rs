@@ -335,11 +335,16 @@ impl Execution<'_> {
         }
         // Errors come again, with their right place, when the statement is planned with its values.
         let open = open_parameters(logical, self.params, fixed).ok()??;
-        let optimized = self.state.optimize(&open).ok()?;
+        let analyzed = self.state.analyzer().execute_and_check(open, self.state.config_options(), |_, _| {}).ok()?;
+        // Before anything is optimized away: with its value in place a cast fails even where it is of no use.
+        if casts_a_parameter(&analyzed) {
+            return None;
+        }
+        let optimized = self.state.optimize(&analyzed).ok()?;
         if casts_a_parameter(&optimized) {
             return None;
         }
-        let (numbered, parameters) = number_parameters(optimized, logical).ok()?;
+        let (numbered, parameters) = number_parameters(optimized, logical, self.params, fixed).ok()?;
         let values = values_of(&parameters, self.params).ok()??;
         // Which index is best may depend on the values; the plan serves all of them (`TableScanExec`).
         let planning = self.state.query_planner().create_physical_plan(&numbered, self.state.as_ref());
