@@ -12,6 +12,7 @@ import { overWorker, type Receiver, type Spawn, spawnWorker } from './engine/tra
 import { KalamError } from './errors.js'
 import { joined } from './export.js'
 import { Limit } from './limit.js'
+import { memoryLimits } from './memory.js'
 import { hasFiles } from './node/builtin.js'
 import type { ConnectOptions, ConnectProgress, Database, DeleteOptions, Rescued, WasmSource } from './types.js'
 import { compileResponse, type ResolvedWasm } from './wasm.js'
@@ -27,6 +28,7 @@ const OPTIONS: readonly string[] = [
   'nodeId',
   'durability',
   'int64',
+  'memoryBudget',
   'memoryLimit',
   'transactionTimeoutMs',
   'wasm',
@@ -55,7 +57,7 @@ function invalid(message: string, hint?: string): KalamError {
 export async function connect(options: string | ConnectOptions): Promise<Database> {
   const given = withName(typeof options === 'string' ? { name: options } : options)
   checkOptions(given)
-  const { name, restore, user, role, nodeId, memoryLimit, transactionTimeoutMs, onProgress, signal } = given
+  const { name, restore, user, role, nodeId, transactionTimeoutMs, onProgress, signal } = given
   const { int64 = 'bigint' } = given
   const durability = durabilityOf(given)
   const storage = chooseStorage(given)
@@ -68,7 +70,7 @@ export async function connect(options: string | ConnectOptions): Promise<Databas
     ...(role !== undefined && { role }),
     ...(nodeId !== undefined && { nodeId }),
     ...durability,
-    ...(memoryLimit !== undefined && { memoryLimit }),
+    ...memoryLimits(given),
     ...(transactionTimeoutMs !== undefined && { transactionTimeoutMs }),
   }
   const client = new EngineClient({

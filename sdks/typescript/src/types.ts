@@ -125,6 +125,11 @@ export interface ConnectOptions {
   int64?: Int64Mode | undefined
   /** A transaction that runs no statement for so many milliseconds is rolled back: 30 000 by default. */
   transactionTimeoutMs?: number | undefined
+  /**
+   * Bytes that the engine may use for rows, caches and queries together; an eighth of the device's memory by default,
+   * at most 1 GB. A table larger than it works: its rows are written to segments, and read from there piece by piece.
+   */
+  memoryBudget?: number | undefined
   /** Bytes that one query may use; beyond it the query ends with `OUT_OF_MEMORY`. */
   memoryLimit?: number | undefined
   /** The engine's wasm, where the bundler needs help; by default the file in the package. */

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import { connect, deleteDatabase, KalamError } from '../src/index.js'
+import { deviceBudget, memoryLimits } from '../src/memory.js'
 
 const code = (expected: string) => (error: unknown) => {
   assert.ok(error instanceof KalamError, String(error))
@@ -32,5 +33,37 @@ describe('connecting in Node', () => {
     await assert.rejects(connect(''), code('INVALID_NAME'))
     await assert.rejects(connect(undefined as never), code('INVALID_OPTION'))
     await assert.rejects(deleteDatabase(''), code('INVALID_NAME'))
+  })
+})
+
+describe('the memory budget', () => {
+  it('is shared out, and comes from the device', () => {
+    const MB = 1 << 20
+    assert.deepEqual(memoryLimits({ memoryBudget: 100 * MB }), {
+      memoryLimit: 80 * MB,
+      hotLimit: 10 * MB,
+      segmentCache: 10 * MB,
+    })
+    assert.equal(memoryLimits({ memoryBudget: 100 * MB, memoryLimit: 5 }).memoryLimit, 5)
+    const device = (gigabytes: unknown, work: () => void): void => {
+      const before = Object.getOwnPropertyDescriptor(globalThis, 'navigator')
+      Object.defineProperty(globalThis, 'navigator', { value: { deviceMemory: gigabytes }, configurable: true })
+      try {
+        work()
+      } finally {
+        if (before) Object.defineProperty(globalThis, 'navigator', before)
+        else Reflect.deleteProperty(globalThis, 'navigator')
+      }
+    }
+    device(8, () => assert.equal(deviceBudget(), 1024 * MB))
+    device(2, () => assert.equal(deviceBudget(), 256 * MB))
+    device(0.25, () => assert.equal(deviceBudget(), 160 * MB))
+    device(undefined, () => assert.equal(deviceBudget(), 640 * MB))
+  })
+
+  it('must be a number of bytes', async () => {
+    for (const memoryBudget of [0, -1, Number.NaN, '1GB' as never]) {
+      await assert.rejects(connect({ name: 'x', storage: 'memory', memoryBudget }), code('INVALID_OPTION'))
+    }
   })
 })

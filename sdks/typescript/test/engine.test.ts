@@ -190,6 +190,25 @@ describe('the real engine', () => {
     await assert.rejects(get.query([2]), { code: 'CONNECTION_CLOSED' })
   })
 
+  it('holds a table larger than its memory budget', async () => {
+    const small = await connect({ name: 'small', storage: 'memory', memoryBudget: 20 << 20 })
+    await small.exec('CREATE TABLE big (id INT PRIMARY KEY, body TEXT)')
+    const body = 'x'.repeat(200)
+    for (let part = 0; part < 12; part++) {
+      const rows = Array.from({ length: 10_000 }, (_, i) => ({ id: part * 10_000 + i, body: `${body}${i}` }))
+      await small.insert('big', rows)
+    }
+    const { memory } = await small.status()
+    assert.ok(memory.hotBytes < 12 << 20, `${memory.hotBytes} bytes of 25 MB are in memory`)
+    const found = await small.queryOne(
+      'SELECT count(*) AS n, count(DISTINCT id) AS ids, sum(length(body)) AS chars FROM big',
+    )
+    const chars = 12n * BigInt(Array.from({ length: 10_000 }, (_, i) => 200 + String(i).length).reduce((a, b) => a + b))
+    assert.deepEqual(found, { n: 120_000n, ids: 120_000n, chars })
+    assert.equal((await small.queryOne<{ body: string }>('SELECT body FROM big WHERE id = 77777'))?.body, `${body}7777`)
+    await small.close()
+  })
+
   it('takes arrays and many parameters', async () => {
     await db.exec('CREATE TABLE listed (id INT PRIMARY KEY)')
     const ids = Array.from({ length: 1000 }, (_, i) => i)

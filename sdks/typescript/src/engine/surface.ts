@@ -16,6 +16,10 @@ export interface EngineConfig {
   nodeId?: string
   durability?: Durability
   memoryLimit?: number
+  /** Bytes of rows in memory beyond which they are written to segments first. */
+  hotLimit?: number
+  /** Bytes that what was read of segments may take. */
+  segmentCache?: number
   transactionTimeoutMs?: number
 }
 
