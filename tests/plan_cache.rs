@@ -220,15 +220,8 @@ const CHANGES: &[&str] = &[
     "STORAGE COMPACT TABLE default.t",
 ];
 
-const TRANSACTIONS: &[&str] = &[
-    "BEGIN",
-    "BEGIN READ ONLY",
-    "SAVEPOINT a",
-    "ROLLBACK TO a",
-    "COMMIT",
-    "COMMIT",
-    "ROLLBACK",
-];
+const TRANSACTIONS: &[&str] =
+    &["BEGIN", "BEGIN READ ONLY", "SAVEPOINT a", "ROLLBACK TO a", "COMMIT", "COMMIT", "ROLLBACK"];
 
 const DEFINITIONS: &[&str] = &[
     "USE other",
