@@ -21,7 +21,13 @@ async fn sql(context: &AppContext, text: &str) -> Result<Vec<StatementResult>> {
 
 /// The rows of a query as text.
 async fn rows(context: &AppContext, text: &str) -> Result<Vec<Vec<String>>> {
-    let results = sql(context, text).await.map_err(|e| e.in_context(text))?;
+    rows_with(context, text, true).await
+}
+
+async fn rows_with(context: &AppContext, text: &str, short_path: bool) -> Result<Vec<Vec<String>>> {
+    let options = ExecuteOptions { short_path, ..ExecuteOptions::default() };
+    let results = context.executor().execute(context.session(), text, &Params::default(), &options).await;
+    let results = results.map_err(|e| e.in_context(text))?;
     let Some(found) = results.last().and_then(|r| r.rows.as_ref()) else { return Ok(Vec::new()) };
     let types: Vec<KalamDataType> =
         found.schema.fields().iter().map(|f| KalamDataType::from_arrow_field(f)).collect::<Result<_>>()?;
@@ -37,9 +43,9 @@ async fn rows(context: &AppContext, text: &str) -> Result<Vec<Vec<String>>> {
     Ok(out)
 }
 
-/// The last line of the plan: how the table is read.
+/// The plan: how the table is read.
 async fn path(context: &AppContext, query: &str) -> Result<String> {
-    let plan = rows(context, &format!("EXPLAIN {query}")).await?;
+    let plan = rows_with(context, &format!("EXPLAIN {query}"), false).await?;
     let text = plan.last().and_then(|row| row.last()).cloned().unwrap_or_default();
     Ok(text.replace("\\n", "\n"))
 }

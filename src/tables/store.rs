@@ -579,6 +579,10 @@ impl TableStore {
             *open.failure.lock() = Some(error.clone());
             scopes.extend(open.scopes);
         }
+        // What the open group was to replace it has not: the newest snapshot must not be refused because of it. Older
+        // ones stay refused, for what was replaced before that is no longer known.
+        let newest = self.snapshot().max(last_seq);
+        self.replaced.lock().values_mut().for_each(|at| *at = (*at).min(newest));
         let evicted = self.restore_streams(scopes.into_iter().collect());
         let mut slots = self.slots.lock();
         for scope in &evicted {

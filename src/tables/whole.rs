@@ -60,10 +60,11 @@ impl TableStore {
             }
             if !hot.is_stream() {
                 batch.delete_range(Partition::Log, scope.range());
-                self.replaced.lock().insert(scope.clone(), span.last());
             }
         }
         let last_seq = span.last();
+        let stored_scopes = scopes.iter().filter(|(_, hot)| !hot.is_stream());
+        self.replaced.lock().extend(stored_scopes.map(|(scope, _)| (scope.clone(), last_seq)));
         let stored = !batch.is_empty();
         let durability = if stored { durability } else { Durability::Memory };
         let scopes = scopes.into_iter().map(|(scope, _)| scope).collect();
