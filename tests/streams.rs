@@ -161,7 +161,15 @@ async fn mixed(context: &AppContext, id: i32) -> Result<Durability> {
         let batch = RecordBatch::try_new(table.arrow_schema()?, vec![column]).map_err(KalamError::internal)?;
         let rows = prepare_rows(table.definition(), &batch, None)?;
         let schema_version = table.schema_version();
-        writes.push(ScopeWrite { scope, hot, schema_version, rows, replaced: Vec::new(), deleted: Vec::new(), checked: ColdCheck::NoNewKeys });
+        writes.push(ScopeWrite {
+            scope,
+            hot,
+            schema_version,
+            rows,
+            replaced: Vec::new(),
+            deleted: Vec::new(),
+            checked: ColdCheck::NoNewKeys,
+        });
     }
     let receipt = context.store().submit(writes, Durability::Strict, None)?.await?;
     Ok(receipt.durability)

@@ -17,8 +17,8 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::error::{ErrorCode, KalamError, Result};
 
-pub use write::FileWriter;
 pub use csv::{CsvBatch, CsvDecoder, CsvOptions};
+pub use write::FileWriter;
 
 /// Rows per batch that a decoder gives.
 const BATCH_ROWS: usize = 32_768;

@@ -171,9 +171,7 @@ fn without_empty_parentheses(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpa
 
 /// `SET OPTIONS (…)` is `SET (…)`, which the parser knows. No other statement has SET, OPTIONS and a parenthesis.
 fn without_options_word(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
-    let is = |token: &TokenWithSpan, keyword: Keyword| {
-        matches!(&token.token, Token::Word(w) if w.quote_style.is_none() && w.keyword == keyword)
-    };
+    let is = |token: &TokenWithSpan, keyword: Keyword| matches!(&token.token, Token::Word(w) if w.quote_style.is_none() && w.keyword == keyword);
     let written = |token: &&TokenWithSpan| !matches!(token.token, Token::Whitespace(_));
     let mut at = 0;
     while at < tokens.len() {

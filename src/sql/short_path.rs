@@ -328,7 +328,9 @@ fn rows_of(pins: &[(u32, Vec<Value>)], columns: &[u32]) -> Vec<Vec<Value>> {
     for values in columns.iter().filter_map(|id| pins.iter().find(|(pinned, _)| pinned == id)).map(|(_, v)| v) {
         rows = rows
             .into_iter()
-            .flat_map(|row: Vec<Value>| values.iter().map(move |value| [&row[..], std::slice::from_ref(value)].concat()))
+            .flat_map(|row: Vec<Value>| {
+                values.iter().map(move |value| [&row[..], std::slice::from_ref(value)].concat())
+            })
             .collect();
     }
     rows

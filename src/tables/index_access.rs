@@ -16,9 +16,9 @@ use datafusion::common::{Column, DataFusionError, Result as DfResult, ScalarValu
 use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, Operator};
 
+use super::index::{IndexCodec, IndexRange, successor};
 use super::key_pins::pinned_keys;
 use super::key_spec::KeySpec;
-use super::index::{IndexCodec, IndexRange, successor};
 use crate::error::{KalamError, Result};
 use crate::schema::{ColumnDefinition, IndexDefinition, TableDefinition};
 use crate::types::KalamDataType;

@@ -372,7 +372,11 @@ mod tests {
                 block: block.clone(),
             }),
             deletions: vec![b"gone".to_vec()],
-            marks: vec![ColdMark { segment: 3, replaced: (0..9).collect(), deleted: std::iter::once(70_000).collect() }],
+            marks: vec![ColdMark {
+                segment: 3,
+                replaced: (0..9).collect(),
+                deleted: std::iter::once(70_000).collect(),
+            }],
         };
         let mut batch = WriteBatch::new();
         record.write(&scope, &mut batch)?;

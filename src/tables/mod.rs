@@ -42,8 +42,8 @@ pub use provider::{
 };
 pub use rewrite::retained_since;
 pub use salvage::Salvage;
-pub use scrub::{Finding, Health, Scrub};
 pub use scan::{DELETED_COLUMN, POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLUMN, TableScanExec};
+pub use scrub::{Finding, Health, Scrub};
 pub use segment::{
     CacheStatistics, ColumnMeta, DeleteVector, ROW_GROUP_ROWS, ROW_ID_FIELD_ID, SEGMENT_ROWS, SEQ_FIELD_ID, Segment,
     SegmentCache, SegmentMeta, SegmentRows, SegmentSource, SegmentWriter, cold_position, cold_row, decode_bitmap,

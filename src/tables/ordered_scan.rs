@@ -58,8 +58,18 @@ impl TableScanExec {
             let overlay = overlay.clone();
             let (scan, request, metrics) = (self.clone(), Arc::clone(&request), metrics.intermediate());
             let source = Source::Chunks(chunks);
-            let reader =
-                ChunkReader { scan, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked: Instant::now() };
+            let reader = ChunkReader {
+                scan,
+                request,
+                overlay,
+                cold,
+                source,
+                oldest,
+                next: 0,
+                remaining,
+                metrics,
+                worked: Instant::now(),
+            };
             let stream = RecordBatchStreamAdapter::new(Arc::clone(&schema), reader.into_stream());
             Box::pin(stream) as SendableRecordBatchStream
         };
@@ -113,7 +123,11 @@ fn lanes(segments: &[Arc<Segment>], key: &KeySpec) -> (Vec<Vec<Arc<Segment>>>, V
 }
 
 /// Rows in no order become a lane: they are read and sorted when the first of them is asked for.
-pub(super) fn sorted(rows: SendableRecordBatchStream, order: LexOrdering, fetch: Option<usize>) -> SendableRecordBatchStream {
+pub(super) fn sorted(
+    rows: SendableRecordBatchStream,
+    order: LexOrdering,
+    fetch: Option<usize>,
+) -> SendableRecordBatchStream {
     let schema = rows.schema();
     let of = Arc::clone(&schema);
     let sort = async move {

@@ -237,12 +237,7 @@ impl Transaction {
 
     /// Refuses new rows with values of a unique index that a committed row has which the transaction sees and has not
     /// ended. Own rows are asked when they enter the overlay.
-    async fn check_unique(
-        &self,
-        overlay: &Overlay,
-        write: &StatementWrite<'_>,
-        ended: &HashSet<u64>,
-    ) -> Result<()> {
+    async fn check_unique(&self, overlay: &Overlay, write: &StatementWrite<'_>, ended: &HashSet<u64>) -> Result<()> {
         let (definition, snapshot) = (write.table.definition(), self.pin.seq());
         overlay.base.use_indexes_of(definition)?;
         overlay.own.use_indexes_of(definition)?;

@@ -21,7 +21,9 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::index_access::{self, IndexAccess, ScanPath};
 use super::key_spec::KeySpec;
 use super::parameters::{ParameterFunction, has_parameters, with_values};
-use super::scan::{DELETED_COLUMN, ScanColumn, TableScanExec, schema_with_system_columns, system_columns, table_columns};
+use super::scan::{
+    DELETED_COLUMN, ScanColumn, TableScanExec, schema_with_system_columns, system_columns, table_columns,
+};
 use super::segment::ScanFilter;
 use super::store::TableStore;
 use crate::error::{KalamError, Result};

@@ -457,7 +457,11 @@ impl ExecutionPlan for TableScanExec {
             let hot = self.store.loaded(&scope).filter(|_| definition.table_type != TableType::User);
             hot.is_some_and(|hot| ordered_scan::pays(&hot.view().segments, hot.statistics().live_rows))
         };
-        if self.keys.is_some() || self.index.is_some() || !ordered_scan::is_key_order(definition, &self.columns, order) || !pays() {
+        if self.keys.is_some()
+            || self.index.is_some()
+            || !ordered_scan::is_key_order(definition, &self.columns, order)
+            || !pays()
+        {
             return Ok(SortOrderPushdownResult::Unsupported);
         }
         let properties = PlanProperties::new(

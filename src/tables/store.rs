@@ -165,7 +165,6 @@ pub enum ColdCheck {
     At(u64),
 }
 
-
 /// What a commit promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
@@ -707,12 +706,7 @@ fn rows_of(write: &ScopeWrite) -> u64 {
 }
 
 /// Applies every write to its hot tier and encodes the log records; takes everything back if one is refused.
-fn apply_all(
-    writes: &[ScopeWrite],
-    span: SeqSpan,
-    request: Option<RequestId>,
-    horizon: Seq,
-) -> Result<WriteBatch> {
+fn apply_all(writes: &[ScopeWrite], span: SeqSpan, request: Option<RequestId>, horizon: Seq) -> Result<WriteBatch> {
     let mut batch = WriteBatch::new();
     let mut applied: Vec<(&ScopeWrite, Applied)> = Vec::with_capacity(writes.len());
     let mut used = 0;

@@ -19,10 +19,18 @@ use super::reader::Footer;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Item {
     Footer,
-    Bloom { group: u32 },
-    Column { group: u32, id: u32 },
+    Bloom {
+        group: u32,
+    },
+    Column {
+        group: u32,
+        id: u32,
+    },
     /// Of an index, as a schema version of the table has it.
-    Index { id: u32, version: u32 },
+    Index {
+        id: u32,
+        version: u32,
+    },
 }
 
 #[derive(Debug, Clone)]
