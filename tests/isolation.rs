@@ -328,8 +328,11 @@ fn step() -> impl Strategy<Value = Step> {
 
 type Rows = BTreeMap<i64, i64>;
 
+/// The rows after a step, and what it answers.
+type Outcome = (Rows, Vec<Vec<String>>);
+
 /// The statement of a step, the rows that it leaves, and what it gives; `None` if it has to fail.
-fn expected(step: &Step, rows: &Rows) -> (String, Option<(Rows, Vec<Vec<String>>)>) {
+fn expected(step: &Step, rows: &Rows) -> (String, Option<Outcome>) {
     let mut next = rows.clone();
     let changed = |next: Rows, n: usize| Some((next, vec![vec![format!("{n} rows")]]));
     match step {

@@ -68,6 +68,7 @@ enum Work {
 
 /// One step of a [`ColdReader`].
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 pub(super) enum Step {
     Rows(ColdRows),
     /// There was no row to give.

@@ -89,6 +89,9 @@ struct LogSum {
     damaged: u64,
 }
 
+/// Decodes a payload to see whether it does.
+type Check = fn(&[u8]) -> Result<()>;
+
 impl Scrub {
     /// Reads a whole database, or what belongs to one table. `check` is asked between pages whether to go on.
     pub async fn run(
@@ -165,7 +168,7 @@ impl Scrub {
                 self.tables.insert(definition.table_id.clone(), definition);
                 return Ok(());
             }
-            let known: [(&[u8], fn(&[u8]) -> Result<()>); 5] = [
+            let known: [(&[u8], Check); 5] = [
                 (NamespaceDefinition::PREFIX, |p| decode::<NamespaceDefinition>(p).map(drop)),
                 (UserRecord::PREFIX, |p| decode::<UserRecord>(p).map(drop)),
                 (JobRecord::PREFIX, |p| decode::<JobRecord>(p).map(drop)),

@@ -252,7 +252,8 @@ impl TableStore {
             self.check_free(scope)?;
             let view = hot.view();
             let some = view.chunks.first().is_some_and(|c| c.base < below);
-            if !some && !(view.chunks.is_empty() && hot.has_new_marks()) {
+            let only_marks = view.chunks.is_empty() && hot.has_new_marks();
+            if !(some || only_marks) {
                 break;
             }
             let keep = self.keep(definition);

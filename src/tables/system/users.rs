@@ -13,11 +13,14 @@ use crate::error::{KalamError, Result};
 use crate::schema::{Role, TableType};
 use crate::storage::{Durability, StorageBackend, WriteBatch};
 
+/// The role of each user.
+type Roles = Arc<HashMap<String, Role>>;
+
 /// What the registry keeps of users.
 #[derive(Debug, Default)]
 pub struct Users {
     /// The roles, and the state of the catalog that they were read from.
-    roles: Mutex<Option<(u64, Arc<HashMap<String, Role>>)>>,
+    roles: Mutex<Option<(u64, Roles)>>,
     /// Held by who changes a user.
     changing: futures::lock::Mutex<()>,
 }
