@@ -493,7 +493,7 @@ fn writers_of_a_group_that_fails() -> Result<()> {
                     .map(|k| match k % 3 {
                         0 => format!("INSERT INTO a VALUES ({k})"),
                         1 => format!("INSERT INTO b VALUES ({k}, 1)"),
-                        _ => format!("UPDATE b SET v = v + 1 WHERE k = -1"),
+                        _ => "UPDATE b SET v = v + 1 WHERE k = -1".to_owned(),
                     })
                     .collect();
                 let outcomes = join_all(texts.iter().map(|text| sql(&context, text))).await;
