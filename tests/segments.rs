@@ -272,7 +272,7 @@ fn scans_read_what_they_need() -> Result<()> {
     assert!(metric(&scan, "output_rows") == 10.0 && metric(&scan, "rows_read") <= 10.0, "{scan}");
     // A key.
     let scan = reopened.scan_of("SELECT * FROM t WHERE id = 77777")?;
-    assert!(scan.starts_with("ShortPath: KeyLookup:") && metric(&scan, "rows_read") == 1.0, "{scan}");
+    assert!(scan.contains("ShortPath: KeyLookup:") && metric(&scan, "rows_read") == 1.0, "{scan}");
     assert_eq!(reopened.rows("SELECT v, s FROM t WHERE id IN (77777, 3, 100000)")?.len(), 2);
     // The second time nothing is read from storage.
     reopened.rows("SELECT sum(v) FROM t")?;

@@ -335,12 +335,13 @@ impl Execution<'_> {
         }
         // Errors come again, with their right place, when the statement is planned with its values.
         let open = open_parameters(logical, self.params, fixed).ok()??;
-        let analyzed = self.state.analyzer().execute_and_check(open, self.state.config_options(), |_, _| {}).ok()?;
+        let analyzed =
+            self.state.analyzer().execute_and_check(open.clone(), self.state.config_options(), |_, _| {}).ok()?;
         // Before anything is optimized away: with its value in place a cast fails even where it is of no use.
         if casts_a_parameter(&analyzed) {
             return None;
         }
-        let optimized = self.state.optimize(&analyzed).ok()?;
+        let optimized = self.state.optimize(&open).ok()?;
         if casts_a_parameter(&optimized) {
             return None;
         }
