@@ -27,7 +27,9 @@ cargo clippy --locked --lib --target wasm32-unknown-unknown --profile wasm -- -D
 section "tsc, strict"
 scripts/build.sh
 for dir in sdks/typescript www; do
-  (cd "$dir" && npx --no-install tsc --showConfig | grep -q '"strict": true') || fail "$dir/tsconfig.json is not strict"
+  # Read whole before it is searched: grep -q would end it in the middle of its output, which pipefail takes for failure.
+  shown=$(cd "$dir" && npx --no-install tsc --showConfig)
+  grep -q '"strict": true' <<<"$shown" || fail "$dir/tsconfig.json is not strict"
 done
 (cd sdks/typescript && npm run --silent typecheck)
 (cd www && npm run --silent packed && npm run --silent check)
