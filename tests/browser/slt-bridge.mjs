@@ -108,23 +108,50 @@ function setUp() {
       const rows = await on.query(sql)
       const columns = rows.columns.map(({ name, type }) => ({ name, type }))
       if (new Set(columns.map(({ name }) => name)).size < columns.length) return renamed(on, sql, columns)
+      const parsed = columns.some(({ type }) => type === 'JSON') && !/\bRETURNING\b/i.test(sql)
+      if (parsed) rows.splice(0, rows.length, ...(await unparsed(() => on.query(sql), columns)))
       return { columns, rows: rows.map(row => columns.map(({ name }) => text(row[name]))), rowsAffected: 0 }
     },
+  }
+
+  // What PREPARE named, by name: whether EXECUTE gives rows depends on it.
+  const kept = new Map()
+  const folded = name => (name.startsWith('"') ? name.slice(1, -1) : name.toLowerCase())
+
+  // JSON comes parsed, and the files say how it is written: so such a query runs again with its values left as text.
+  const unparsed = async (query, columns) => {
+    const template = `{${columns.map(({ name }) => `${JSON.stringify(name)}:null`).join(',')}}`
+    const { parse } = JSON
+    JSON.parse = text => (text === template ? parse(text) : text)
+    try {
+      return await query()
+    } finally {
+      JSON.parse = parse
+    }
   }
 
   // The last statement of a request is the one that answers.
   const givesRows = sql => {
     const bare = sql.replace(/--.*$/gm, '').replace(/\/\*[\s\S]*?\*\//g, '')
     const last = bare.split(';').findLast(part => part.trim() !== '') ?? ''
+    const asUser = /^\s*EXECUTE\s+AS\s+USER\s+\S+\s*\(([\s\S]*?);?\s*\)\s*;?\s*$/i.exec(bare)
+    if (asUser) return givesRows(asUser[1])
+    const prepared = /^\s*PREPARE\s+("[^"]+"|\w+)[^']*?\bAS\b([\s\S]*)$/i.exec(last)
+    if (prepared) kept.set(folded(prepared[1]), prepared[2])
     if (/\bRETURNING\b/i.test(last)) return true
     const changes = /^\s*WITH\b[\s\S]*\)\s*(INSERT|UPDATE|DELETE)\b/i.test(last)
+    const execute = /^\s*EXECUTE\s+("[^"]+"|\w+)/i.exec(last)
+    if (execute) return givesRows(kept.get(folded(execute[1])) ?? '')
     return !changes && /^\s*(\(|(SELECT|WITH|VALUES|TABLE|EXPLAIN|SHOW|DESC|DESCRIBE)\b)/i.test(last)
   }
 
   // Rows are objects: of two columns with one name only one is left. So such a query runs again with names of its own.
   const renamed = async (on, sql, columns) => {
     const names = columns.map((_, at) => `c${at}`)
-    const rows = await on.query(`SELECT * FROM (${sql.replace(/;\s*$/, '')}\n) AS bridge(${names.join(', ')})`)
+    const inner = sql.replace(/;\s*$/, '')
+    // The order of a subquery is no order: one by places is said again outside.
+    const order = /\bORDER\s+BY\s+(?:\d+(?:\s+(?:ASC|DESC))?(?:\s+NULLS\s+(?:FIRST|LAST))?\s*,?\s*)+$/i.exec(inner)
+    const rows = await on.query(`SELECT * FROM (${inner}\n) AS bridge(${names.join(', ')}) ${order?.[0] ?? ''}`)
     return { columns, rows: rows.map(row => names.map(name => text(row[name]))), rowsAffected: 0 }
   }
 
