@@ -34,7 +34,6 @@ need gcc "links native Rust builds" "Xcode's command line tools, or the system's
 need libc6-dev "C headers for the native build of zstd" "glibc-devel or musl-dev" have_libc
 need clang "compiles zstd's C to wasm32, which gcc cannot" "brew install llvm; dnf install clang; pacman -S clang" command -v clang
 need llvm "llvm-ar packs those wasm objects into a library" "brew install llvm; dnf install llvm; pacman -S llvm" command -v llvm-ar
-need binaryen "wasm-opt makes the release a tenth smaller" "brew install binaryen; dnf install binaryen; pacman -S binaryen" command -v wasm-opt
 need chromium "the browser that the tests and the demo run in" "Chromium or Chrome; CHROMIUM may name it" find_chromium
 need python3-venv "a folder for the Python packages that tests compare with" "Python 3 with venv" have_venv
 need chromium-driver "drives Chromium in the wasm tests" "the browser's ChromeDriver; CHROMEDRIVER may name it" find_chromedriver
