@@ -54,12 +54,14 @@ struct File<'a> {
     text: &'a str,
     names: Vec<String>,
     places: HashMap<String, usize>,
+    /// By key, how many objects there were when it was last seen, the one itself included.
+    seen: Vec<usize>,
     objects: Vec<Object>,
 }
 
 impl<'a> File<'a> {
     fn new(text: &'a str) -> Self {
-        Self { text, names: Vec::new(), places: HashMap::new(), objects: Vec::new() }
+        Self { text, names: Vec::new(), places: HashMap::new(), seen: Vec::new(), objects: Vec::new() }
     }
 
     /// Adds an object, which is a part of the text.
@@ -72,12 +74,16 @@ impl<'a> File<'a> {
                 None => {
                     self.names.push(name.clone().into_owned());
                     self.places.insert(name.into_owned(), self.names.len() - 1);
+                    self.seen.push(0);
                     self.names.len() - 1
                 }
             };
             let start = value.as_ptr() as usize - self.text.as_ptr() as usize;
-            // Of a key that comes twice the last counts.
-            found.retain(|(other, _)| *other != place);
+            let number = self.objects.len() + 1;
+            if std::mem::replace(&mut self.seen[place], number) == number {
+                // Of a key that comes twice the last counts.
+                found.retain(|(other, _)| *other != place);
+            }
             found.push((place, start..start + value.len()));
         }
         self.objects.push(found);
@@ -116,8 +122,7 @@ fn batch(
         .map(|(place, (name, data_type))| {
             let mut builder = ColumnBuilder::new(data_type, name, objects.len());
             for object in objects {
-                let value = object.iter().find(|(other, _)| *other == place).map(|(_, range)| &text[range.clone()]);
-                match value {
+                match value_of(object, place).map(|range| &text[range]) {
                     None | Some("null") => builder.append_null(),
                     Some(value) => builder.append(&to_value(value, data_type)?)?,
                 }
@@ -126,6 +131,12 @@ fn batch(
         })
         .collect::<Result<Vec<_>>>()?;
     RecordBatch::try_new(Arc::clone(schema), arrays).map_err(KalamError::internal)
+}
+
+/// Where an object's value of a key lies. Objects mostly have the same keys in the same order: then it is found at once.
+fn value_of(object: &Object, place: usize) -> Option<Range<usize>> {
+    let is = |entry: &&(usize, Range<usize>)| entry.0 == place;
+    object.get(place).filter(is).or_else(|| object.iter().find(is)).map(|(_, range)| range.clone())
 }
 
 fn to_value(json: Json<'_>, data_type: &KalamDataType) -> Result<Value> {
@@ -198,6 +209,21 @@ mod tests {
         let found = types(r#"[{"a":1,"b":true,"c":"x"},{"a":2.5,"d":[1],"b":null},{"c":1,"e":null}]"#);
         let expected = [("a", T::Double), ("b", T::Boolean), ("c", T::Json), ("d", T::Json), ("e", T::Text)];
         assert_eq!(found, expected.map(|(n, t)| (n.to_owned(), t)));
+    }
+
+    #[test]
+    fn keys_come_in_any_order_and_the_last_of_two_counts() -> Result<()> {
+        let text = r#"[{"a":1,"b":2},{"b":3,"a":4},{"b":5,"a":6,"b":7},{"c":8,"a":9},{"a":1,"a":2,"c":3}]"#;
+        let batch = array(text.as_bytes())?.next().expect("a batch")?;
+        let expected = [("a", [1, 4, 6, 9, 2].map(Some)), ("b", [Some(2), Some(3), Some(7), None, None])];
+        for (name, values) in expected {
+            let column = batch.column_by_name(name).expect("a column");
+            for (row, value) in values.into_iter().enumerate() {
+                let expected = value.map_or(Value::Null, Value::BigInt);
+                assert_eq!(Value::from_array(column.as_ref(), row, &KalamDataType::BigInt)?, expected, "{name}, {row}");
+            }
+        }
+        Ok(())
     }
 
     #[test]
