@@ -144,12 +144,22 @@ impl Opener<'_> {
         })
     }
 
-    /// An open BIGINT beside an INT as an INT, if that holds its value.
+    /// An open BIGINT, or a constant one, beside an INT as an INT, if that holds its value.
     fn narrow(&self, expr: &Expr, beside: &Expr, schema: &DFSchema) -> Option<Expr> {
-        let Expr::Placeholder(Placeholder { id, field: Some(field) }) = expr else { return None };
-        let fits = matches!(self.values.get(id), Some(ScalarValue::Int64(Some(n))) if i32::try_from(*n).is_ok());
-        let is_int = matches!(beside.get_type(schema), Ok(DataType::Int32));
-        (fits && is_int && *field.data_type() == DataType::Int64).then(|| open(id.clone(), DataType::Int32))
+        if !matches!(beside.get_type(schema), Ok(DataType::Int32)) {
+            return None;
+        }
+        let fitting = |value: &ScalarValue| match value {
+            ScalarValue::Int64(Some(n)) => i32::try_from(*n).ok(),
+            _ => None,
+        };
+        match expr {
+            Expr::Placeholder(Placeholder { id, field: Some(field) }) if *field.data_type() == DataType::Int64 => {
+                self.values.get(id).and_then(fitting).map(|_| open(id.clone(), DataType::Int32))
+            }
+            Expr::Literal(value, _) => fitting(value).map(lit),
+            _ => None,
+        }
     }
 }
 

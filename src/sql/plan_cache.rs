@@ -35,7 +35,7 @@ use super::statement_cache::{ParsedStatement, ParsedText};
 use super::who;
 use crate::error::Result;
 use crate::tables::TableScanExec;
-use crate::tables::parameters::{ParameterValues, WithValues, within, within_async};
+use crate::tables::parameters::{ParameterValues, WithValues, while_planning, within};
 use crate::types::Value;
 
 /// At most so many plans are kept.
@@ -349,7 +349,7 @@ impl Execution<'_> {
         let values = values_of(&parameters, self.params).ok()??;
         // Which index is best may depend on the values; the plan serves all of them (`TableScanExec`).
         let planning = self.state.query_planner().create_physical_plan(&numbered, self.state.as_ref());
-        let plan = within_async(&values, planning).await.ok()?;
+        let plan = while_planning(&values, planning).await.ok()?;
         let plan = datafusion_session::one_partition(plan);
         can_run_again(&plan).ok()?.then(|| KeptPlan {
             plan,

@@ -5,8 +5,11 @@
 //! scope while the plan works for it. Invariant: every call into a plan that has parameters, `execute` and each poll
 //! of its stream, is made within [`within`] with the values of its own run; nothing of a plan works outside of such a
 //! call, because this engine starts no tasks. So runs may overlap in any order and never see each other's values.
+//! While a plan is made ([`while_planning`]) only those who ask for values by name see them ([`with_values`]): a call
+//! of the function fails, since what planning computes (the set of an IN list, say) would stay in the plan.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -29,34 +32,52 @@ use crate::error::KalamError;
 /// The values of the parameters of one run, by their number in the plan.
 pub type ParameterValues = Arc<[ScalarValue]>;
 
+#[derive(Clone)]
+struct Scope {
+    values: ParameterValues,
+    planning: bool,
+}
+
 thread_local! {
-    static VALUES: RefCell<Option<ParameterValues>> = const { RefCell::new(None) };
+    static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
 }
 
 /// Puts the former values back, also when the work panics.
-struct Restore(Option<ParameterValues>);
+struct Restore(Option<Scope>);
 
 impl Drop for Restore {
     fn drop(&mut self) {
         let former = self.0.take();
-        VALUES.with(|values| *values.borrow_mut() = former);
+        SCOPE.with(|scope| *scope.borrow_mut() = former);
     }
 }
 
-/// Does some work of a plan with the values of its run.
-pub fn within<T>(values: &ParameterValues, work: impl FnOnce() -> T) -> T {
-    let former = VALUES.with(|slot| slot.borrow_mut().replace(Arc::clone(values)));
+fn in_scope<T>(scope: Scope, work: impl FnOnce() -> T) -> T {
+    let former = SCOPE.with(|slot| slot.borrow_mut().replace(scope));
     let _restore = Restore(former);
     work()
 }
 
+/// Does some work of a plan with the values of its run.
+pub fn within<T>(values: &ParameterValues, work: impl FnOnce() -> T) -> T {
+    in_scope(Scope { values: Arc::clone(values), planning: false }, work)
+}
+
+/// Makes a plan that is good for other values too; these may tell which way is best.
+pub async fn while_planning<T>(values: &ParameterValues, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    let scope = Scope { values: Arc::clone(values), planning: true };
+    futures::future::poll_fn(|context| in_scope(scope.clone(), || work.as_mut().poll(context))).await
+}
+
+fn missing(what: impl fmt::Display) -> DataFusionError {
+    DataFusionError::External(Box::new(KalamError::internal(what)))
+}
+
 /// The value of a parameter of the run that is being worked for.
 fn value_of(number: usize) -> DfResult<ScalarValue> {
-    let value = VALUES.with(|values| values.borrow().as_ref().and_then(|v| v.get(number).cloned()));
-    value.ok_or_else(|| {
-        let error = KalamError::internal(format_args!("a plan asks for parameter {number}, which has no value"));
-        DataFusionError::External(Box::new(error))
-    })
+    let value = SCOPE.with(|scope| scope.borrow().as_ref().and_then(|scope| scope.values.get(number).cloned()));
+    value.ok_or_else(|| missing(format_args!("a plan asks for parameter {number}, which has no value")))
 }
 
 /// A parameter in a physical plan.
@@ -115,6 +136,9 @@ impl ScalarUDFImpl for ParameterFunction {
     }
 
     fn invoke_with_args(&self, _: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        if SCOPE.with(|scope| scope.borrow().as_ref().is_some_and(|scope| scope.planning)) {
+            return Err(missing(format_args!("the value of {} is asked for while planning", self.placeholder)));
+        }
         self.value().map(ColumnarValue::Scalar)
     }
 }
@@ -159,12 +183,6 @@ pub fn with_values_physical(expr: Arc<dyn PhysicalExpr>) -> DfResult<Arc<dyn Phy
         }
     })
     .data()
-}
-
-/// Does some work of a plan that waits in between, with the values of its run.
-pub async fn within_async<T>(values: &ParameterValues, work: impl Future<Output = T>) -> T {
-    let mut work = std::pin::pin!(work);
-    futures::future::poll_fn(|context| within(values, || work.as_mut().poll(context))).await
 }
 
 /// The stream of a run: polls the plan with the run's values.
