@@ -11,7 +11,7 @@ import type { HostStorage } from '../storage.js'
 import type { ColumnInfo, ConnectProgress } from '../types.js'
 import type { ResolvedWasm } from '../wasm.js'
 import type { FromHost, HostSource, Op, Ops, Progress, RunAnswer, ToHost } from './protocol.js'
-import type { Cursor, Engine, RunOptions, RunOutcome, SessionOptions, Surface } from './surface.js'
+import type { Cursor, Engine, Receipt, RunOptions, RunOutcome, SessionOptions, Surface } from './surface.js'
 
 /** What a host needs from its surroundings. */
 export interface HostEnvironment {
@@ -117,7 +117,7 @@ export class EngineHost {
       const outcomes = await this.opened.runMany(args.sql, sets, runOptionsOf(args))
       calls.forEach(({ id }, i) => {
         const outcome = outcomes[i]
-        if (Array.isArray(outcome)) this.sendRun(id, outcome)
+        if (Array.isArray(outcome)) this.sendRun(id, outcome as Receipt)
         else this.send({ id, error: KalamError.from(outcome).toJSON() })
       })
     } catch (error) {
