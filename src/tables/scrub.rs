@@ -20,6 +20,7 @@ use super::log::{LogReader, LogRecord, ScopeKey};
 use super::manifest;
 use super::segment::{Segment, SegmentCache, SegmentSource};
 use super::seq::Seq;
+use super::store::dropped_table;
 use super::system::{AuditRecord, JobRecord, StorageRecord, UserRecord};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
@@ -75,6 +76,8 @@ pub struct Scrub {
     pub damaged_prefixes: Vec<(Partition, Vec<u8>)>,
     /// Definitions of the tables and views that can be read, by number.
     pub tables: BTreeMap<TableId, TableDefinition>,
+    /// Numbers of tables that were dropped, and of which something is left.
+    dropped: HashSet<u32>,
     /// No `_seq` that was found is greater.
     pub greatest_seq: Seq,
 }
@@ -144,7 +147,10 @@ impl Scrub {
         while let Some(page) = pages.next(backend).await? {
             for (key, value) in &page {
                 match self.entity(partition, key, value) {
-                    Ok(()) => sound += 1,
+                    Ok(()) => {
+                        sound += 1;
+                        self.dropped.extend(dropped_table(key).filter(|_| partition == Partition::Meta));
+                    }
                     Err(error) => self.damage(partition, key, name_of(partition, key), &error),
                 }
             }
@@ -231,6 +237,7 @@ impl Scrub {
                 self.note(format!("table {name}"), Health::Ok, detail);
             }
         }
+        sums.retain(|table_no, _| !self.dropped.contains(table_no));
         for (table_no, sum) in sums {
             let detail = format!("log: {} records of a table that is not there", sum.records);
             self.note(format!("table number {table_no}"), Health::Orphaned, detail);
@@ -310,6 +317,9 @@ impl Scrub {
             self.tables.values().map(|t| (t.table_no, t.table_id.to_string())).filter(|(no, _)| *no > 0).collect();
         for scope in scopes {
             let Some(name) = names.get(&scope.table_no).cloned() else {
+                if self.dropped.contains(&scope.table_no) {
+                    continue;
+                }
                 let object = format!("table number {}", scope.table_no);
                 self.note(object, Health::Orphaned, "manifest: of a table that is not there");
                 continue;
