@@ -199,7 +199,7 @@ impl AppContext {
     /// What can be read of a damaged database, which need not open: as a backup that restores to one that does, and the
     /// report of what is missing in it. Nobody may write to the backend meanwhile.
     pub async fn rescue(backend: Arc<dyn StorageBackend>) -> Result<(Backup, Vec<Finding>)> {
-        let scrub = Scrub::run(&backend, None, || Ok(())).await?;
+        let scrub = Scrub::run(&backend, None, true, || Ok(())).await?;
         let findings = scrub.findings.clone();
         let about = serde_json::json!({
             "format": FORMAT,
