@@ -53,7 +53,7 @@ pub struct Target {
     /// What the statement reads.
     pub request: Arc<Request>,
     /// The table's provider, which keeps what all statements that change rows need.
-    provider: Option<Arc<dyn TableProvider>>,
+    pub provider: Option<Arc<dyn TableProvider>>,
 }
 
 impl Target {
