@@ -43,9 +43,7 @@ impl OpenParameter {
         if scalar.data_type() == self.data_type && !scalar.is_null() {
             return Ok(Some(scalar));
         }
-        Ok(match (scalar, &self.data_type) {
-            (value, narrow) => narrowed(&value, narrow),
-        })
+        Ok(narrowed(&scalar, &self.data_type))
     }
 }
 
