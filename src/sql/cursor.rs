@@ -90,7 +90,8 @@ impl Cursor {
             // How many elements there are is part of the statement now: it is nobody's but this run's.
             let mut statement = ast::Statement::Query(Box::new(query.clone()));
             let params = arrays::expand(&mut statement, execution.params)?;
-            let plan = execution.of(&params, None).plan(statement, &Extras::new()).await?;
+            let own = execution.of(&params, None);
+            let plan = Box::pin(own.plan(statement, &Extras::new())).await?;
             ReadyPlan::new(execution.physical(&plan).await?)
         } else {
             execution.ready_plan(PlanFor::Rows, || Ok((query.clone(), Extras::new()))).await?
