@@ -30,10 +30,10 @@ pub struct GroupRows<'a> {
     segment: &'a Segment,
     group: usize,
     /// Rows of the row group.
-    len: usize,
+    all: usize,
     /// Those that are wanted; `None`: all.
     wanted: Option<BooleanBuffer>,
-    count: usize,
+    len: usize,
     held: Vec<(u32, ArrayRef)>,
     file: SparseFile,
     /// Whether the wanted rows alone may be decoded; decided when that is first asked.
@@ -44,10 +44,10 @@ pub struct GroupRows<'a> {
 impl<'a> GroupRows<'a> {
     /// The rows of a row group that a mask leaves.
     pub fn new(segment: &'a Segment, group: usize, mask: Option<BooleanBuffer>) -> Self {
-        let len = segment.meta().group_rows(group).len();
-        let count = mask.as_ref().map_or(len, BooleanBuffer::count_set_bits);
+        let all = segment.meta().group_rows(group).len();
+        let len = mask.as_ref().map_or(all, BooleanBuffer::count_set_bits);
         let file = segment.unread();
-        Self { segment, group, len, wanted: mask, count, held: Vec::new(), file, by_page: None, decoded: 0 }
+        Self { segment, group, all, wanted: mask, len, held: Vec::new(), file, by_page: None, decoded: 0 }
     }
 
     /// The row group.
@@ -57,10 +57,10 @@ impl<'a> GroupRows<'a> {
 
     /// How many rows are wanted.
     pub fn len(&self) -> usize {
-        self.count
+        self.len
     }
 
-    /// How many rows were looked at: the most of any column.
+    /// How many rows were read: the most of any column. Of one that was in memory, those that are wanted.
     pub fn decoded(&self) -> usize {
         self.decoded
     }
@@ -68,19 +68,19 @@ impl<'a> GroupRows<'a> {
     /// The wanted rows, counted from the first of the row group.
     pub fn indices(&self) -> Box<dyn Iterator<Item = u32> + '_> {
         match &self.wanted {
-            None => Box::new(0..self.len as u32),
+            None => Box::new(0..self.all as u32),
             Some(mask) => Box::new(mask.set_indices_u32()),
         }
     }
 
     /// Leaves out the rows that are in none of some ranges (ascending, apart).
     pub fn retain_ranges(&mut self, ranges: &[Range<u32>]) {
-        let mut mask = BooleanBufferBuilder::new(self.len);
+        let mut mask = BooleanBufferBuilder::new(self.all);
         for range in ranges {
             mask.append_n((range.start as usize).saturating_sub(mask.len()), false);
             mask.append_n(range.len(), true);
         }
-        mask.append_n(self.len.saturating_sub(mask.len()), false);
+        mask.append_n(self.all.saturating_sub(mask.len()), false);
         let mask = mask.finish();
         self.want(self.wanted.as_ref().map_or(mask.clone(), |wanted| wanted & &mask));
     }
@@ -103,8 +103,8 @@ impl<'a> GroupRows<'a> {
             None => kept.clone(),
             Some(wanted) => {
                 let rows: Vec<usize> = wanted.set_indices().collect();
-                let mut mask = BooleanBufferBuilder::new(self.len);
-                mask.append_n(self.len, false);
+                let mut mask = BooleanBufferBuilder::new(self.all);
+                mask.append_n(self.all, false);
                 kept.set_indices().for_each(|i| mask.set_bit(rows[i], true));
                 mask.finish()
             }
@@ -116,7 +116,7 @@ impl<'a> GroupRows<'a> {
     /// Other rows are wanted: what is held is of those before.
     fn want(&mut self, wanted: BooleanBuffer) {
         self.held.clear();
-        self.count = wanted.count_set_bits();
+        self.len = wanted.count_set_bits();
         self.wanted = Some(wanted);
     }
 
@@ -137,16 +137,19 @@ impl<'a> GroupRows<'a> {
     /// Columns of the wanted rows, in the types that they were written with; `None` for a column that came later.
     pub async fn columns(&mut self, ids: &[u32]) -> Result<Vec<Option<ArrayRef>>> {
         let missing = self.missing(ids);
-        if let Some(selection) = self.pages(&missing) {
-            let read = self.segment.decode(self.group, &missing, Some(selection), &mut self.file).await?;
-            self.held.extend(read);
-            self.decoded = self.decoded.max(self.count);
+        self.decoded = self.decoded.max(if ids.is_empty() { 0 } else { self.len });
+        match self.pages(&missing) {
+            Some(selection) => {
+                let read = self.segment.decode(self.group, &missing, Some(selection), &mut self.file).await?;
+                self.held.extend(read);
+            }
+            None if !missing.is_empty() => self.decoded = self.all,
+            None => {}
         }
         let whole: Vec<u32> = ids.iter().copied().filter(|id| self.held(*id).is_none()).collect();
         let read = self.segment.read_rows_from(self.group, &whole, &mut self.file).await?;
         for (id, array) in whole.into_iter().zip(read) {
             if let Some(array) = array {
-                self.decoded = self.len;
                 self.held.push((id, self.pick(array)?));
             }
         }
@@ -167,10 +170,10 @@ impl<'a> GroupRows<'a> {
     /// The wanted rows, if some columns are to be decoded for them alone.
     fn pages(&mut self, missing: &[u32]) -> Option<RowSelection> {
         let mask = self.wanted.clone().filter(|_| !missing.is_empty())?;
-        if 2 * (self.count + RUN_COST * mask.set_slices().count()) > self.len {
+        if 2 * (self.len + RUN_COST * mask.set_slices().count()) > self.all {
             return None;
         }
-        let bytes = missing.len() * self.len * size_of::<u64>();
+        let bytes = missing.len() * self.all * size_of::<u64>();
         let by_page = *self.by_page.get_or_insert_with(|| self.segment.reads_by_page(self.group, bytes));
         by_page.then(|| RowSelection::from_boolean_buffer(mask))
     }
