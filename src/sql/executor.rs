@@ -428,6 +428,21 @@ impl<'a> Execution<'a> {
             return Box::pin(self.of(&params, None).statement(&Statement::Sql(statement))).await;
         }
         match statement {
+            Statement::Sql(statement) => match statement.as_ref() {
+                // A query is run again if an ALTER came between its planning and its reading.
+                ast::Statement::Query(query) => self.retrying(|| handlers::query::query(self, query)).await,
+                ast::Statement::Insert(insert) => self.retrying(|| handlers::insert::insert(self, insert)).await,
+                ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, update, None)).await,
+                ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, delete, None)).await,
+                other => Box::pin(self.definition(other)).await,
+            },
+            other => Box::pin(self.other(other)).await,
+        }
+    }
+
+    /// Runs a statement of this engine's own.
+    async fn other(&self, statement: &Statement) -> Result<StatementResult> {
+        match statement {
             Statement::ExecuteAs { user, statement } => handlers::user::execute_as(self, user, statement).await,
             Statement::CreateUser { user, role, password, if_not_exists } => {
                 handlers::user::create(self, user, role.clone(), *password, *if_not_exists).await
@@ -471,29 +486,27 @@ impl<'a> Execution<'a> {
                 }
                 other => Err(unsupported_statement(other)),
             },
-            Statement::Sql(statement) => match statement.as_ref() {
-                // A query is run again if an ALTER came between its planning and its reading.
-                ast::Statement::Query(query) => self.retrying(|| handlers::query::query(self, query)).await,
-                ast::Statement::Insert(insert) => self.retrying(|| handlers::insert::insert(self, insert)).await,
-                ast::Statement::Update(update) => self.retrying(|| handlers::update::update(self, update, None)).await,
-                ast::Statement::Delete(delete) => self.retrying(|| handlers::delete::delete(self, delete, None)).await,
-                ast::Statement::Truncate(truncate) => {
-                    self.retrying(|| handlers::truncate::truncate(self, truncate)).await
-                }
-                ast::Statement::AlterTable(alter) => self.retrying(|| handlers::alter::alter(self, alter)).await,
-                ast::Statement::CreateIndex(create) => self.retrying(|| handlers::index::create(self, create)).await,
-                ast::Statement::Drop { object_type: ObjectType::Index, if_exists, names, .. } => {
-                    self.retrying(|| handlers::index::drop(self, names, *if_exists)).await
-                }
-                ast::Statement::CreateView(create) => self.retrying(|| handlers::view::create(self, create)).await,
-                ast::Statement::Drop { object_type: ObjectType::View, if_exists, names, cascade, .. } => {
-                    handlers::view::drop(self, names, *if_exists, *cascade).await
-                }
-                ast::Statement::Drop { object_type: ObjectType::Table, if_exists, names, .. } => {
-                    handlers::table::drop(self, names, *if_exists).await
-                }
-                other => Err(unsupported_statement(other)),
-            },
+            Statement::Sql(statement) => Err(unsupported_statement(statement)),
+        }
+    }
+
+    /// Runs a statement that changes what there is.
+    async fn definition(&self, statement: &ast::Statement) -> Result<StatementResult> {
+        match statement {
+            ast::Statement::Truncate(truncate) => self.retrying(|| handlers::truncate::truncate(self, truncate)).await,
+            ast::Statement::AlterTable(alter) => self.retrying(|| handlers::alter::alter(self, alter)).await,
+            ast::Statement::CreateIndex(create) => self.retrying(|| handlers::index::create(self, create)).await,
+            ast::Statement::Drop { object_type: ObjectType::Index, if_exists, names, .. } => {
+                self.retrying(|| handlers::index::drop(self, names, *if_exists)).await
+            }
+            ast::Statement::CreateView(create) => self.retrying(|| handlers::view::create(self, create)).await,
+            ast::Statement::Drop { object_type: ObjectType::View, if_exists, names, cascade, .. } => {
+                handlers::view::drop(self, names, *if_exists, *cascade).await
+            }
+            ast::Statement::Drop { object_type: ObjectType::Table, if_exists, names, .. } => {
+                handlers::table::drop(self, names, *if_exists).await
+            }
+            other => Err(unsupported_statement(other)),
         }
     }
 
@@ -554,7 +567,8 @@ impl<'a> Execution<'a> {
     pub async fn logical(&self, statement: ast::Statement, extras: &Extras) -> Result<LogicalPlan> {
         let namespace = self.session.namespace();
         let names = Names { registry: &self.executor.registry, namespace: &namespace };
-        plan_statement(&self.state, names, statement, extras).await
+        // Planning is large and rare: its state lies beside that of the statement, which moves.
+        Box::pin(plan_statement(&self.state, names, statement, extras)).await
     }
 
     /// The physical plan of a logical one.
@@ -624,8 +638,8 @@ impl<'a> Execution<'a> {
         extras: &Extras,
         request: Arc<Request>,
     ) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-        let plan = self.plan(ast::Statement::Query(Box::new(query)), extras).await?;
-        let physical = self.physical(&plan).await?;
+        let plan = Box::pin(self.plan(ast::Statement::Query(Box::new(query)), extras)).await?;
+        let physical = Box::pin(self.physical(&plan)).await?;
         let schema = physical.schema();
         Ok((schema, self.collect(physical, request).await?))
     }

@@ -21,6 +21,7 @@ mod index_order;
 mod interrupt;
 mod json;
 mod lru;
+mod many;
 mod memory;
 mod not_in;
 mod open_parameters;

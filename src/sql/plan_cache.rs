@@ -239,7 +239,7 @@ impl Execution<'_> {
             Some(origin) => Some(key_of(self, origin, part)?),
             None => None,
         };
-        let (mut key, entry) = self.find_plan(key, catalog);
+        let (key, entry) = self.find_plan(key, catalog);
         if let Some(Entry::Plan(kept)) = &entry
             && let Some(ready) = ready(kept, self.params)?
         {
@@ -248,6 +248,19 @@ impl Execution<'_> {
         }
         cache.misses.fetch_add(1, Ordering::Relaxed);
         let (query, extras) = build()?;
+        // Planning is large and rare: its state lies beside that of the statement, which moves.
+        Box::pin(self.plan_anew(query, extras, key, entry, catalog)).await
+    }
+
+    async fn plan_anew(
+        &self,
+        query: ast::Query,
+        extras: Extras,
+        mut key: Option<Key>,
+        entry: Option<Entry>,
+        catalog: u64,
+    ) -> Result<ReadyPlan> {
+        let cache = self.executor.plan_cache();
         let logical = self.logical(ast::Statement::Query(Box::new(query)), &extras).await?;
         if let Some(key) = &mut key
             && key.users.is_none()

@@ -1,6 +1,7 @@
 //! Tables: their rows in memory and in the log, the commit that changes them, and what DataFusion sees of them.
 
 mod block;
+mod bytes;
 mod chunk;
 mod cold;
 mod cold_scan;
@@ -46,8 +47,8 @@ pub use scan::{DELETED_COLUMN, POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLU
 pub use scrub::{Finding, Health, Scrub};
 pub use segment::{
     CacheStatistics, ColumnMeta, DeleteVector, ROW_GROUP_ROWS, ROW_ID_FIELD_ID, SEGMENT_ROWS, SEQ_FIELD_ID, Segment,
-    SegmentCache, SegmentMeta, SegmentRows, SegmentSource, SegmentWriter, cold_position, cold_row, decode_bitmap,
-    encode_bitmap, write_segment,
+    SegmentCache, SegmentMeta, SegmentRows, SegmentSource, SegmentWriter, cold_position, cold_row, encode_bitmap,
+    write_segment,
 };
 pub use seq::{Seq, SeqGenerator, SeqSpan};
 pub use store::{

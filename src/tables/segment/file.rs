@@ -92,13 +92,30 @@ impl SegmentFile {
         Ok(())
     }
 
+    /// The places of the parts.
+    fn parts(&self) -> impl Iterator<Item = Range<u64>> {
+        let bytes = self.bytes;
+        (0..bytes.div_ceil(PART)).map(move |part| part * PART..((part + 1) * PART).min(bytes))
+    }
+
     /// Reads and verifies every part, one by one.
     pub async fn scrub(&self) -> Result<()> {
-        for part in 0..self.bytes.div_ceil(PART) {
-            let start = part * PART;
-            self.read_into(&mut self.unread(), &[start..(start + PART).min(self.bytes)]).await?;
+        for part in self.parts() {
+            self.read_into(&mut self.unread(), &[part]).await?;
         }
         Ok(())
+    }
+
+    /// The places of the parts that are not what was written.
+    pub async fn bad_parts(&self) -> Result<Vec<Range<u64>>> {
+        let mut bad = Vec::new();
+        for part in self.parts() {
+            match self.read_into(&mut self.unread(), std::slice::from_ref(&part)).await {
+                Err(error) if error.code() == ErrorCode::DataCorrupted => bad.push(part),
+                read => drop(read?),
+            }
+        }
+        Ok(bad)
     }
 }
 

@@ -193,6 +193,16 @@ impl Segment {
         self.file.damaged(format_args!("it does not decode: {error}"))
     }
 
+    /// The error for a segment that is not what the manifest says.
+    pub(super) fn wrong(&self, what: impl std::fmt::Display) -> KalamError {
+        self.file.damaged(what)
+    }
+
+    /// The parts of the file that do not have their checksums.
+    pub(super) async fn bad_parts(&self) -> Result<Vec<Range<u64>>> {
+        self.file.bad_parts().await
+    }
+
     pub(super) fn cached(&self, item: Item) -> Option<Cached> {
         let found = self.cache.get(self.uid, item);
         self.cache_hits.fetch_add(found.is_some().into(), Ordering::Relaxed);
@@ -474,6 +484,23 @@ impl Segment {
         Ok(rows.into_iter().enumerate().filter(|(i, _)| seqs.value(*i) <= snapshot).map(|(_, row)| row).collect())
     }
 
+    /// The columns that a rewrite needs, and how many of them are the engine's own.
+    fn all_ids(definition: &TableDefinition) -> (Vec<u32>, usize) {
+        let mut ids = vec![SEQ_FIELD_ID];
+        if definition.primary_key.is_empty() {
+            ids.push(ROW_ID_FIELD_ID);
+        }
+        let own = ids.len();
+        ids.extend(definition.columns_in_order().map(|c| c.column_id));
+        (ids, own)
+    }
+
+    /// The places of the leaves of every column that a rewrite needs.
+    pub(super) fn all_leaves(&self, definition: &TableDefinition, footer: &Footer) -> Vec<usize> {
+        let roots = Self::all_ids(definition).0.into_iter().filter_map(|id| footer.roots.get(&id));
+        roots.flat_map(|root| footer.leaves(*root)).collect()
+    }
+
     /// Rows of a row group, as a rewrite needs them: every column of the table as it is defined, in today's types.
     /// Only the rows of `keep` are converted: those that ended may hold what an ALTER since would refuse.
     pub async fn read_group(
@@ -482,15 +509,35 @@ impl Segment {
         group: usize,
         keep: Option<&BooleanBuffer>,
     ) -> Result<SegmentRows> {
-        let mut ids = vec![SEQ_FIELD_ID];
-        if definition.primary_key.is_empty() {
-            ids.push(ROW_ID_FIELD_ID);
-        }
-        let own = ids.len();
-        ids.extend(definition.columns_in_order().map(|c| c.column_id));
-        let mut arrays = self.read_rows(group, &ids).await?;
+        let arrays = self.read_rows(group, &Self::all_ids(definition).0).await?;
+        self.converted(definition, arrays, self.meta.group_rows(group).len(), keep)
+    }
+
+    /// As [`Segment::read_group`], of the rows that are selected; `keep` says which of these are kept.
+    pub(super) async fn read_selected(
+        &self,
+        definition: &TableDefinition,
+        group: usize,
+        selection: RowSelection,
+        keep: &BooleanBuffer,
+    ) -> Result<SegmentRows> {
+        let (ids, _) = Self::all_ids(definition);
+        let written: Vec<u32> = ids.iter().copied().filter(|id| self.has(*id)).collect();
+        let read: HashMap<u32, ArrayRef> =
+            self.decode(group, &written, Some(selection), &mut self.unread()).await?.into_iter().collect();
+        self.converted(definition, ids.iter().map(|id| read.get(id).cloned()).collect(), keep.len(), Some(keep))
+    }
+
+    fn converted(
+        &self,
+        definition: &TableDefinition,
+        mut arrays: Vec<Option<ArrayRef>>,
+        rows: usize,
+        keep: Option<&BooleanBuffer>,
+    ) -> Result<SegmentRows> {
+        let (_, own) = Self::all_ids(definition);
         let keep = keep.map(|keep| BooleanArray::new(keep.clone(), None));
-        let rows = keep.as_ref().map_or(self.meta.group_rows(group).len(), BooleanArray::true_count);
+        let rows = keep.as_ref().map_or(rows, BooleanArray::true_count);
         if let Some(keep) = &keep {
             for array in arrays.iter_mut().flatten() {
                 *array = compute::filter(array, keep).map_err(KalamError::internal)?;
