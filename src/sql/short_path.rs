@@ -34,7 +34,7 @@ pub async fn query(execution: &Execution<'_>, query: &Query) -> Result<Option<St
     let Some(shape) = KeyQuery::of(query) else { return Ok(None) };
     let Some(lookup) = kept_of(execution, &shape).await? else { return Ok(None) };
     let Some(scan) = scan_of(execution, &shape, &lookup)? else { return Ok(None) };
-    let batches = execution.collect(Arc::new(scan), execution.request()).await?;
+    let batches = scan.read(execution.request()).await?;
     Ok(Some(StatementResult::rows(lookup.format.rows(batches)?)))
 }
 
@@ -86,7 +86,7 @@ pub async fn target_rows(
     request: Arc<crate::tables::Request>,
 ) -> Result<Option<Vec<RecordBatch>>> {
     match target_scan(execution, core, selection, alias)? {
-        Some(scan) => execution.collect(Arc::new(scan), request).await.map(Some),
+        Some(scan) => scan.read(request).await.map(Some),
         None => Ok(None),
     }
 }
