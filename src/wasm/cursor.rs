@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use js_sys::{Array, Object, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 
+use super::results::column_info;
 use super::values::{self, optional_number, optional_string, set};
-use super::{Engine, column_info, promise};
+use super::{Engine, promise};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::ingest::{FileWriter, Format};
 use crate::sql::{Cursor as SqlCursor, Rows, packed};

@@ -6,6 +6,7 @@
 
 mod cursor;
 mod idle;
+mod results;
 mod transactions;
 mod values;
 
@@ -16,11 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use arrow::datatypes::SchemaRef;
-use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
-use js_sys::{Array, BigInt, Function, Object, Promise, Reflect, Uint8Array};
+use js_sys::{Array, Function, Object, Promise, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::future_to_promise;
 use web_time::{Duration, Instant};
@@ -30,14 +29,14 @@ use crate::error::{ErrorCode, KalamError, Result};
 use crate::ingest::{CsvOptions, Format, open as open_file};
 use crate::schema::Role;
 use crate::sql::{
-    ExecuteOptions, ImportOptions, ImportProgress, Importer as SqlImporter, Params, Rows, Session, StatementResult,
-    describe_table, insert_columns, packed,
+    ExecuteOptions, ImportOptions, ImportProgress, Importer as SqlImporter, Params, Session, describe_table,
+    insert_columns, packed,
 };
 use crate::storage::host::HostBackend;
 use crate::storage::indexeddb::{self, IndexedDbBackend};
 use crate::storage::{Backup, Durability, MemoryBackend, Restore, StorageBackend};
-use crate::types::KalamDataType;
 use idle::{Idle, Request};
+use results::{Shapes, column_info, exec_result, run_result};
 use values::{optional_bool, optional_number, optional_string, set, to_js_error};
 
 /// The engine's version.
@@ -80,8 +79,7 @@ struct Inner {
     context: Arc<AppContext>,
     durability: Durability,
     running: RefCell<HashMap<u32, Arc<AtomicBool>>>,
-    /// What results look like that were given before, by the address of the schema that each keeps alive.
-    shapes: RefCell<HashMap<usize, Rc<Shape>>>,
+    shapes: Shapes,
     /// Sessions of other users, by user and the id that the caller gave.
     sessions: RefCell<HashMap<(String, String), Arc<Session>>>,
     /// Sessions of open transactions, by their ids.
@@ -129,7 +127,7 @@ impl Engine {
                 context,
                 durability,
                 running: RefCell::default(),
-                shapes: RefCell::default(),
+                shapes: Shapes::default(),
                 sessions: RefCell::default(),
                 transactions: RefCell::default(),
                 closed: Cell::new(false),
@@ -160,7 +158,7 @@ impl Engine {
             let params = values::params(&params)?;
             let session = inner.session(&options).await?;
             let results = inner.context.executor().execute(&session, &sql, &params, &execute).await?;
-            run_result(&inner, results, &mode, execute.durability)
+            run_result(&inner.shapes, results, &mode, execute.durability)
         })
     }
 
@@ -182,7 +180,7 @@ impl Engine {
                     Err(error) => Err(error.clone()),
                 };
                 let result = match outcome {
-                    Ok(done) => run_result(&inner, done, "exec", execute.durability)?,
+                    Ok(done) => run_result(&inner.shapes, done, "exec", execute.durability)?,
                     Err(error) => to_js_error(&error),
                 };
                 results.set(place as u32, result);
@@ -555,114 +553,4 @@ fn progress_object(progress: ImportProgress) -> Object {
         set(&object, "totalRows", &JsValue::from_f64(total as f64));
     }
     object
-}
-
-fn column_info(name: &str, data_type: &str, nullable: bool) -> Object {
-    let object = Object::new();
-    set(&object, "name", &JsValue::from_str(name));
-    set(&object, "type", &JsValue::from_str(data_type));
-    set(&object, "nullable", &JsValue::from_bool(nullable));
-    object
-}
-
-thread_local! {
-    static NO_SEQ: JsValue = BigInt::from(0).into();
-    static DURABILITIES: [(Durability, JsValue); 3] = [Durability::Memory, Durability::Relaxed, Durability::Strict]
-        .map(|durability| (durability, JsValue::from_str(durability.as_str())));
-}
-
-/// Rows affected, last `_seq` and durability of some statements.
-fn receipt_of(results: &[StatementResult], asked: Durability) -> [JsValue; 3] {
-    let rows: u64 = results.iter().map(|r| r.rows_affected).sum();
-    let seq = results.iter().filter_map(|r| r.seq).max();
-    let seq = seq.map_or_else(|| NO_SEQ.with(JsValue::clone), |seq| BigInt::from(seq).into());
-    let reached = results.iter().filter_map(|r| r.durability).min().unwrap_or(asked);
-    let known = DURABILITIES.with(|all| all.iter().find(|(known, _)| *known == reached).map(|(_, name)| name.clone()));
-    [JsValue::from_f64(rows as f64), seq, known.unwrap_or_default()]
-}
-
-fn exec_result(results: &[StatementResult], asked: Durability) -> Result<JsValue> {
-    let object = Object::new();
-    for (name, value) in ["rowsAffected", "seq", "durability"].into_iter().zip(receipt_of(results, asked)) {
-        set(&object, name, &value);
-    }
-    Ok(object.into())
-}
-
-/// At most so many descriptions of results are kept.
-const MAX_SHAPES: usize = 256;
-
-/// What the rows of a result look like.
-struct Shape {
-    /// Its address names the shape.
-    _schema: SchemaRef,
-    types: Vec<KalamDataType>,
-    /// `columns` of the result, frozen.
-    columns: JsValue,
-}
-
-/// The shape of a result. To describe one takes a dozen calls into JavaScript; a plan that is kept gives the same schema
-/// each time, and then the same description.
-fn shape_of(inner: &Inner, rows: &Rows) -> Result<Rc<Shape>> {
-    let address = Arc::as_ptr(&rows.schema) as usize;
-    if let Some(known) = inner.shapes.borrow().get(&address) {
-        return Ok(Rc::clone(known));
-    }
-    let columns = Array::new();
-    let mut types = Vec::with_capacity(rows.schema.fields().len());
-    for field in rows.schema.fields() {
-        let data_type = KalamDataType::from_arrow_field(field)?;
-        columns.push(&Object::freeze(&column_info(field.name(), &data_type.sql_name(), field.is_nullable())));
-        types.push(data_type);
-    }
-    let columns = Object::freeze(&columns).into();
-    let shape = Rc::new(Shape { _schema: Arc::clone(&rows.schema), types, columns });
-    let mut known = inner.shapes.borrow_mut();
-    if known.len() >= MAX_SHAPES {
-        known.clear();
-    }
-    known.insert(address, Rc::clone(&shape));
-    Ok(shape)
-}
-
-/// What `run` gives.
-fn run_result(inner: &Inner, mut results: Vec<StatementResult>, mode: &str, asked: Durability) -> Result<JsValue> {
-    let [affected, seq, durability] = receipt_of(&results, asked);
-    let rows = results.pop().and_then(|r| r.rows);
-    let result = match mode {
-        "exec" => Array::of3(&affected, &seq, &durability),
-        "query" => {
-            let rows = rows.unwrap_or_else(empty_rows);
-            let shape = shape_of(inner, &rows)?;
-            let buffers = packed::encode(&rows, &shape.types)?;
-            let buffers: Array = buffers.iter().map(|buffer| Uint8Array::from(buffer.as_slice())).collect();
-            Array::of5(&affected, &seq, &durability, &shape.columns, &buffers)
-        }
-        "arrow" => {
-            let rows = rows.unwrap_or_else(empty_rows);
-            Array::of4(&affected, &seq, &durability, &Uint8Array::from(ipc(&rows)?.as_slice()))
-        }
-        other => {
-            return Err(KalamError::new(
-                ErrorCode::InvalidOption,
-                format!("mode is '{other}', expected 'exec', 'query' or 'arrow'"),
-            ));
-        }
-    };
-    Ok(result.into())
-}
-
-fn empty_rows() -> Rows {
-    Rows { schema: Arc::new(arrow::datatypes::Schema::empty()), batches: Vec::new() }
-}
-
-fn ipc(rows: &Rows) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
-    let mut writer = StreamWriter::try_new(&mut out, &rows.schema).map_err(KalamError::internal)?;
-    for batch in &rows.batches {
-        writer.write(batch).map_err(KalamError::internal)?;
-    }
-    writer.finish().map_err(KalamError::internal)?;
-    drop(writer);
-    Ok(out)
 }

@@ -10,8 +10,9 @@ use js_sys::Promise;
 use uuid::Uuid;
 use wasm_bindgen::prelude::*;
 
+use super::results::exec_result;
 use super::values::optional_bool;
-use super::{Engine, Inner, exec_result, promise};
+use super::{Engine, Inner, promise};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::sql::{Params, Session};
 
