@@ -27,7 +27,7 @@ use super::datafusion_session;
 use super::errors::from_datafusion;
 use super::handlers;
 use super::handlers::prepare::PreparedStatements;
-use super::memory::QueryMemory;
+use super::memory::{HeldRows, QueryMemory};
 use super::params::Params;
 use super::parser::Statement;
 use super::plan_cache::{Origin, PlanCache, PlanFor, ReadyPlan};
@@ -604,10 +604,12 @@ impl<'a> Execution<'a> {
         );
         let mut stream = plan.execute(Arc::new(context)).map_err(from_datafusion)?;
         let mut batches = Vec::new();
+        let mut held = HeldRows::new(&self.state.runtime_env().memory_pool);
         let mut worked = Instant::now();
         while let Some(batch) = stream.next().await {
             let batch = batch.map_err(from_datafusion)?;
             if batch.num_rows() > 0 {
+                held.add(&batch).map_err(from_datafusion)?;
                 batches.push(batch);
             }
             if worked.elapsed().as_millis() > 40 {
