@@ -16,18 +16,16 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::catalog::{fold, table_id};
-use super::executor::{Execution, RowFormat, StatementResult};
+use super::executor::{Execution, StatementResult};
 use super::handlers::insert::literal;
 use super::handlers::query::item_names;
 use super::parser::{self, Statement};
 use super::plan_cache::KeptLookup;
+use super::result::RowFormat;
 use crate::error::Result;
 use crate::schema::{IndexDefinition, TableDefinition};
-use crate::tables::{IndexAccess, IndexCodec, TableProviderCore, TableScanExec, stored_core};
+use crate::tables::{IndexAccess, IndexCodec, MAX_LOOKUP_KEYS, TableProviderCore, TableScanExec, stored_core};
 use crate::types::{ColumnBuilder, KalamDataType, Value};
-
-/// At most so many keys of an IN list are looked up one by one.
-const MAX_KEYS: usize = 1000;
 
 /// Runs a query if it has the shape; `None` hands it to the planner. It has been asked for by [`is_key_query`].
 pub async fn query(execution: &Execution<'_>, query: &Query) -> Result<Option<StatementResult>> {
@@ -287,7 +285,7 @@ fn lookup_of(
         pins.push((column.column_id, values));
     }
     let combinations: usize = pins.iter().map(|(_, values)| values.len()).fold(1, usize::saturating_mul);
-    if combinations > MAX_KEYS {
+    if combinations > MAX_LOOKUP_KEYS {
         return Ok(None);
     }
     let is_pinned = |id: u32| pins.iter().any(|(pinned, _)| *pinned == id);
