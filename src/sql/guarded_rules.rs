@@ -3,6 +3,9 @@
 //! A join holds one setting for all of its keys. DataFusion's rules add a condition `a = b` to the keys of a join whose
 //! setting says that NULL equals NULL, and merge joins of either setting, so that `a = b` becomes true for NULLs. And
 //! a condition that names no column is moved below an aggregate without groups, which has a row for no rows.
+//! Of the rules for physical plans two go by the names of columns, which need not be unique: one moves a filter to the side
+//! of a join that has columns of its names, the other lets an aggregate drop groups by an order it takes for its own,
+//! and looks through windows on its way. Both are left out; a scan has its filters from the logical plan already.
 //! Invariant: a join with that setting keeps the keys that it was made with, and a filter above an aggregate that has
 //! a row for no rows stays above it.
 
@@ -13,6 +16,10 @@ use datafusion::common::{NullEquality, Result as DfResult};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::optimizer::optimizer::{ApplyOrder, Optimizer};
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+
+use super::outer_joins::OuterJoins;
 
 type Rule = Arc<dyn OptimizerRule + Send + Sync>;
 
@@ -28,6 +35,16 @@ pub fn optimizer_rules() -> Vec<Rule> {
         Arc::new(Guarded { rule, keeps }) as Rule
     };
     Optimizer::new().rules.into_iter().map(guard).collect()
+}
+
+/// DataFusion's rules for physical plans but those that go by names, with what an outer join does not state.
+pub fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules = PhysicalOptimizer::new().rules;
+    rules.retain(|rule| !["FilterPushdown", "FilterPushdown(Post)", "LimitAggregation"].contains(&rule.name()));
+    // Behind what chooses the kinds of joins, before what places sorts.
+    let place = rules.iter().position(|rule| rule.name() == "EnsureRequirements").unwrap_or(0);
+    rules.insert(place, Arc::new(OuterJoins));
+    rules
 }
 
 /// A rule, and what it leaves alone.
