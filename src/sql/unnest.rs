@@ -302,6 +302,9 @@ impl Domain {
     }
 
     fn join(&self, join: &Join) -> Pushed {
+        if matches!(join.join_type, JoinType::LeftSemi | JoinType::LeftAnti) {
+            return self.set_operation(join);
+        }
         let (of_left, of_right) = (self.is_named_by(&join.left)?, self.is_named_by(&join.right)?);
         let mut condition = Vec::new();
         for (left, right) in &join.on {
@@ -359,6 +362,32 @@ impl Domain {
         }
         let joined = LogicalPlanBuilder::from(left_plan).join_on(right_plan, join.join_type, replaced)?;
         joined.project(columns)?.build().map(Some)
+    }
+
+    /// INTERSECT and EXCEPT, which are planned as joins on all columns.
+    fn set_operation(&self, join: &Join) -> Pushed {
+        if join.null_equality != NullEquality::NullEqualsNull || join.filter.is_some() {
+            return Ok(None);
+        }
+        let Some(left) = self.through(&join.left)? else { return Ok(None) };
+        let mut on = Vec::with_capacity(join.on.len());
+        for (left, right) in &join.on {
+            on.push((self.replaced(left.clone(), join.left.schema())?, right.clone()));
+        }
+        let right = if self.is_named_by(&join.right)? {
+            let other = self.renamed("$right")?;
+            for (_, right) in &mut on {
+                *right = other.replaced(right.clone(), join.right.schema())?;
+            }
+            on.extend(self.key_exprs().into_iter().zip(other.key_exprs()));
+            let Some(right) = other.through(&join.right)? else { return Ok(None) };
+            Arc::new(right)
+        } else {
+            Arc::clone(&join.right)
+        };
+        let (kind, constraint) = (join.join_type, join.join_constraint);
+        let joined = Join::try_new(Arc::new(left), right, on, None, kind, constraint, join.null_equality, false)?;
+        Ok(Some(LogicalPlan::Join(joined)))
     }
 
     fn union(&self, union: &Union) -> Pushed {

@@ -8,6 +8,7 @@
 //! `KALAM_DIFF_SEED` with which seed they begin, `KALAM_DIFF_ONLY` that one database, of a seed that failed.
 #![cfg(not(target_arch = "wasm32"))]
 
+mod families;
 mod query;
 mod random;
 mod schema;
