@@ -35,6 +35,7 @@ use super::casts::{KalamCasts, KalamComparisons};
 use super::correlated::CorrelatedSubqueries;
 use super::counting_windows::CountingWindows;
 use super::guarded_rules;
+use super::in_lists::InLists;
 use super::index_order::IndexOrder;
 use super::interrupt::EnsureChecks;
 use super::json::JsonOperators;
@@ -68,8 +69,13 @@ pub fn session_state(memory: Arc<dyn MemoryPool>, store: &Arc<TableStore>) -> Re
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
         .build_arc()
         .map_err(KalamError::internal)?;
-    let mut analyzer_rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> =
-        vec![Arc::new(SubqueryPlaces), Arc::new(NotIn), Arc::new(CorrelatedSubqueries), Arc::new(KalamCasts)];
+    let mut analyzer_rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![
+        Arc::new(SubqueryPlaces),
+        Arc::new(NotIn),
+        Arc::new(CorrelatedSubqueries),
+        Arc::new(InLists),
+        Arc::new(KalamCasts),
+    ];
     analyzer_rules.extend(Analyzer::new().rules);
     let mut physical_rules = guarded_rules::physical_rules();
     physical_rules.push(Arc::new(IndexOrder));

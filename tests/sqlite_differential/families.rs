@@ -273,6 +273,7 @@ impl Generator<'_> {
             items.push(format!("{} AS {name}", c.name));
             columns.push(Column { name, ty: c.ty });
         }
+        let mut tells = true;
         for _ in 0..1 + self.r.below(2) {
             let partition = match self.r.below(3) {
                 0 => String::new(),
@@ -298,7 +299,10 @@ impl Generator<'_> {
             };
             let whole = format!("{partition}ORDER BY {}", all.join(", "));
             let direction = *self.r.pick(&["NULLS FIRST", "DESC NULLS LAST"]);
-            let item = match self.r.below(6) {
+            // Which of the rows that are alike comes first, two windows need not agree on: one at the most may tell.
+            let kind = self.r.below(if tells { 6 } else { 2 });
+            tells &= kind < 2;
+            let item = match kind {
                 0 => format!("{call} OVER ({partition}ORDER BY {by} {direction} RANGE {bounds})"),
                 1 => format!("{call} OVER ({partition}ORDER BY {by} {direction} GROUPS {bounds})"),
                 2 => format!("ntile({}) OVER ({whole})", 1 + self.r.below(5)),

@@ -275,6 +275,8 @@ impl<'a> Generator<'a> {
             items.push(format!("{} AS {name}", column.name));
             columns.push(Column { name, ty: column.ty });
         }
+        // Which of the rows that are alike comes first, two windows need not agree on: one at the most may tell.
+        let mut tells = true;
         for _ in 0..1 + self.r.below(2) {
             let partition = match self.r.below(3) {
                 0 => String::new(),
@@ -295,7 +297,9 @@ impl<'a> Generator<'a> {
             ]);
             // Functions of rows take columns only: only they are the same in rows that are alike.
             let column = |g: &mut Self, ty| scope.column(g.r, ty).unwrap_or_else(|| literal(g.r, ty));
-            let (call, ty) = match self.r.below(9) {
+            let kind = *self.r.pick(if tells { &[0, 1, 2, 3, 4, 5, 6, 7, 8] } else { &[1, 2, 3, 4, 8][..] });
+            tells &= matches!(kind, 1..=4 | 8);
+            let (call, ty) = match kind {
                 0 => (format!("row_number() OVER ({whole})"), Type::Int),
                 1 => (format!("rank() OVER ({partition}ORDER BY {by} {direction})"), Type::Int),
                 2 => (format!("dense_rank() OVER ({partition}ORDER BY {by} {direction})"), Type::Int),
