@@ -154,16 +154,22 @@ fn has_filters_only(plan: &LogicalPlan, equalities: bool) -> DfResult<bool> {
             Ok(plain && has_filters_only(&projection.input, equalities)?)
         }
         LogicalPlan::Filter(filter) => {
-            let plain = split_conjunction(&filter.predicate).into_iter().all(|part| match part {
-                part if !part.contains_outer() => !has_subquery(part),
-                Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => {
-                    !has_subquery(part) && (!equalities || !(left.contains_outer() && right.contains_outer()))
-                }
-                part => !equalities && !has_subquery(part),
-            });
+            let plain = split_conjunction(&filter.predicate)
+                .into_iter()
+                .all(|part| !has_subquery(part) && (!equalities || !part.contains_outer() || equals_outer(part)));
             Ok(plain && has_filters_only(&filter.input, equalities)?)
         }
         _ => Ok(false),
+    }
+}
+
+/// Whether a condition compares the outer row with this one by equality.
+fn equals_outer(expr: &Expr) -> bool {
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => {
+            left.contains_outer() != right.contains_outer()
+        }
+        _ => false,
     }
 }
 

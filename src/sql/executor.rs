@@ -11,7 +11,6 @@ use std::sync::atomic::AtomicBool;
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::{Expr as DfExpr, LogicalPlan};
@@ -25,6 +24,7 @@ use super::arrays;
 use super::catalog::{Extras, Names, plan_statement};
 use super::datafusion_session;
 use super::errors::from_datafusion;
+use super::expressions::any_expression;
 use super::handlers;
 use super::handlers::prepare::PreparedStatements;
 use super::memory::QueryMemory;
@@ -637,16 +637,7 @@ fn tells_time(plan: &LogicalPlan) -> bool {
         DfExpr::ScalarFunction(call) => CLOCK_WORDS.iter().any(|word| call.name().starts_with(word)),
         _ => false,
     };
-    let mut found = false;
-    // The closures never fail.
-    let _ = plan.apply_with_subqueries(|node| {
-        node.apply_expressions(|expr| {
-            found = found || expr.exists(|e| Ok(calls(e))).unwrap_or(false);
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-    });
-    found
+    any_expression(plan, calls)
 }
 
 /// What the rows of a query look like to its caller.
