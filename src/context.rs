@@ -13,7 +13,7 @@ use uuid::Uuid;
 use web_time::Duration;
 
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::jobs::{EvictJob, JobKind, JobManager, RetentionJob, RewriteJob};
+use crate::jobs::{EvictJob, JobKind, JobManager, ReclaimJob, RetentionJob, RewriteJob};
 use crate::platform;
 use crate::schema::{Role, SchemaRegistry, check_user_name};
 use crate::sql::{DEFAULT_TRANSACTION_TIMEOUT, Session, SqlExecutor};
@@ -168,6 +168,8 @@ impl AppContext {
             config.memory_limit,
             config.transaction_timeout,
         )?;
+        // Nobody reads yet. What cannot be removed now is removed later.
+        let _ = store.reclaim(&registry).await;
         let executor = Arc::new(executor);
         let jobs = open_jobs(&backend, &executor).await?;
         let session = Arc::new(Session::with_role(config.user, config.role));
@@ -197,7 +199,7 @@ impl AppContext {
     /// What can be read of a damaged database, which need not open: as a backup that restores to one that does, and the
     /// report of what is missing in it. Nobody may write to the backend meanwhile.
     pub async fn rescue(backend: Arc<dyn StorageBackend>) -> Result<(Backup, Vec<Finding>)> {
-        let scrub = Scrub::run(&backend, None, || Ok(())).await?;
+        let scrub = Scrub::run(&backend, None, true, || Ok(())).await?;
         let findings = scrub.findings.clone();
         let about = serde_json::json!({
             "format": FORMAT,
@@ -282,6 +284,7 @@ async fn open_jobs(backend: &Arc<dyn StorageBackend>, executor: &SqlExecutor) ->
         Arc::new(rewrite(DueWork::Flush)),
         Arc::new(rewrite(DueWork::Compact)),
         Arc::new(retention),
+        Arc::new(ReclaimJob::new(Arc::clone(executor.registry()), Arc::clone(executor.store()))),
     ];
     let jobs = JobManager::open(system, Arc::clone(backend), Arc::clone(executor.store()), kinds).await?;
     let manager: Weak<JobManager> = Arc::downgrade(&jobs);

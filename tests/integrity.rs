@@ -1,19 +1,25 @@
 //! STORAGE CHECK and rescue: whatever byte of a database is damaged, it is found, named, and the rest is rescued.
 #![cfg(not(target_arch = "wasm32"))]
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use arrow::array::UInt32Array;
 use bytes::Bytes;
+use datafusion::common::ScalarValue;
 use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, Result};
 use kalamdb::sql::{ExecuteOptions, Params};
-use kalamdb::storage::record::HEADER_BYTES;
+use kalamdb::storage::record::{self, HEADER_BYTES, RecordKind};
 use kalamdb::storage::{
     Durability, KeyRange, KeyValue, MemoryBackend, Partition, ScanOptions, StorageBackend, WriteBatch,
 };
-use kalamdb::tables::Health;
+use kalamdb::tables::{DeleteVector, Health, SegmentMeta};
 use kalamdb::types::{KalamDataType, Value};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use roaring::RoaringBitmap;
 
 async fn rows(context: &AppContext, text: &str) -> Result<Vec<Vec<String>>> {
     let (session, params, options) = (context.session(), Params::default(), ExecuteOptions::default());
@@ -154,6 +160,341 @@ fn a_damaged_segment_is_named_and_left_out() -> Result<()> {
                 assert_eq!(rows(&again, "SELECT v FROM good").await?, [["one"]]);
                 rows(&again, "STORAGE FLUSH ALL; INSERT INTO shop.bad VALUES (1, 'again')").await?;
                 assert_eq!(rows(&again, "SELECT count(*) FROM shop.bad").await?, [["2"]]);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Segments of several parts and row groups, with rows of theirs changed in the log.
+async fn large() -> Result<Arc<MemoryBackend>> {
+    let backend = Arc::new(MemoryBackend::new());
+    let context = AppContext::open(Arc::clone(&backend) as _, Config::default()).await?;
+    let noise = |n: u32| format!("CAST((value * {n}) % 1000000007 AS TEXT)");
+    for text in [
+        "CREATE TABLE t (k INT PRIMARY KEY, a TEXT, b TEXT, c DOUBLE)".to_owned(),
+        format!(
+            "INSERT INTO t SELECT value, {} || {}, {}, value * 0.37 FROM generate_series(0, {})",
+            noise(69_621),
+            noise(48_271),
+            noise(16_807),
+            LARGE - 1
+        ),
+        "DELETE FROM t WHERE k % 1000 = 7".to_owned(),
+        "STORAGE FLUSH TABLE t".to_owned(),
+        "ALTER TABLE t ADD COLUMN d INT DEFAULT 5".to_owned(),
+        "UPDATE t SET a = 'changed' WHERE k % 1000 = 8".to_owned(),
+        "DELETE FROM t WHERE k % 1000 = 9".to_owned(),
+        format!("INSERT INTO t VALUES ({LARGE}, 'hot', 'hot', 0, 1)"),
+    ] {
+        rows(&context, &text).await?;
+    }
+    context.store().barrier().await;
+    Ok(backend)
+}
+
+const LARGE: usize = 80_000;
+
+/// Of a segment everything is rescued that lies in sound parts, and the report says what does not.
+#[test]
+fn what_is_readable_of_a_damaged_segment_is_rescued() -> Result<()> {
+    block_on(async {
+        let backend = large().await?;
+        let question = "SELECT k, a, b, c, d FROM t ORDER BY k";
+        let all = rows(&*open(&backend).await?, question).await?;
+        let parts: Vec<_> =
+            records(&backend).await?.into_iter().filter(|(partition, _)| *partition == Partition::Blob).collect();
+        assert!(parts.len() >= 5, "{} parts", parts.len());
+        let mut partly = 0;
+        for (i, (partition, (key, value))) in parts.iter().enumerate() {
+            // A bit is another one, the end is missing, or all of it.
+            let damaged = match i % 3 {
+                0 => {
+                    let mut bytes = value.to_vec();
+                    bytes[value.len() / 2] ^= 4;
+                    Some(bytes.into())
+                }
+                1 => Some(value.slice(..value.len() / 2)),
+                _ => None,
+            };
+            let copy = with(&backend, *partition, key, damaged).await?;
+            let (again, findings) = rescued(&copy).await?;
+            let bad: Vec<_> = findings.iter().filter(|f| f.health == Health::Damaged).collect();
+            assert_eq!(bad.len(), 1, "{findings:?}");
+            assert_eq!(bad[0].object, "table default.t segment 1");
+            let detail = &bad[0].detail;
+            assert!(detail.contains("segment 1 of table 'default.t' is damaged: part"), "{detail}");
+            let numbers = |after: &str| -> usize {
+                let head = detail.split(after).next().unwrap_or_default();
+                head.rsplit([' ', ',']).find_map(|word| word.parse().ok()).unwrap_or_default()
+            };
+            let left = rows(&again, question).await?;
+            // What the log holds is there in any case: changed rows and new ones.
+            let of_log = all.iter().filter(|row| row[1] == "changed" || row[1] == "hot").count();
+            let lost = if detail.contains("nothing of it can be read") {
+                assert_eq!(i, parts.len() - 1, "the footer: {detail}");
+                assert_eq!(left.len(), of_log);
+                numbers(" rows are lost")
+            } else {
+                partly += 1;
+                assert_eq!(numbers(" rows are rescued") + of_log, left.len(), "{detail}");
+                assert!(detail.contains(" of row group "), "{detail}");
+                numbers(" are lost")
+            };
+            assert_eq!(left.len() + lost, all.len(), "{detail}");
+            let mut of_all = all.iter();
+            assert!(left.iter().all(|row| of_all.any(|other| other == row)), "a row that was never there");
+            // The report names the rows: those that are missing lie there, and no other.
+            let there: HashSet<&String> = left.iter().map(|row| &row[0]).collect();
+            let missing = all.iter().map(|row| &row[0]).filter(|key| !there.contains(key));
+            let missing = missing.map(|key| key.parse::<usize>().expect("a key"));
+            let places: Vec<(usize, usize)> = detail
+                .split("rows ")
+                .filter_map(|place| {
+                    let (range, group) = place.split_once(" of row group ")?;
+                    let (from, to) = range.split_once(" to ")?;
+                    let group: usize = group.split(',').next()?.trim().parse().ok()?;
+                    Some((group * 32_768 + from.parse::<usize>().ok()?, group * 32_768 + to.parse::<usize>().ok()?))
+                })
+                .collect();
+            // Keys are rows of the segment here, from 0 on.
+            if !places.is_empty() {
+                for key in missing {
+                    assert!(places.iter().any(|(from, to)| (*from..=*to).contains(&key)), "row {key}: {detail}");
+                }
+                let named: usize = places.iter().map(|(from, to)| to - from + 1).sum();
+                assert_eq!(named, lost, "{detail}");
+            }
+            // It goes on.
+            rows(&again, "INSERT INTO t VALUES (-1, 'new', NULL, 1, 1); STORAGE FLUSH ALL; STORAGE COMPACT ALL")
+                .await?;
+            assert_eq!(rows(&again, "SELECT count(*) FROM t").await?, [[(left.len() + 1).to_string()]]);
+            let report = rows(&again, "STORAGE CHECK").await?;
+            assert!(report.iter().all(|row| row[1] == "ok"), "{report:?}");
+        }
+        assert!(partly >= 3, "{partly} segments were read in part");
+        Ok(())
+    })
+}
+
+/// A segment's place in the manifest, and what is said of it there.
+struct Said {
+    backend: Arc<MemoryBackend>,
+    key: Vec<u8>,
+    meta: SegmentMeta,
+    marks: DeleteVector,
+}
+
+impl Said {
+    async fn of(backend: Arc<MemoryBackend>) -> Result<Self> {
+        let found = backend.scan(Partition::Manifest, &KeyRange::all(), ScanOptions::default()).await?;
+        // The head of the scope comes first.
+        let (key, value) = found.into_iter().nth(1).expect("a segment");
+        let payload = record::open(RecordKind::Manifest, &key, &value)?;
+        let (meta, length) = SegmentMeta::decode(&payload[6..])?;
+        let marks = DeleteVector::decode(&payload[6 + length..])?;
+        Ok(Self { backend, key, meta, marks })
+    }
+
+    /// The database in which something else is said, sealed as if it were true.
+    async fn saying(&self, meta: &SegmentMeta, marks: &DeleteVector) -> Result<MemoryBackend> {
+        let mut payload = vec![0, 0, 0, 0, 1, 1];
+        meta.encode(&mut payload)?;
+        marks.encode(&mut payload)?;
+        let length = payload.len() as u32;
+        payload[..4].copy_from_slice(&length.to_le_bytes());
+        let value = record::seal(RecordKind::Manifest, &self.key, &payload);
+        with(&self.backend, Partition::Manifest, &self.key, Some(value)).await
+    }
+}
+
+async fn check_finds(backend: &MemoryBackend, what: &str, expected: &str) -> Result<()> {
+    let context = open(backend).await?;
+    let report = rows(&context, "STORAGE CHECK").await?;
+    let bad: Vec<_> = report.iter().filter(|row| row[1] == "damaged").collect();
+    assert_eq!(bad.len(), 1, "{what}: {report:?}");
+    assert_eq!(bad[0][0], "table default.t segment 1", "{what}");
+    assert!(bad[0][2].contains(expected), "{what}: {}", bad[0][2]);
+    // What its rows are is known, so all of them are rescued, and what is said of them then is true.
+    let (again, _) = rescued(backend).await.map_err(|e| e.in_context(what))?;
+    let report = rows(&again, "STORAGE CHECK").await?;
+    assert!(report.iter().all(|row| row[1] == "ok"), "{what}, rescued: {report:?}");
+    Ok(())
+}
+
+/// Everything that the manifest says of a segment is compared with its rows: what lies with a valid checksum is found.
+#[test]
+fn what_the_manifest_says_is_compared_with_the_rows() -> Result<()> {
+    block_on(async {
+        let backend = Arc::new(MemoryBackend::new());
+        let context = AppContext::open(Arc::clone(&backend) as _, Config::default()).await?;
+        for text in [
+            "CREATE TABLE t (k INT PRIMARY KEY, v TEXT, d DOUBLE)",
+            "INSERT INTO t SELECT value, CASE WHEN value % 5 = 0 THEN NULL ELSE 'text ' || CAST(value AS TEXT) END, value / 7.0 \
+             FROM generate_series(1, 40000)",
+            "UPDATE t SET d = 1 WHERE k = 20",
+            "DELETE FROM t WHERE k BETWEEN 100 AND 110",
+        ] {
+            rows(&context, text).await?;
+        }
+        // Someone reads the rows before: how they ended stays remembered.
+        let pin = context.store().pin();
+        rows(&context, "UPDATE t SET v = 'now' WHERE k < 5; DELETE FROM t WHERE k = 30").await?;
+        rows(&context, "STORAGE FLUSH TABLE t").await?;
+        let report = rows(&context, "STORAGE CHECK").await?;
+        assert!(report.iter().all(|row| row[1] == "ok"), "{report:?}");
+        let said = Said::of(Arc::new(backend.reopen())).await?;
+        drop(pin);
+        let (meta, marks) = (&said.meta, &said.marks);
+        assert!(meta.groups() == 2 && marks.ended_after(i64::MIN).count() > 0 && !marks.tombstones().is_empty());
+
+        type Lie = (&'static str, &'static str, fn(&mut SegmentMeta));
+        let lies: [Lie; 16] = [
+            ("more rows", "row groups of", |m| m.rows += 1),
+            ("fewer rows", "row groups of", |m| m.rows -= 1),
+            ("a greater least _seq", "its _seq are", |m| m.min_seq += 1),
+            ("a greater greatest _seq", "its _seq are", |m| m.max_seq += 1),
+            ("another first key", "row group 0 begins with (k)=(1)", |m| m.group_keys[0][4] ^= 1),
+            ("another key of a row group", "row group 1 begins with", |m| m.group_keys[1][4] ^= 1),
+            ("another last key", "its last key", |m| m.last_key[4] ^= 1),
+            ("other NULLs", "NULLs and not", |m| m.columns[1].nulls -= 1),
+            ("another least value", "its column 1 has other bounds", |m| {
+                m.columns[0].min = Some(ScalarValue::Int32(Some(2)))
+            }),
+            ("another greatest value", "its column 1 has other bounds", |m| {
+                m.columns[0].max = Some(ScalarValue::Int32(Some(39_999)));
+            }),
+            ("no bounds", "its column 3 has other bounds", |m| m.columns[2].min = None),
+            ("NaN", "its column 3 has other bounds", |m| m.columns[2].has_nan = true),
+            ("bounds that are no values", "its column 2 has other bounds", |m| m.columns[1].exact = false),
+            ("another schema version", "it has schema version 2", |m| m.schema_version = 2),
+            ("another version of keys", "its keys are those of version 2", |m| m.key_version = 2),
+            ("another column", "its columns are not those", |m| m.columns[1].column_id = 9),
+        ];
+        for (what, expected, lie) in lies {
+            let mut meta = meta.clone();
+            lie(&mut meta);
+            check_finds(&said.saying(&meta, marks).await?, what, expected).await?;
+        }
+        let bitmap = |row: u32| -> RoaringBitmap { std::iter::once(row).collect() };
+        let none = RoaringBitmap::new();
+        let row = |nth: usize| marks.ended_after(i64::MIN).flat_map(|(_, rows)| rows.iter()).nth(nth).expect("a row");
+        type Entries = Vec<(i64, RoaringBitmap)>;
+        let encoded = |ended: &RoaringBitmap, recent: Entries, tombstones: Entries| -> Result<DeleteVector> {
+            let mut bytes = vec![1];
+            kalamdb::tables::encode_bitmap(ended, &mut bytes)?;
+            for entries in [recent, tombstones] {
+                bytes.extend_from_slice(&(entries.len() as u32).to_le_bytes());
+                for (seq, rows) in entries {
+                    bytes.extend_from_slice(&seq.to_le_bytes());
+                    kalamdb::tables::encode_bitmap(&rows, &mut bytes)?;
+                }
+            }
+            DeleteVector::decode(&bytes)
+        };
+        let of_row = |row: u32| format!("holds row {row} of {} rows", meta.rows);
+        let beyond = of_row(meta.rows);
+        let later = meta.max_seq + 10;
+        for (what, expected, lie) in [
+            ("a row that is not there", beyond.as_str(), encoded(&bitmap(meta.rows), vec![], vec![])?),
+            ("a row twice", "holds a row twice", encoded(&bitmap(7), vec![(later, bitmap(7))], vec![])?),
+            ("out of order", "not in the order of _seq", {
+                encoded(&none, vec![(later, bitmap(row(0))), (later - 1, bitmap(row(1)))], vec![])?
+            }),
+            ("a deletion of a live row", "deleted twice or live", encoded(&none, vec![], vec![(later, bitmap(9))])?),
+            ("an end before the beginning", "before it was there", encoded(&none, vec![(5, bitmap(0))], vec![])?),
+            ("two live rows of a key", "are both live with (k)=", DeleteVector::new()),
+        ] {
+            let damaged = said.saying(meta, &lie).await?;
+            let report = rows(&*open(&damaged).await?, "STORAGE CHECK").await?;
+            let bad: Vec<_> = report.iter().filter(|row| row[1] == "damaged").collect();
+            assert_eq!(bad.len(), 1, "{what}: {report:?}");
+            assert!(bad[0][2].contains(expected), "{what}: {}", bad[0][2]);
+        }
+        Ok(())
+    })
+}
+
+/// Rows of a file whose checksums are right, in another order.
+#[test]
+fn rows_out_of_order_are_found() -> Result<()> {
+    block_on(async {
+        let backend = Arc::new(MemoryBackend::new());
+        let context = AppContext::open(Arc::clone(&backend) as _, Config::default()).await?;
+        rows(&context, "CREATE TABLE t (k INT PRIMARY KEY, v TEXT)").await?;
+        rows(&context, "INSERT INTO t SELECT value, 'v' FROM generate_series(1, 500); STORAGE FLUSH TABLE t").await?;
+        let said = Said::of(Arc::clone(&backend)).await?;
+        let blob = &said.key[..said.key.len() - 2];
+        let file = backend.read_blob(blob, 0, said.meta.bytes).await?.expect("the file");
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("a Parquet file").build().expect("its rows");
+        let batch = reader.map(|batch| batch.expect("rows")).next().expect("a batch");
+        let order: UInt32Array = (0..500)
+            .map(|i| {
+                if i == 250 {
+                    251
+                } else if i == 251 {
+                    250
+                } else {
+                    i
+                }
+            })
+            .collect();
+        let swapped = arrow::compute::take_record_batch(&batch, &order).expect("the rows");
+        let mut writer = ArrowWriter::try_new(Vec::new(), swapped.schema(), None).expect("a writer");
+        writer.write(&swapped).expect("written");
+        let parquet = writer.finish().expect("a file");
+        let file = Bytes::from(std::mem::take(writer.inner_mut()));
+        let chunks = parquet.row_groups().iter().flat_map(|group| group.columns());
+        let index = chunks.filter_map(|c| c.column_index_offset()).min().expect("a page index");
+        let mut meta = said.meta.clone();
+        meta.bytes = file.len() as u64;
+        meta.footer_bytes = (file.len() as i64 - index) as u32;
+        meta.part_crcs = vec![crc32fast::hash(&file)];
+        let damaged = said.saying(&meta, &said.marks).await?;
+        let mut batch = WriteBatch::new();
+        batch.put_blob(blob, &file);
+        damaged.commit(batch, Durability::Strict).await?;
+        check_finds(&damaged, "rows in another order", "row 251 is out of order: (k)=(251) after (k)=(252)").await?;
+        let (again, _) = rescued(&damaged).await?;
+        assert_eq!(rows(&again, "SELECT count(*), count(DISTINCT k) FROM t").await?, [["500", "500"]]);
+        assert_eq!(rows(&again, "SELECT v FROM t WHERE k = 251").await?, [["v"]]);
+        Ok(())
+    })
+}
+
+/// Records of the manifest: of a scope whose head is lost the segments are there, and no number is given twice; of one
+/// that has lost the record of a segment the others are.
+#[test]
+fn a_scope_is_rescued_without_its_head_or_one_of_its_segments() -> Result<()> {
+    block_on(async {
+        let backend = Arc::new(MemoryBackend::new());
+        let context = AppContext::open(Arc::clone(&backend) as _, Config::default()).await?;
+        rows(&context, "CREATE TABLE t (k INT PRIMARY KEY, v TEXT)").await?;
+        for n in [10, 20, 30] {
+            rows(&context, &format!("INSERT INTO t VALUES ({n}, 'v'); STORAGE FLUSH TABLE t")).await?;
+        }
+        let found = backend.scan(Partition::Manifest, &KeyRange::all(), ScanOptions::default()).await?;
+        assert_eq!(found.len(), 4);
+        for (i, (key, value)) in found.into_iter().enumerate() {
+            for at in [2, HEADER_BYTES, value.len() - 1] {
+                let mut damaged = value.to_vec();
+                damaged[at] ^= 1;
+                let copy = with(&backend, Partition::Manifest, &key, Some(damaged.into())).await?;
+                let report = rows(&*open(&copy).await?, "STORAGE CHECK").await?;
+                assert_eq!(report.iter().filter(|row| row[1] == "damaged").count(), 1, "{report:?}");
+                let (again, _) = rescued(&copy).await?;
+                let expected: Vec<Vec<String>> = [10, 20, 30]
+                    .iter()
+                    .enumerate()
+                    .filter(|(n, _)| n + 1 != i)
+                    .map(|(_, k)| vec![k.to_string()])
+                    .collect();
+                assert_eq!(rows(&again, "SELECT k FROM t ORDER BY k").await?, expected);
+                rows(&again, "INSERT INTO t VALUES (40, 'v'); STORAGE FLUSH TABLE t").await?;
+                rows(&again, "INSERT INTO t VALUES (50, 'v'); STORAGE FLUSH TABLE t; STORAGE COMPACT TABLE t").await?;
+                assert_eq!(rows(&again, "SELECT count(*) FROM t").await?, [[(expected.len() + 2).to_string()]]);
+                let report = rows(&again, "STORAGE CHECK").await?;
+                assert!(report.iter().all(|row| row[1] == "ok"), "{report:?}");
             }
         }
         Ok(())

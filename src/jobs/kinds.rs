@@ -184,3 +184,36 @@ impl JobKind for RetentionJob {
         Ok(Piece::Done(format!("removed {} records of finished jobs", old.len())))
     }
 }
+
+/// Removes what is stored of dropped tables and users, when nobody reads it any more. Begun anew it goes on with what is
+/// left.
+pub struct ReclaimJob {
+    registry: Arc<SchemaRegistry>,
+    store: Arc<TableStore>,
+}
+
+impl ReclaimJob {
+    /// A clean-up of what was dropped in a store.
+    pub fn new(registry: Arc<SchemaRegistry>, store: Arc<TableStore>) -> Self {
+        Self { registry, store }
+    }
+}
+
+#[async_trait]
+impl JobKind for ReclaimJob {
+    fn name(&self) -> &'static str {
+        "reclaim"
+    }
+
+    async fn due(&self, _now_ms: u64) -> Result<Vec<JobSpec>> {
+        let due = self.store.has_leftovers();
+        Ok(if due { vec![JobSpec { target: None, parameters: None }] } else { Vec::new() })
+    }
+
+    async fn piece(&self, _job: &JobRecord) -> Result<Piece> {
+        match self.store.reclaim(&self.registry).await? {
+            0 => Ok(Piece::Nothing),
+            n => Ok(Piece::Done(format!("removed what was left of {n} dropped tables or users"))),
+        }
+    }
+}

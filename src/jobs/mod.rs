@@ -24,7 +24,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
-pub use kinds::{EvictJob, RetentionJob, RewriteJob};
+pub use kinds::{EvictJob, ReclaimJob, RetentionJob, RewriteJob};
 pub use queue::{KEPT_FINISHED, MAX_ATTEMPTS, backoff_ms};
 
 use crate::error::{ErrorCode, KalamError, Result};

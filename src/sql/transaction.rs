@@ -118,6 +118,11 @@ impl TransactionSlot {
         self.open.lock().as_ref().is_some_and(|open| open.progress.lock().data.is_some())
     }
 
+    /// Whether the session's statements go one after the other: a transaction is open, failed, or all that it is for.
+    pub fn is_used(&self) -> bool {
+        self.only || self.open.lock().is_some()
+    }
+
     /// Fails if the session's one transaction has ended.
     fn check_open(&self) -> Result<()> {
         if self.only && self.open.lock().is_none() {

@@ -14,9 +14,13 @@
 //! Invariant: a payload is handed out only after magic, format, kind, length and checksum were verified. The key is
 //! part of the checksum, so a record that turned up under another key is found too. A later version writes a greater
 //! `format`; this one then answers `UNSUPPORTED_FORMAT` instead of guessing.
+//!
+//! A payload above what one value holds is cut into parts 0, 1, 2 …, whose number stands as u16 (big endian) at the end of
+//! their keys; such a payload begins with the length of all its parts together, so a missing one is found.
 
 use bytes::Bytes;
 
+use super::{MAX_VALUE_BYTES, Partition, WriteBatch};
 use crate::error::{ErrorCode, KalamError, Result};
 
 /// Version of the frame and of the payloads that this build writes, and the greatest that it reads.
@@ -111,6 +115,72 @@ fn checksum(header: &[u8], key: &[u8], payload: &[u8]) -> u32 {
     hasher.update(key);
     hasher.update(payload);
     hasher.finalize()
+}
+
+/// Adds a payload to a batch, in as many parts as it takes. It begins with its own length, as u32. `stem` is its key without
+/// the number of the part.
+pub fn put_parts(batch: &mut WriteBatch, partition: Partition, kind: RecordKind, stem: &[u8], payload: &[u8]) {
+    for (part, bytes) in payload.chunks(MAX_VALUE_BYTES - HEADER_BYTES).enumerate() {
+        let key = [stem, &(part as u16).to_be_bytes()].concat();
+        let value = seal(kind, &key, bytes);
+        batch.put(partition, key, value);
+    }
+}
+
+/// A payload with all its parts.
+#[derive(Debug, Clone)]
+pub struct Whole {
+    /// Its key without the number of the part.
+    pub stem: Vec<u8>,
+    /// The payload, the length at its beginning included.
+    pub payload: Bytes,
+}
+
+/// Verifies parts and puts them together, in the order of their keys.
+#[derive(Debug, Default)]
+pub struct PartReader {
+    pending: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl PartReader {
+    /// Takes the next stored value; returns the payload that it completes, if it does.
+    pub fn push(&mut self, kind: RecordKind, key: &[u8], value: &Bytes) -> Result<Option<Whole>> {
+        let damaged = |what: String| {
+            let message = format!("the {} record {} is damaged: {what}", RecordKind::name(kind as u8), hex(key));
+            KalamError::new(ErrorCode::DataCorrupted, message)
+        };
+        let part = open(kind, key, value)?;
+        let (stem, number) = key.split_last_chunk::<2>().ok_or_else(|| damaged("its key is too short".into()))?;
+        let number = u16::from_be_bytes(*number);
+        let payload = match self.pending.take() {
+            None if number == 0 => part,
+            Some((pending, mut bytes)) if pending == stem && number > 0 => {
+                bytes.extend_from_slice(&part);
+                Bytes::from(bytes)
+            }
+            _ => return Err(damaged(format!("part {number} does not follow the part before it"))),
+        };
+        let expected = payload.first_chunk().map(|b| u32::from_le_bytes(*b) as usize);
+        match expected {
+            Some(expected) if expected == payload.len() => Ok(Some(Whole { stem: stem.to_vec(), payload })),
+            Some(expected) if expected > payload.len() => {
+                self.pending = Some((stem.to_vec(), payload.to_vec()));
+                Ok(None)
+            }
+            expected => {
+                let expected = expected.map_or_else(|| "a length".to_owned(), |n| n.to_string());
+                Err(damaged(format!("its parts have {} bytes, expected {expected}", payload.len())))
+            }
+        }
+    }
+
+    /// Fails if the values ended within a payload.
+    pub fn finish(self, kind: RecordKind) -> Result<()> {
+        let Some((stem, bytes)) = self.pending else { return Ok(()) };
+        let (kind, stem) = (RecordKind::name(kind as u8), hex(&stem));
+        let message = format!("the {kind} record {stem} is damaged: it ends after {} bytes", bytes.len());
+        Err(KalamError::new(ErrorCode::DataCorrupted, message))
+    }
 }
 
 /// Bytes as hexadecimal digits, shortened, for messages.

@@ -19,6 +19,7 @@ use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 
+use super::bytes::Cursor;
 use crate::error::{ErrorCode, KalamError, Result};
 
 /// Below this many bytes compression does not pay.
@@ -131,37 +132,29 @@ pub fn decode(block: &[u8], types: &[DataType], rows: usize) -> Result<Vec<Array
         }
         other => return Err(damaged(&format!("compression {other}, expected 0 or 1"))),
     };
-    let mut reader = Reader(body);
-    let columns = types
-        .iter()
-        .map(|t| decode_column(&mut reader, t, rows))
-        .collect::<Result<Option<Vec<_>>>>()?
-        .ok_or_else(|| damaged("it ends early or holds values that its type does not allow"))?;
-    if !reader.0.is_empty() {
-        return Err(damaged(&format!("{} bytes are left over", reader.0.len())));
-    }
+    let mut cursor = Cursor::new("a column block", body);
+    let columns = types.iter().map(|t| decode_column(&mut cursor, t, rows)).collect::<Result<Vec<_>>>()?;
+    cursor.finish()?;
     Ok(columns)
 }
 
-/// `Ok(None)`: the bytes are not what the type needs.
-fn decode_column(reader: &mut Reader<'_>, data_type: &DataType, rows: usize) -> Result<Option<ArrayRef>> {
-    let Some(flag) = reader.take(1) else { return Ok(None) };
-    let nulls = match flag[0] {
+fn decode_column(cursor: &mut Cursor<'_>, data_type: &DataType, rows: usize) -> Result<ArrayRef> {
+    let nulls = match cursor.u8()? {
         0 => None,
         1 => {
-            let Some(bits) = reader.take(rows.div_ceil(8)) else { return Ok(None) };
+            let bits = cursor.take(rows.div_ceil(8))?;
             Some(NullBuffer::new(BooleanBuffer::new(Buffer::from(bits), 0, rows)))
         }
-        _ => return Ok(None),
+        other => return Err(cursor.damaged(format_args!("{other} where 0 or 1 says whether there are NULLs"))),
     };
     let builder = ArrayData::builder(data_type.clone()).len(rows).nulls(nulls);
     let builder = match layout(data_type)? {
         Layout::Bits => {
-            let Some(bits) = reader.take(rows.div_ceil(8)) else { return Ok(None) };
+            let bits = cursor.take(rows.div_ceil(8))?;
             builder.add_buffer(Buffer::from(bits))
         }
         Layout::Fixed(width) => {
-            let Some(bytes) = rows.checked_mul(width).and_then(|n| reader.take(n)) else { return Ok(None) };
+            let bytes = cursor.take(rows.saturating_mul(width))?;
             // Copies into an aligned buffer: the record's bytes may lie anywhere.
             let values = Buffer::from(bytes);
             match data_type {
@@ -176,32 +169,22 @@ fn decode_column(reader: &mut Reader<'_>, data_type: &DataType, rows: usize) -> 
             }
         }
         Layout::Variable => {
-            let Some(lengths) = rows.checked_mul(4).and_then(|n| reader.take(n)) else { return Ok(None) };
+            let lengths = cursor.take(rows.saturating_mul(4))?;
             let mut offsets = Vec::with_capacity(rows + 1);
             let mut end = 0i32;
             offsets.push(end);
             for length in lengths.chunks_exact(4) {
                 let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]);
-                let Some(next) = i32::try_from(length).ok().and_then(|l| end.checked_add(l)) else { return Ok(None) };
-                end = next;
+                let next = i32::try_from(length).ok().and_then(|l| end.checked_add(l));
+                end = next.ok_or_else(|| cursor.damaged(format_args!("a value of {length} bytes")))?;
                 offsets.push(end);
             }
-            let Some(bytes) = reader.take(end as usize) else { return Ok(None) };
+            let bytes = cursor.take(end as usize)?;
             builder.add_buffer(Buffer::from_vec(offsets)).add_buffer(Buffer::from(bytes))
         }
     };
     // `build` validates what the layout does not: UTF-8, above all.
-    Ok(builder.build().ok().map(make_array))
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
-        let (head, tail) = self.0.split_at_checked(n)?;
-        self.0 = tail;
-        Some(head)
-    }
+    builder.build().map(make_array).map_err(|e| cursor.damaged(e))
 }
 
 /// Bytes that a batch's rows hold in memory.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 
-use super::segment::{Segment, cold_row, decode_bitmap, encode_bitmap};
+use super::bytes::Cursor;
+use super::segment::{Segment, cold_row, encode_bitmap, read_bitmap};
 use super::seq::Seq;
 use crate::error::Result;
 
@@ -76,15 +77,13 @@ impl ColdMark {
         encode_bitmap(&self.deleted, out)
     }
 
-    /// Reads what [`ColdMark::encode`] wrote; returns how many bytes it took.
-    pub fn decode(bytes: &[u8]) -> Option<(Self, usize)> {
-        let (segment, rest) = bytes.split_first_chunk::<4>()?;
-        let (replaced, first) = decode_bitmap(rest).ok()?;
-        let (deleted, second) = decode_bitmap(rest.get(first..)?).ok()?;
-        Some((Self { segment: u32::from_le_bytes(*segment), replaced, deleted }, 4 + first + second))
+    /// Reads what [`ColdMark::encode`] wrote.
+    pub(super) fn read(cursor: &mut Cursor<'_>) -> Result<Self> {
+        Ok(Self { segment: cursor.u32()?, replaced: read_bitmap(cursor)?, deleted: read_bitmap(cursor)? })
     }
 
-    fn apply(&self, segment: &Segment, ended: &Ended) {
+    /// Marks the rows in their segment.
+    pub fn apply(&self, segment: &Segment, ended: &Ended) {
         segment.change_marks(|marks| {
             marks.fold(ended.horizon);
             marks.mark(ended.replaced_at, &self.replaced, &RoaringBitmap::new());
@@ -178,8 +177,9 @@ mod tests {
             mark.encode(&mut bytes)?;
             let length = bytes.len();
             bytes.push(0);
-            assert_eq!(ColdMark::decode(&bytes), Some((mark.clone(), length)));
-            assert_eq!(ColdMark::decode(&bytes[..length - 1]), None);
+            let mut cursor = Cursor::new("a mark", &bytes);
+            assert_eq!((&ColdMark::read(&mut cursor)?, cursor.position()), (mark, length));
+            assert!(ColdMark::read(&mut Cursor::new("a mark", &bytes[..length - 1])).is_err());
         }
         Ok(())
     }

@@ -41,18 +41,17 @@ use std::sync::Arc;
 use arrow::array::Int64Array;
 use bytes::Bytes;
 
+use super::bytes::Cursor;
 use super::cold::{ColdMark, cold_deletions};
 use super::seq::{Seq, SeqSpan};
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::storage::record::{self, HEADER_BYTES, RecordKind};
-use crate::storage::{KeyRange, MAX_VALUE_BYTES, Partition, WriteBatch};
+use crate::storage::record::{self, PartReader, RecordKind, Whole};
+use crate::storage::{KeyRange, Partition, WriteBatch};
 use crate::types::KalamDataType;
 
 const UPDATES: u8 = 1;
 const REQUEST: u8 = 2;
 const MARKS: u8 = 4;
-/// Sequence number and part at the end of a key.
-const KEY_TAIL: usize = 8 + 2;
 
 /// Identifies a request, so that one that is sent again after a fail-over is applied once.
 pub type RequestId = [u8; 16];
@@ -158,12 +157,7 @@ impl LogRecord {
         let payload = self.encode()?;
         let mut key = scope.prefix();
         key.extend_from_slice(&self.seqs.first().to_be_bytes());
-        for (part, bytes) in payload.chunks(MAX_VALUE_BYTES - HEADER_BYTES).enumerate() {
-            let mut key = key.clone();
-            key.extend_from_slice(&(part as u16).to_be_bytes());
-            let value = record::seal(RecordKind::Log, &key, bytes);
-            batch.put(Partition::Log, key, value);
-        }
+        record::put_parts(batch, Partition::Log, RecordKind::Log, &key, &payload);
         Ok(())
     }
 
@@ -209,47 +203,40 @@ impl LogRecord {
         Ok(out)
     }
 
-    fn decode(payload: &Bytes) -> Option<Self> {
-        let mut reader = Reader { bytes: payload, at: 4 };
-        let flags = reader.take(1)?[0];
-        let first = reader.i64()?;
-        let commit = reader.i64()?;
-        let request = if flags & REQUEST != 0 { Some(*reader.take(16)?.first_chunk::<16>()?) } else { None };
-        let schema_version = reader.u32()?;
-        let count = u16::from_le_bytes(*reader.take(2)?.first_chunk::<2>()?);
+    fn decode(payload: &Bytes) -> Result<Self> {
+        let mut cursor = Cursor::new("a log record", payload);
+        cursor.u32()?;
+        let flags = cursor.u8()?;
+        let first = cursor.i64()?;
+        let commit = cursor.i64()?;
+        let request =
+            if flags & REQUEST != 0 { cursor.take(size_of::<RequestId>())?.first_chunk().copied() } else { None };
+        let schema_version = cursor.u32()?;
+        let count = cursor.u16()?;
         let mut columns = Vec::with_capacity(usize::from(count));
         for _ in 0..count {
-            let id = reader.u32()?;
-            let (data_type, length) = KalamDataType::decode_wire(payload.get(reader.at..)?).ok()?;
-            reader.take(length)?;
+            let id = cursor.u32()?;
+            let (data_type, length) = KalamDataType::decode_wire(cursor.rest())?;
+            cursor.take(length)?;
             columns.push((id, data_type));
         }
-        let rows = reader.u32()? as usize;
-        let deletions = reader.u32()? as usize;
+        let rows = cursor.u32()? as usize;
+        let deletions = cursor.count()?;
         let row_ids = if flags & UPDATES != 0 {
-            let bytes = reader.take(rows.checked_mul(8)?)?;
+            let bytes = cursor.take(rows.saturating_mul(8))?;
             Some(bytes.chunks_exact(8).filter_map(|b| b.first_chunk().map(|b| i64::from_le_bytes(*b))).collect())
         } else {
             None
         };
-        let block_bytes = reader.u32()? as usize;
-        let start = reader.at;
-        reader.take(block_bytes)?;
-        let block = payload.slice(start..reader.at);
-        let mut keys = Vec::with_capacity(deletions.min(payload.len()));
-        for _ in 0..deletions {
-            let length = reader.u32()? as usize;
-            keys.push(reader.take(length)?.to_vec());
-        }
-        let mut marks = Vec::new();
-        if flags & MARKS != 0 {
-            for _ in 0..reader.u32()? {
-                let (mark, length) = ColdMark::decode(payload.get(reader.at..)?)?;
-                reader.take(length)?;
-                marks.push(mark);
-            }
-        }
-        (reader.at == payload.len()).then(|| Self {
+        let block_bytes = cursor.u32()? as usize;
+        let start = cursor.position();
+        cursor.take(block_bytes)?;
+        let block = payload.slice(start..cursor.position());
+        let keys = (0..deletions).map(|_| cursor.bytes().map(<[u8]>::to_vec)).collect::<Result<Vec<_>>>()?;
+        let marks = if flags & MARKS != 0 { cursor.count()? } else { 0 };
+        let marks = (0..marks).map(|_| ColdMark::read(&mut cursor)).collect::<Result<Vec<_>>>()?;
+        cursor.finish()?;
+        Ok(Self {
             seqs: SeqSpan::new(first, (rows + deletions) as u64 + cold_deletions(&marks)),
             commit,
             request,
@@ -259,86 +246,43 @@ impl LogRecord {
             marks,
         })
     }
-}
 
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
-        let taken = self.bytes.get(self.at..self.at.checked_add(n)?)?;
-        self.at += n;
-        Some(taken)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.take(4)?.first_chunk().map(|b| u32::from_le_bytes(*b))
-    }
-
-    fn i64(&mut self) -> Option<i64> {
-        self.take(8)?.first_chunk().map(|b| i64::from_le_bytes(*b))
+    /// The record that was put together under a key.
+    pub fn open(whole: &Whole) -> Result<Self> {
+        let damaged = |what: &str| {
+            let message = format!("the log record {} is damaged: {what}", record::hex(&whole.stem));
+            KalamError::new(ErrorCode::DataCorrupted, message)
+        };
+        let record = Self::decode(&whole.payload).map_err(|e| damaged(e.message()))?;
+        if !whole.stem.ends_with(&record.seqs.first().to_be_bytes()) {
+            return Err(damaged("its _seq is not that of its key"));
+        }
+        Ok(record)
     }
 }
 
 /// Puts stored values together into records, in key order.
 #[derive(Debug, Default)]
 pub struct LogReader {
-    pending: Option<(Vec<u8>, Vec<u8>)>,
+    parts: PartReader,
 }
 
 impl LogReader {
     /// Takes the next stored value; returns the record that it completes, if it does.
     pub fn push(&mut self, key: &[u8], value: &Bytes) -> Result<Option<LogRecord>> {
-        let damaged = |what: &str| {
-            KalamError::new(ErrorCode::DataCorrupted, format!("the log record {} is damaged: {what}", record::hex(key)))
-        };
-        let payload = record::open(RecordKind::Log, key, value)?;
-        let at = key.len().checked_sub(KEY_TAIL).ok_or_else(|| damaged("its key is too short"))?;
-        let (stem, part) = key.split_at(at + 8);
-        let part = u16::from_be_bytes([part[0], part[1]]);
-        let payload = match self.pending.take() {
-            None if part == 0 => payload,
-            Some((pending_stem, mut bytes)) if pending_stem == stem && part > 0 => {
-                bytes.extend_from_slice(&payload);
-                Bytes::from(bytes)
-            }
-            _ => return Err(damaged(&format!("part {part} does not follow the part before it"))),
-        };
-        let total = payload.first_chunk().map(|b| u32::from_le_bytes(*b) as usize);
-        match total {
-            Some(total) if total == payload.len() => {
-                let record = LogRecord::decode(&payload).ok_or_else(|| damaged("its payload does not decode"))?;
-                if record.seqs.first().to_be_bytes() != stem[at..] {
-                    return Err(damaged("its _seq is not that of its key"));
-                }
-                Ok(Some(record))
-            }
-            Some(total) if total > payload.len() => {
-                self.pending = Some((stem.to_vec(), payload.to_vec()));
-                Ok(None)
-            }
-            _ => Err(damaged("its length does not fit")),
-        }
+        self.parts.push(RecordKind::Log, key, value)?.map(|whole| LogRecord::open(&whole)).transpose()
     }
 
     /// Fails if the log ended within a record.
     pub fn finish(self) -> Result<()> {
-        match self.pending {
-            None => Ok(()),
-            Some((stem, bytes)) => Err(KalamError::new(
-                ErrorCode::DataCorrupted,
-                format!("the log record {} ends after {} bytes", record::hex(&stem), bytes.len()),
-            )),
-        }
+        self.parts.finish(RecordKind::Log)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{MemoryBackend, ScanOptions, StorageBackend};
+    use crate::storage::{MAX_VALUE_BYTES, MemoryBackend, ScanOptions, StorageBackend};
     use futures::executor::block_on;
     use proptest::prelude::*;
 
@@ -405,7 +349,7 @@ mod tests {
             let (a, b) = (key(&a), key(&b));
             prop_assert_eq!(a.range().contains(&b.prefix()), a == b);
             let mut log_key = a.prefix();
-            log_key.extend_from_slice(&[0; KEY_TAIL]);
+            log_key.extend_from_slice(&[0; 8 + 2]);
             prop_assert_eq!(ScopeKey::of_log_key(&log_key)?, a);
         }
     }

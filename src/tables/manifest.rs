@@ -17,22 +17,19 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
+use super::bytes::Cursor;
 use super::log::ScopeKey;
 use super::segment::{DeleteVector, Segment, SegmentMeta};
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::storage::record::{self, HEADER_BYTES, RecordKind};
-use crate::storage::{KeyRange, MAX_VALUE_BYTES, Partition, ScanOptions, StorageBackend, WriteBatch};
+use crate::storage::record::{self, PartReader, RecordKind, Whole};
+use crate::storage::{KeyRange, Partition, ScanOptions, StorageBackend, WriteBatch};
 
 const VERSION: u8 = 1;
 const LIVE: u8 = 1;
 const QUARANTINED: u8 = 2;
 const RETIRED: u8 = 3;
 /// The number of a scope's head.
-const HEAD: u32 = 0;
-/// Number and part at the end of a key.
-const KEY_TAIL: usize = 4 + 2;
+pub const HEAD: u32 = 0;
 /// Records read at a time.
 const PAGE: usize = 64;
 
@@ -47,6 +44,8 @@ pub struct Manifest {
     pub quarantined: Vec<u32>,
     /// Segments that were replaced and whose blobs are still there.
     pub retired: Vec<u32>,
+    /// Records that a scrub could not read.
+    pub damaged: Vec<u32>,
 }
 
 /// The id of a segment's blob.
@@ -60,31 +59,12 @@ pub fn blob_id(scope: &ScopeKey, number: u32) -> Vec<u8> {
 pub async fn read(backend: &dyn StorageBackend, scope: &ScopeKey) -> Result<Manifest> {
     let mut manifest = Manifest::default();
     let mut range = scope.range();
-    let mut pending: Option<(u32, Vec<u8>)> = None;
+    let mut parts = PartReader::default();
     loop {
         let page = backend.scan(Partition::Manifest, &range, ScanOptions { limit: Some(PAGE), reverse: false }).await?;
         for (key, value) in &page {
-            let damaged = |what: &str| {
-                let message = format!("the manifest record {} is damaged: {what}", record::hex(key));
-                KalamError::new(ErrorCode::DataCorrupted, message)
-            };
-            let payload = record::open(RecordKind::Manifest, key, value)?;
-            let at = key.len().checked_sub(KEY_TAIL).ok_or_else(|| damaged("its key is too short"))?;
-            let number = key[at..].first_chunk().map_or(0, |b| u32::from_be_bytes(*b));
-            let part = key[at + 4..].first_chunk().map_or(0, |b| u16::from_be_bytes(*b));
-            let mut bytes = match pending.take() {
-                None if part == 0 => Vec::with_capacity(payload.len()),
-                Some((n, bytes)) if n == number && part > 0 => bytes,
-                _ => return Err(damaged(&format!("part {part} does not follow the part before it"))),
-            };
-            bytes.extend_from_slice(&payload);
-            let total = bytes.first_chunk().map(|b| u32::from_le_bytes(*b) as usize);
-            match total {
-                Some(total) if total == bytes.len() => {
-                    manifest.take(number, &bytes[4..]).map_err(|e| e.in_context(record::hex(key)))?;
-                }
-                Some(total) if total > bytes.len() => pending = Some((number, bytes)),
-                _ => return Err(damaged("its length does not fit")),
+            if let Some(whole) = parts.push(RecordKind::Manifest, key, value)? {
+                manifest.take(&whole)?;
             }
         }
         match page.last() {
@@ -96,40 +76,45 @@ pub async fn read(backend: &dyn StorageBackend, scope: &ScopeKey) -> Result<Mani
             _ => break,
         }
     }
-    match pending {
-        None => Ok(manifest),
-        Some((number, _)) => {
-            let message = format!("the manifest record of segment {number} of table {} is cut", scope.table_no);
-            Err(KalamError::new(ErrorCode::DataCorrupted, message))
-        }
-    }
+    parts.finish(RecordKind::Manifest)?;
+    Ok(manifest)
+}
+
+/// The scope and the number of the segment that a record is about, by its key without the part.
+pub fn place_of(stem: &[u8]) -> Result<(ScopeKey, u32)> {
+    let number = stem.last_chunk().map_or(HEAD, |b| u32::from_be_bytes(*b));
+    Ok((ScopeKey::of_log_key(stem)?, number))
 }
 
 impl Manifest {
-    fn take(&mut self, number: u32, payload: &[u8]) -> Result<()> {
+    /// Takes in the record of a segment, or the head.
+    pub fn take(&mut self, whole: &Whole) -> Result<()> {
+        let (_, number) = place_of(&whole.stem)?;
         let damaged = |what: &str| {
-            KalamError::new(
-                ErrorCode::DataCorrupted,
-                format!("the manifest of segment {number} does not decode: {what}"),
-            )
+            let place = record::hex(&whole.stem);
+            let message = format!("the manifest record {place} of segment {number} does not decode: {what}");
+            KalamError::new(ErrorCode::DataCorrupted, message)
         };
-        let (&[version], rest) = payload.split_first_chunk::<1>().ok_or_else(|| damaged("it is empty"))?;
+        let mut cursor = Cursor::new("a manifest record", &whole.payload);
+        cursor.u32()?;
+        let version = cursor.u8()?;
         if version > VERSION {
             let message = format!("a manifest has version {version}, this version reads up to {VERSION}");
             return Err(KalamError::new(ErrorCode::UnsupportedFormat, message)
                 .with_hint("It was written by a later version of KalamDB. Update the package."));
         }
         if number == HEAD {
-            let next = rest.try_into().map_err(|_| damaged("the head of the scope"))?;
-            self.next_segment = u32::from_le_bytes(next);
-            return Ok(());
+            self.next_segment = cursor.u32()?;
+            return cursor.finish();
         }
-        let (&[state], rest) = rest.split_first_chunk::<1>().ok_or_else(|| damaged("it has no state"))?;
+        let state = cursor.u8()?;
+        let rest = cursor.rest();
         match state {
             RETIRED => self.retired.push(number),
             LIVE | QUARANTINED => {
-                let (meta, length) = SegmentMeta::decode(rest)?;
-                let marks = DeleteVector::decode(rest.get(length..).unwrap_or_default())?;
+                let (meta, length) = SegmentMeta::decode(rest).map_err(|e| e.in_context(record::hex(&whole.stem)))?;
+                let marks = DeleteVector::decode(rest.get(length..).unwrap_or_default())
+                    .map_err(|e| e.in_context(record::hex(&whole.stem)))?;
                 if meta.number != number {
                     return Err(damaged(&format!("it is that of segment {}", meta.number)));
                 }
@@ -151,12 +136,7 @@ fn put(scope: &ScopeKey, number: u32, payload: &[u8], batch: &mut WriteBatch) {
     let mut whole = Vec::with_capacity(payload.len() + 4);
     whole.extend_from_slice(&((payload.len() + 4) as u32).to_le_bytes());
     whole.extend_from_slice(payload);
-    for (part, bytes) in whole.chunks(MAX_VALUE_BYTES - HEADER_BYTES).enumerate() {
-        let mut key = key.clone();
-        key.extend_from_slice(&(part as u16).to_be_bytes());
-        let value: Bytes = record::seal(RecordKind::Manifest, &key, bytes);
-        batch.put(Partition::Manifest, key, value);
-    }
+    record::put_parts(batch, Partition::Manifest, RecordKind::Manifest, &key, &whole);
 }
 
 /// Adds the head of a scope.
@@ -198,6 +178,7 @@ pub fn remove_scope(scope: &ScopeKey, batch: &mut WriteBatch) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use futures::executor::block_on;
 
     use crate::storage::MemoryBackend;

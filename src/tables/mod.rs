@@ -1,6 +1,7 @@
 //! Tables: their rows in memory and in the log, the commit that changes them, and what DataFusion sees of them.
 
 mod block;
+mod bytes;
 mod chunk;
 mod cold;
 mod cold_scan;
@@ -31,6 +32,7 @@ mod system;
 pub use hot::{HotStatistics, HotTable, View};
 pub use index::IndexCodec;
 pub use index_access::IndexAccess;
+pub use key_pins::MAX_LOOKUP_KEYS;
 pub use key_spec::KeySpec;
 pub use log::{RequestId, ScopeKey};
 pub use overlay::{OWN_ROWS, OverlayView, StatementWrite, Transaction, TransactionView, altered};
@@ -46,8 +48,8 @@ pub use scan::{DELETED_COLUMN, POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLU
 pub use scrub::{Finding, Health, Scrub};
 pub use segment::{
     CacheStatistics, ColumnMeta, DeleteVector, ROW_GROUP_ROWS, ROW_ID_FIELD_ID, SEGMENT_ROWS, SEQ_FIELD_ID, Segment,
-    SegmentCache, SegmentMeta, SegmentRows, SegmentSource, SegmentWriter, cold_position, cold_row, decode_bitmap,
-    encode_bitmap, write_segment,
+    SegmentCache, SegmentMeta, SegmentRows, SegmentSource, SegmentWriter, cold_position, cold_row, encode_bitmap,
+    write_segment,
 };
 pub use seq::{Seq, SeqGenerator, SeqSpan};
 pub use store::{

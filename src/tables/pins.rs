@@ -4,6 +4,9 @@
 //! one lock, the horizon is computed under the same lock, and the newest snapshot only grows: so a pin that comes after
 //! the horizon was computed is not below it, and one that came before was counted. What had ended at the horizon can be
 //! forgotten.
+//!
+//! Pins are counted by *epoch* as well: whoever takes something away that readers may need ends an epoch, and does so when
+//! all pins of that one and of those before it are gone. Unlike a snapshot, an epoch ends without a commit.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,8 +23,26 @@ use super::seq::Seq;
 pub struct Pins {
     /// The newest snapshot that readers may use.
     watermark: AtomicI64,
-    read: Mutex<BTreeMap<Seq, usize>>,
+    read: Mutex<Read>,
     held: Mutex<Held>,
+}
+
+/// How many pins there are.
+#[derive(Debug, Default)]
+struct Read {
+    snapshots: BTreeMap<Seq, usize>,
+    epochs: BTreeMap<u64, usize>,
+    /// The epoch of pins that are taken now.
+    epoch: u64,
+}
+
+fn release<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -52,15 +73,29 @@ impl Pins {
     pub fn pin(self: &Arc<Self>) -> SnapshotPin {
         let mut read = self.read.lock();
         let seq = self.watermark();
-        *read.entry(seq).or_default() += 1;
-        SnapshotPin { pins: Arc::clone(self), seq }
+        let epoch = read.epoch;
+        *read.snapshots.entry(seq).or_default() += 1;
+        *read.epochs.entry(epoch).or_default() += 1;
+        SnapshotPin { pins: Arc::clone(self), seq, epoch }
+    }
+
+    /// Ends an epoch: pins that are taken from now on belong to the next one.
+    pub fn end_epoch(&self) -> u64 {
+        let mut read = self.read.lock();
+        read.epoch += 1;
+        read.epoch - 1
+    }
+
+    /// Whether no pin of an epoch that was ended, or of one before it, is left.
+    pub fn is_over(&self, epoch: u64) -> bool {
+        self.read.lock().epochs.keys().next().is_none_or(|oldest| *oldest > epoch)
     }
 
     /// No snapshot below this one is read, now or later.
     pub fn horizon(&self) -> Seq {
         let read = self.read.lock();
         let watermark = self.watermark();
-        read.keys().next().map_or(watermark, |oldest| watermark.min(*oldest))
+        read.snapshots.keys().next().map_or(watermark, |oldest| watermark.min(*oldest))
     }
 
     /// Keeps a scope, or all of them, from being rewritten until the hold is dropped.
@@ -102,6 +137,7 @@ impl Pins {
 pub struct SnapshotPin {
     pins: Arc<Pins>,
     seq: Seq,
+    epoch: u64,
 }
 
 impl SnapshotPin {
@@ -114,12 +150,8 @@ impl SnapshotPin {
 impl Drop for SnapshotPin {
     fn drop(&mut self) {
         let mut read = self.pins.read.lock();
-        if let Some(count) = read.get_mut(&self.seq) {
-            *count -= 1;
-            if *count == 0 {
-                read.remove(&self.seq);
-            }
-        }
+        release(&mut read.snapshots, &self.seq);
+        release(&mut read.epochs, &self.epoch);
     }
 }
 
@@ -177,6 +209,26 @@ mod tests {
         drop(c);
         pins.advance(5);
         assert_eq!(pins.horizon(), 30);
+    }
+
+    #[test]
+    fn an_epoch_is_over_with_its_last_pin() {
+        let pins = Pins::new(0);
+        let a = pins.pin();
+        let first = pins.end_epoch();
+        let b = pins.pin();
+        let second = pins.end_epoch();
+        let later = pins.pin();
+        assert!(!pins.is_over(first) && !pins.is_over(second));
+        drop(b);
+        // One of an earlier epoch is left.
+        assert!(!pins.is_over(first) && !pins.is_over(second));
+        drop(a);
+        assert!(pins.is_over(first) && pins.is_over(second));
+        let third = pins.end_epoch();
+        assert!(!pins.is_over(third));
+        drop(later);
+        assert!(pins.is_over(third));
     }
 
     #[test]

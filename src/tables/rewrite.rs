@@ -118,6 +118,11 @@ pub struct Built {
     pub live: u64,
 }
 
+/// Live rows that are nowhere else.
+pub fn live_sources(rows: Vec<SegmentRows>) -> Vec<Source> {
+    rows.into_iter().map(|rows| Source { places: vec![0; rows.len()], live: rows.len() as u64, rows }).collect()
+}
+
 /// The rows of the first chunks, as many as one segment takes, and which positions that are.
 pub async fn chunk_sources(
     definition: &TableDefinition,

@@ -6,7 +6,8 @@
 //! was made here; what is left out stands in the scrub's report.
 //!
 //! What a lost record of the log changed is undone by its loss: rows that it inserted are gone, rows that it updated or
-//! deleted are there as they were before. A segment with damage anywhere is left out whole.
+//! deleted are there as they were before. Of a damaged segment the live rows are shown that can be read, in a segment of
+//! another number, so that what the log says of the old one's rows means nothing; its tombstones are gone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -66,7 +67,10 @@ impl Salvage {
 
     fn shows(&self, partition: Partition, key: &[u8]) -> bool {
         let prefixed = |(p, prefix): &(Partition, Vec<u8>)| *p == partition && key.starts_with(prefix);
-        !self.scrub.damaged.contains(&(partition, key.to_vec())) && !self.scrub.damaged_prefixes.iter().any(prefixed)
+        let place = (partition, key.to_vec());
+        !self.scrub.damaged.contains(&place)
+            && !self.scrub.made.contains_key(&place)
+            && !self.scrub.damaged_prefixes.iter().any(prefixed)
     }
 }
 
@@ -83,6 +87,7 @@ impl StorageBackend for Salvage {
     async fn get(&self, partition: Partition, key: &[u8]) -> Result<Option<Bytes>> {
         match partition {
             Partition::Meta => Ok(self.meta.get(key).cloned()),
+            _ if let Some(made) = self.scrub.made.get(&(partition, key.to_vec())) => Ok(Some(made.clone())),
             _ if self.shows(partition, key) => self.inner.get(partition, key).await,
             _ => Ok(None),
         }
@@ -99,6 +104,8 @@ impl StorageBackend for Salvage {
             found.truncate(limit);
             return Ok(found);
         }
+        let made = self.scrub.made.iter().filter(|((p, key), _)| *p == partition && range.contains(key));
+        let made: Vec<KeyValue> = made.map(|((_, key), value)| (key.clone(), value.clone())).collect();
         let mut found = Vec::new();
         let mut range = range.clone();
         // A page of which nothing is shown is not the end.
@@ -114,6 +121,13 @@ impl StorageBackend for Salvage {
             found.extend(page.into_iter().filter(|(key, _)| self.shows(partition, key)));
             if whole {
                 break;
+            }
+        }
+        if !made.is_empty() {
+            found.extend(made);
+            found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+            if options.reverse {
+                found.reverse();
             }
         }
         found.truncate(limit);

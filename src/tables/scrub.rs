@@ -1,12 +1,15 @@
 //! Reading everything that is stored and saying what of it is sound.
 //!
 //! Invariant: nothing is changed, and nothing stops a scrub but a storage that does not answer: what is damaged becomes a
-//! finding, and the next record is read. Memory holds a page of records at a time, and the keys of damaged ones.
+//! finding, and the next record is read. Memory holds a page of records at a time, the keys of damaged ones, and the
+//! manifest.
 //!
 //! Verified are, of every record, its frame and checksum; of entities, that they decode; of the log, that the parts of a
 //! record are there, that its columns decode, and that its number is the one of its key; of segments, every part of the
-//! file, its footer, the number of its rows and their `_seq`; and that what is stored under a
-//! table's number belongs to a table.
+//! file, and that the manifest and the log say of its rows what is in it (`segment/verify.rs`); and that what is stored under
+//! a table's number belongs to a table.
+//!
+//! What can be read of damaged segments is read when it is asked for, and written into new ones; memory holds those.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
@@ -16,16 +19,21 @@ use arrow::datatypes::DataType;
 use bytes::Bytes;
 
 use super::block;
-use super::log::{LogReader, LogRecord, ScopeKey};
-use super::manifest;
-use super::segment::{Segment, SegmentCache, SegmentSource};
+use super::cold::{ColdMark, Ended};
+use super::log::{LogRecord, ScopeKey};
+use super::manifest::{self, Manifest};
+use super::rewrite;
+use super::segment::{DeleteVector, Segment, SegmentCache, SegmentSource};
 use super::seq::Seq;
+use super::store::dropped_table;
 use super::system::{AuditRecord, JobRecord, StorageRecord, UserRecord};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
 use crate::schema::{NamespaceDefinition, TableDefinition, TableId};
-use crate::storage::record::{self, RecordKind};
-use crate::storage::{Entity, KeyRange, KeyValue, Partition, ScanOptions, StorageBackend, blob_prefix};
+use crate::storage::record::{self, PartReader, RecordKind, Whole};
+use crate::storage::{
+    Entity, KeyRange, KeyValue, MemoryBackend, Partition, ScanOptions, StorageBackend, WriteBatch, WriteOp, blob_prefix,
+};
 
 /// Records read at a time.
 const PAGE: usize = 64;
@@ -75,6 +83,12 @@ pub struct Scrub {
     pub damaged_prefixes: Vec<(Partition, Vec<u8>)>,
     /// Definitions of the tables and views that can be read, by number.
     pub tables: BTreeMap<TableId, TableDefinition>,
+    /// Records in place of damaged ones, and of new segments with what could be read of damaged ones.
+    pub made: BTreeMap<(Partition, Vec<u8>), Bytes>,
+    /// What the log says of rows of segments, by scope and segment: marks, and when the rows ended.
+    marks: BTreeMap<(ScopeKey, u32), Vec<LogMark>>,
+    /// Numbers of tables that were dropped, and of which something is left.
+    dropped: HashSet<u32>,
     /// No `_seq` that was found is greater.
     pub greatest_seq: Seq,
 }
@@ -89,15 +103,25 @@ struct LogSum {
     damaged: u64,
 }
 
+/// Rows of a segment that a record of the log ended.
+#[derive(Debug)]
+struct LogMark {
+    mark: ColdMark,
+    replaced_at: Seq,
+    deleted_at: Seq,
+}
+
 /// Decodes a payload to see whether it does.
 type Check = fn(&[u8]) -> Result<()>;
 
 impl Scrub {
-    /// Reads a whole database, or what belongs to one table. `check` is asked between pages whether to go on.
+    /// Reads a whole database, or what belongs to one table; with `recover` also what is left of damaged segments.
+    /// `check` is asked between pages whether to go on.
     pub async fn run(
         shared: &Arc<dyn StorageBackend>,
         only: Option<&TableId>,
-        check: impl Fn() -> Result<()>,
+        recover: bool,
+        check: impl Fn() -> Result<()> + Sync,
     ) -> Result<Self> {
         let backend = shared.as_ref();
         let mut scrub = Self::default();
@@ -107,7 +131,7 @@ impl Scrub {
         scrub.entities(backend, Partition::Catalog, only, &check).await?;
         scrub.log(backend, only, &check).await?;
         let scopes = scrub.manifest(backend, only, &check).await?;
-        scrub.segments(shared, scopes, &check).await?;
+        scrub.segments(shared, scopes, recover, &check).await?;
         Ok(scrub)
     }
 
@@ -144,7 +168,10 @@ impl Scrub {
         while let Some(page) = pages.next(backend).await? {
             for (key, value) in &page {
                 match self.entity(partition, key, value) {
-                    Ok(()) => sound += 1,
+                    Ok(()) => {
+                        sound += 1;
+                        self.dropped.extend(dropped_table(key).filter(|_| partition == Partition::Meta));
+                    }
                     Err(error) => self.damage(partition, key, name_of(partition, key), &error),
                 }
             }
@@ -202,7 +229,7 @@ impl Scrub {
         let mut pages = Pages::new(Partition::Log, range);
         let mut sums: BTreeMap<u32, LogSum> = BTreeMap::new();
         let mut scopes: BTreeSet<ScopeKey> = BTreeSet::new();
-        let mut reader = RecordReader::default();
+        let mut reader = RecordReader::new(RecordKind::Log);
         while let Some(page) = pages.next(backend).await? {
             for (key, value) in page {
                 let table_no = key.first_chunk().map_or(0, |b| u32::from_be_bytes(*b));
@@ -231,6 +258,7 @@ impl Scrub {
                 self.note(format!("table {name}"), Health::Ok, detail);
             }
         }
+        sums.retain(|table_no, _| !self.dropped.contains(table_no));
         for (table_no, sum) in sums {
             let detail = format!("log: {} records of a table that is not there", sum.records);
             self.note(format!("table number {table_no}"), Health::Orphaned, detail);
@@ -239,15 +267,22 @@ impl Scrub {
     }
 
     fn log_record(&mut self, sum: &mut LogSum, names: &BTreeMap<u32, String>, outcome: ReadRecord) {
-        let checked = outcome.record.and_then(|record| {
+        let checked = outcome.whole.and_then(|whole| {
+            let record = LogRecord::open(&whole)?;
             if let Some(rows) = &record.rows {
                 let types: Vec<DataType> = rows.columns.iter().map(|(_, t)| t.arrow_type()).collect();
                 block::decode(&rows.block, &types, rows.rows)?;
             }
-            Ok(record)
+            let scope = ScopeKey::of_log_key(&whole.stem)?;
+            Ok((scope, record))
         });
         match checked {
-            Ok(record) => {
+            Ok((scope, record)) => {
+                let deleted_at = record.seqs.slice(0, record.deletion_numbers()).last();
+                for mark in record.marks {
+                    let of_segment = self.marks.entry((scope.clone(), mark.segment)).or_default();
+                    of_segment.push(LogMark { mark, replaced_at: record.commit, deleted_at });
+                }
                 sum.records += 1;
                 sum.rows += record.rows.as_ref().map_or(0, |r| r.rows as u64);
                 sum.deletions += record.deletions.len() as u64;
@@ -267,59 +302,83 @@ impl Scrub {
         }
     }
 
-    /// Verifies the frames of the manifest's records. Gives the scopes that have any.
+    /// Reads the manifest. Gives what every scope has that has any.
     async fn manifest(
         &mut self,
         backend: &dyn StorageBackend,
         only: Option<&TableId>,
         check: &impl Fn() -> Result<()>,
-    ) -> Result<BTreeSet<ScopeKey>> {
+    ) -> Result<BTreeMap<ScopeKey, Manifest>> {
+        let mut scopes = BTreeMap::new();
         let range = match only {
             None => KeyRange::all(),
             Some(id) => match self.tables.get(id) {
                 Some(table) => KeyRange::prefix(&ScopeKey::table_prefix(table.table_no)),
-                None => return Ok(BTreeSet::new()),
+                None => return Ok(scopes),
             },
         };
         let mut pages = Pages::new(Partition::Manifest, range);
-        let mut scopes = BTreeSet::new();
+        let mut reader = RecordReader::new(RecordKind::Manifest);
         while let Some(page) = pages.next(backend).await? {
-            for (key, value) in &page {
-                if let Ok(scope) = ScopeKey::of_log_key(key) {
-                    scopes.insert(scope);
-                }
-                if let Err(error) = record::open(RecordKind::Manifest, key, value) {
-                    // Its other parts are of no use without it.
-                    self.damaged_prefixes.push((Partition::Manifest, key[..key.len().saturating_sub(2)].to_vec()));
-                    self.note(name_of(Partition::Manifest, key), Health::Damaged, error.message());
+            for (key, value) in page {
+                for outcome in reader.push(key, &value) {
+                    self.manifest_record(&mut scopes, outcome);
                 }
             }
             breathe(check).await?;
         }
+        if let Some(outcome) = reader.finish() {
+            self.manifest_record(&mut scopes, outcome);
+        }
         Ok(scopes)
     }
 
-    /// Reads every segment: its parts, its footer, and the `_seq` of its rows.
+    fn manifest_record(&mut self, scopes: &mut BTreeMap<ScopeKey, Manifest>, outcome: ReadRecord) {
+        let taken = outcome.whole.and_then(|whole| {
+            let (scope, _) = manifest::place_of(&whole.stem)?;
+            scopes.entry(scope).or_default().take(&whole)
+        });
+        let Err(error) = taken else { return };
+        let first = outcome.keys.first().map_or(&[][..], Vec::as_slice);
+        let stem = &first[..first.len().saturating_sub(2)];
+        // Its other parts are of no use without it, and neither is its file, which nothing tells the checksums of.
+        self.damaged_prefixes.push((Partition::Manifest, stem.to_vec()));
+        if let Ok((scope, number)) = manifest::place_of(stem) {
+            let found = scopes.entry(scope).or_default();
+            found.damaged.push(number);
+            if number != manifest::HEAD {
+                self.damaged_prefixes.push((Partition::Blob, blob_prefix(stem)));
+            }
+        }
+        self.note(name_of(Partition::Manifest, first), Health::Damaged, error.message());
+    }
+
+    /// Reads every segment and compares it with what the manifest and the log say of it.
     async fn segments(
         &mut self,
         backend: &Arc<dyn StorageBackend>,
-        scopes: BTreeSet<ScopeKey>,
-        check: &impl Fn() -> Result<()>,
+        scopes: BTreeMap<ScopeKey, Manifest>,
+        recover: bool,
+        check: &(impl Fn() -> Result<()> + Sync),
     ) -> Result<()> {
-        let names: BTreeMap<u32, String> =
-            self.tables.values().map(|t| (t.table_no, t.table_id.to_string())).filter(|(no, _)| *no > 0).collect();
-        for scope in scopes {
-            let Some(name) = names.get(&scope.table_no).cloned() else {
-                let object = format!("table number {}", scope.table_no);
-                self.note(object, Health::Orphaned, "manifest: of a table that is not there");
+        let by_number: BTreeMap<u32, Arc<TableDefinition>> =
+            self.tables.values().filter(|t| t.table_no > 0).map(|t| (t.table_no, Arc::new(t.clone()))).collect();
+        for (scope, found) in scopes {
+            let Some(definition) = by_number.get(&scope.table_no) else {
+                if !self.dropped.contains(&scope.table_no) {
+                    let object = format!("table number {}", scope.table_no);
+                    self.note(object, Health::Orphaned, "manifest: of a table that is not there");
+                }
                 continue;
             };
-            let found = match manifest::read(backend.as_ref(), &scope).await {
-                Ok(found) => found,
-                // The record was noted when it was read.
-                Err(error) if error.code() == ErrorCode::DataCorrupted => continue,
-                Err(error) => return Err(error),
-            };
+            let name = definition.table_id.to_string();
+            let numbers = found.segments.iter().map(|(meta, _)| meta.number).chain(found.retired.iter().copied());
+            let greatest = numbers.chain(found.damaged.iter().copied()).max().unwrap_or(0);
+            let mut next = found.next_segment.max(greatest + 1);
+            if found.next_segment <= greatest && !found.damaged.contains(&manifest::HEAD) {
+                let what = format!("manifest: the next segment is {}, but there is {greatest}", found.next_segment);
+                self.note(format!("table {name}"), Health::Damaged, what);
+            }
             let (mut segments, mut rows) = (0u64, 0u64);
             for (meta, marks) in found.segments {
                 let number = meta.number;
@@ -331,7 +390,12 @@ impl Scrub {
                     table: name.clone(),
                 };
                 let segment = Segment::new(source, meta, marks, None);
-                match sound(&segment).await {
+                let marked = self.take_log_marks(&scope, &segment);
+                let sound = match marked {
+                    Ok(()) => segment.verify(definition, check).await,
+                    Err(error) => Err(error),
+                };
+                match sound {
                     Ok(()) => {
                         segments += 1;
                         rows += segment.live_rows();
@@ -340,38 +404,89 @@ impl Scrub {
                         let id = segment.blob_id();
                         self.damaged_prefixes.push((Partition::Manifest, id.to_vec()));
                         self.damaged_prefixes.push((Partition::Blob, blob_prefix(id)));
-                        self.note(format!("table {name} segment {number}"), Health::Damaged, error.message());
+                        let mut detail = error.message().to_owned();
+                        if recover {
+                            let (saved, what) = self.recover(&scope, definition, &segment, next).await?;
+                            next += u32::from(saved);
+                            detail = format!("{detail}; {what}");
+                        }
+                        self.note(format!("table {name} segment {number}"), Health::Damaged, detail);
                     }
                     Err(error) => return Err(error),
                 }
                 breathe(check).await?;
+            }
+            if recover && next != found.next_segment {
+                let mut batch = WriteBatch::new();
+                manifest::put_head(&scope, next, &mut batch);
+                self.make(batch);
             }
             let detail = format!("segments: {segments}, {rows} rows");
             self.note(format!("table {name}"), Health::Ok, detail);
         }
         Ok(())
     }
-}
 
-/// Fails if a segment is not what was written.
-async fn sound(segment: &Segment) -> Result<()> {
-    segment.scrub().await?;
-    let meta = segment.meta();
-    let damaged = |what: String| Err(KalamError::new(ErrorCode::DataCorrupted, what));
-    if segment.marks().ended_rows() > u64::from(meta.rows) {
-        return damaged(format!("{} of its {} rows have ended", segment.marks().ended_rows(), meta.rows));
-    }
-    for group in 0..meta.groups() {
-        let seqs = segment.seqs(group).await?;
-        let expected = meta.group_rows(group).len();
-        if seqs.len() != expected {
-            return damaged(format!("row group {group} has {} rows, the manifest says {expected}", seqs.len()));
+    /// Enters what the log says of a segment's rows into its delete vector, as whoever opens the table does.
+    fn take_log_marks(&mut self, scope: &ScopeKey, segment: &Segment) -> Result<()> {
+        let (number, rows) = (segment.meta().number, segment.meta().rows);
+        for LogMark { mark, replaced_at, deleted_at } in self.marks.remove(&(scope.clone(), number)).unwrap_or_default()
+        {
+            let greatest = mark.replaced.max().max(mark.deleted.max());
+            if let Some(row) = greatest.filter(|row| *row >= rows) {
+                let what = format!("the log ends row {row} of segment {number}, which has {rows} rows");
+                return Err(KalamError::new(ErrorCode::DataCorrupted, what));
+            }
+            mark.apply(segment, &Ended { replaced_at, deleted_at, horizon: Seq::MIN, ..Ended::default() });
         }
-        if let Some(seq) = seqs.values().iter().find(|seq| !(meta.min_seq..=meta.max_seq).contains(seq)) {
-            return damaged(format!("_seq {seq} is outside of what the manifest says"));
+        Ok(())
+    }
+
+    /// Writes what can be read of a damaged segment into a new one. Says whether there is one, and what was lost.
+    async fn recover(
+        &mut self,
+        scope: &ScopeKey,
+        definition: &Arc<TableDefinition>,
+        segment: &Segment,
+        number: u32,
+    ) -> Result<(bool, String)> {
+        let live = segment.live_rows();
+        let recovered = match segment.recover(definition).await {
+            Ok(recovered) => recovered,
+            Err(error) if error.code() == ErrorCode::DataCorrupted => {
+                return Ok((false, format!("nothing of it can be read: {live} rows are lost")));
+            }
+            Err(error) => return Err(error),
+        };
+        let (saved, lost, places) = (recovered.len(), recovered.lost, recovered.lost_places());
+        let detail = match lost {
+            0 => format!("all of its {saved} rows are rescued"),
+            _ => format!("{saved} rows are rescued, {lost} are lost: {places}"),
+        };
+        let built = rewrite::build(definition, number, rewrite::live_sources(recovered.rows)).await?;
+        let Some(built) = built else { return Ok((false, detail)) };
+        let blob = manifest::blob_id(scope, number);
+        let mut batch = WriteBatch::new();
+        batch.put_blob(&blob, &built.bytes);
+        let source = SegmentSource {
+            backend: Arc::new(MemoryBackend::new()),
+            cache: SegmentCache::new(0),
+            blob,
+            table: definition.table_id.to_string(),
+        };
+        let new = Segment::new(source, built.meta, DeleteVector::new(), Some(built.bytes));
+        manifest::put_segment(scope, &Arc::new(new), &mut batch)?;
+        self.make(batch);
+        Ok((true, detail))
+    }
+
+    fn make(&mut self, batch: WriteBatch) {
+        for op in batch.ops() {
+            if let WriteOp::Put { partition, key, value } = op {
+                self.made.insert((*partition, key.clone()), value.clone());
+            }
         }
     }
-    Ok(())
 }
 
 async fn breathe(check: &impl Fn() -> Result<()>) -> Result<()> {
@@ -410,36 +525,40 @@ impl Pages {
     }
 }
 
-/// A record of the log with the keys of its parts, or why it is none.
+/// A record with the keys of its parts, or why it is none.
 struct ReadRecord {
     keys: Vec<Vec<u8>>,
-    record: Result<LogRecord>,
+    whole: Result<Whole>,
 }
 
 /// Puts the parts of records together and goes on behind those that cannot be.
-#[derive(Default)]
 struct RecordReader {
-    reader: LogReader,
+    kind: RecordKind,
+    parts: PartReader,
     /// Keys of the parts that the reader holds, or of the rest of a record that is damaged already.
     keys: Vec<Vec<u8>>,
     broken: Option<KalamError>,
 }
 
 impl RecordReader {
+    fn new(kind: RecordKind) -> Self {
+        Self { kind, parts: PartReader::default(), keys: Vec::new(), broken: None }
+    }
+
     fn push(&mut self, key: Vec<u8>, value: &Bytes) -> Vec<ReadRecord> {
         let mut out = Vec::new();
         let stem = |key: &[u8]| key[..key.len().saturating_sub(2)].to_vec();
         if self.keys.last().is_some_and(|last| stem(last) != stem(&key)) {
             out.extend(self.end());
         }
-        let outcome = if self.broken.is_some() { Ok(None) } else { self.reader.push(&key, value) };
+        let outcome = if self.broken.is_some() { Ok(None) } else { self.parts.push(self.kind, &key, value) };
         self.keys.push(key);
         match outcome {
             Ok(None) => {}
-            Ok(Some(record)) => out.push(ReadRecord { keys: std::mem::take(&mut self.keys), record: Ok(record) }),
+            Ok(Some(whole)) => out.push(ReadRecord { keys: std::mem::take(&mut self.keys), whole: Ok(whole) }),
             // The other parts of it are of no use either.
             Err(error) => {
-                self.reader = LogReader::default();
+                self.parts = PartReader::default();
                 self.broken = Some(error);
             }
         }
@@ -448,10 +567,10 @@ impl RecordReader {
 
     /// The record ends here, though it was not complete.
     fn end(&mut self) -> Option<ReadRecord> {
-        let reader = std::mem::take(&mut self.reader);
+        let parts = std::mem::take(&mut self.parts);
         let keys = std::mem::take(&mut self.keys);
-        let error = self.broken.take().or_else(|| reader.finish().err());
-        error.filter(|_| !keys.is_empty()).map(|error| ReadRecord { keys, record: Err(error) })
+        let error = self.broken.take().or_else(|| parts.finish(self.kind).err());
+        error.filter(|_| !keys.is_empty()).map(|error| ReadRecord { keys, whole: Err(error) })
     }
 
     fn finish(mut self) -> Option<ReadRecord> {

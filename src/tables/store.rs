@@ -37,10 +37,14 @@ use crate::storage::record::{self, RecordKind};
 use crate::storage::{Durability, KeyRange, Partition, ScanOptions, StorageBackend, WriteBatch};
 use crate::types::KalamDataType;
 
+#[path = "dropped.rs"]
+mod dropped;
 #[path = "store_scopes.rs"]
 mod scopes;
 #[path = "whole.rs"]
 mod whole;
+use dropped::Dropped;
+pub use dropped::dropped_table;
 pub use whole::NewScope;
 
 /// Key of the record that bounds every `_seq` in the database.
@@ -259,6 +263,10 @@ pub struct TableStore {
     pub(super) cache: Arc<SegmentCache>,
     /// Segments that were replaced, by blob, as long as somebody may read them.
     pub(super) retired: Mutex<HashMap<Vec<u8>, Weak<Segment>>>,
+    /// Tables and scopes that were dropped (`dropped.rs`).
+    dropped: Mutex<Dropped>,
+    /// What is left of them is removed by one at a time.
+    reclaiming: futures::lock::Mutex<()>,
     /// When all rows of a scope went from the log at once: older snapshots are answered from memory or not at all.
     pub(super) replaced: Mutex<HashMap<ScopeKey, Seq>>,
     /// Rewrites go one after the other, so that memory holds the rows of one.
@@ -303,6 +311,8 @@ impl TableStore {
             commits: Mutex::new(Commits { ceiling, ..Commits::default() }),
             cache: SegmentCache::new(0),
             retired: Mutex::default(),
+            dropped: Mutex::default(),
+            reclaiming: futures::lock::Mutex::new(()),
             replaced: Mutex::default(),
             rewriting: futures::lock::Mutex::new(()),
             hot_limit: AtomicUsize::new(usize::MAX),
@@ -361,6 +371,7 @@ impl TableStore {
     /// The hot tier of a scope, read from its log when it is first touched. Fails with a conflict if `definition` is
     /// older than one that the rows in memory are keyed by: whoever has it has to look the table up again.
     pub async fn hot(&self, scope: &ScopeKey, definition: &TableDefinition) -> Result<Arc<HotTable>> {
+        self.check_there(scope.table_no)?;
         self.expire(scope, definition);
         let slot = Arc::clone(self.slots.lock().entry(scope.clone()).or_default());
         let version = KeySpec::typed_since(definition, definition.schema_version);
@@ -372,6 +383,8 @@ impl TableStore {
             return Ok(hot);
         }
         let hot = Arc::new(self.hydrate(scope, definition).await?);
+        // What was read may have been going.
+        self.check_there(scope.table_no)?;
         *slot.hot.lock() = Some(Arc::clone(&hot));
         Ok(hot)
     }
@@ -490,7 +503,8 @@ impl TableStore {
     /// Fails with a conflict if a scope takes no commits now, or is not the one that a change was computed against.
     pub(super) fn check_current(&self, commits: &Commits, scope: &ScopeKey, hot: &Arc<HotTable>) -> Result<()> {
         let current = self.loaded(scope);
-        if !commits.frozen.contains(&scope.table_no) && current.is_some_and(|current| Arc::ptr_eq(&current, hot)) {
+        let takes = !commits.frozen.contains(&scope.table_no) && !self.is_dropped(scope.table_no);
+        if takes && current.is_some_and(|current| Arc::ptr_eq(&current, hot)) {
             return Ok(());
         }
         Err(KalamError::new(ErrorCode::Conflict, "the table was changed by another statement meanwhile")
@@ -634,21 +648,6 @@ impl TableStore {
                 }
             }
         }
-    }
-
-    /// Adds to a batch: remove log, manifest and segments of every scope of a table.
-    pub async fn drop_table_into(&self, batch: &mut WriteBatch, table_no: u32) -> Result<()> {
-        for scope in self.scopes(table_no).await? {
-            manifest::remove_scope(&scope, batch);
-        }
-        batch.delete_range(Partition::Log, KeyRange::prefix(&ScopeKey::table_prefix(table_no)));
-        Ok(())
-    }
-
-    /// Adds to a batch: remove log, manifest and segments of a scope.
-    pub fn drop_scope_into(&self, batch: &mut WriteBatch, scope: &ScopeKey) {
-        manifest::remove_scope(scope, batch);
-        batch.delete_range(Partition::Log, scope.range());
     }
 
     /// Drops every scope of a table from memory; they are read again when next used.

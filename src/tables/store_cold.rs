@@ -309,7 +309,7 @@ impl TableStore {
         Keep { horizon: self.pins.horizon(), retained_since: retained_since(definition) }
     }
 
-    fn check_free(&self, scope: &ScopeKey) -> Result<()> {
+    pub(super) fn check_free(&self, scope: &ScopeKey) -> Result<()> {
         if self.pins.is_held(scope) || self.commits.lock().frozen.contains(&scope.table_no) {
             return Err(KalamError::new(
                 ErrorCode::Conflict,
@@ -320,7 +320,7 @@ impl TableStore {
     }
 
     /// Puts what was built in place, in memory and in storage, and ends when that is durable.
-    async fn put_in_place(
+    pub(super) async fn put_in_place(
         self: &Arc<Self>,
         scope: &ScopeKey,
         definition: &TableDefinition,
@@ -359,15 +359,19 @@ impl TableStore {
         future.await.map(drop)
     }
 
-    fn check_movable(&self, commits: &Commits, scope: &ScopeKey, hot: &Arc<HotTable>) -> Result<()> {
+    pub(super) fn check_movable(&self, commits: &Commits, scope: &ScopeKey, hot: &Arc<HotTable>) -> Result<()> {
         let current = self.loaded(scope).is_some_and(|now| Arc::ptr_eq(&now, hot));
-        if !current || commits.frozen.contains(&scope.table_no) || self.pins.is_held(scope) {
+        if !current
+            || self.is_dropped(scope.table_no)
+            || commits.frozen.contains(&scope.table_no)
+            || self.pins.is_held(scope)
+        {
             return Err(moved());
         }
         Ok(())
     }
 
-    fn join_rewrite(
+    pub(super) fn join_rewrite(
         self: &Arc<Self>,
         commits: &mut Commits,
         scope: &ScopeKey,
@@ -379,7 +383,7 @@ impl TableStore {
     }
 
     /// Deletes the blobs of replaced segments that nobody reads any more.
-    async fn sweep(self: &Arc<Self>, scope: &ScopeKey, hot: &Arc<HotTable>) -> Result<()> {
+    pub(super) async fn sweep(self: &Arc<Self>, scope: &ScopeKey, hot: &Arc<HotTable>) -> Result<()> {
         let future = {
             let mut commits = self.commits.lock();
             if self.check_movable(&commits, scope, hot).is_err() {
@@ -500,7 +504,7 @@ impl TableStore {
         }
         let mut hot = self.in_memory();
         // Streams are in memory alone.
-        hot.retain(|(_, table)| !table.is_stream());
+        hot.retain(|(scope, table)| !table.is_stream() && !self.is_dropped(scope.table_no));
         let bytes: usize = hot.iter().map(|(_, table)| table.bytes()).sum();
         if bytes <= limit {
             self.grown.store(0, Ordering::Relaxed);

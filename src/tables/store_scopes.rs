@@ -1,12 +1,10 @@
-//! What the store does to whole scopes: ends events by age, drops a user.
+//! What the store does to the scopes of streams: ends events by age, puts back what failed.
 
 use std::sync::Arc;
 
 use super::{HotTable, ScopeKey, TableStore};
-use crate::error::Result;
 use crate::platform;
 use crate::schema::TableDefinition;
-use crate::storage::{Durability, WriteBatch};
 
 impl TableStore {
     /// Ends the events of a scope that are too old, so that nobody who fetches its hot tier meets them as live rows.
@@ -49,25 +47,5 @@ impl TableStore {
             }
         }
         others
-    }
-
-    /// Drops every row that a user has in USER tables, and does what else `batch` says, in one storage transaction.
-    /// `tables` are the numbers of all USER tables. No commit to them is taken while it runs.
-    pub async fn drop_user(self: &Arc<Self>, user: &str, tables: &[u32], mut batch: WriteBatch) -> Result<()> {
-        let mut tables = tables.to_vec();
-        // In one order, so that two of these never wait for each other.
-        tables.sort_unstable();
-        tables.dedup();
-        let mut frozen = Vec::with_capacity(tables.len());
-        let user: Arc<str> = Arc::from(user);
-        for &table_no in &tables {
-            frozen.push(self.freeze(table_no).await?);
-            self.drop_scope_into(&mut batch, &ScopeKey { table_no, user: Some(Arc::clone(&user)) });
-        }
-        self.backend.commit(batch, Durability::Strict).await?;
-        // What is in memory of these tables is what storage held until now: they are frozen.
-        let gone = |scope: &ScopeKey| scope.user.as_ref() == Some(&user) && tables.contains(&scope.table_no);
-        self.slots.lock().retain(|scope, _| !gone(scope));
-        Ok(())
     }
 }

@@ -8,6 +8,8 @@
 
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
+
 use super::{Freeze, HotTable, LogRecord, Receipt, ScopeKey, TableStore};
 use crate::error::Result;
 use crate::storage::{Durability, Partition, WriteBatch};
@@ -15,7 +17,7 @@ use crate::tables::chunk::LIVE;
 use crate::tables::cold::{ColdMark, Ended};
 use crate::tables::hot::{Applied, OnLiveKey};
 use crate::tables::manifest;
-use crate::tables::store::{Member, PreparedRows};
+use crate::tables::store::{Commits, Member, PreparedRows};
 
 /// The rows that a scope is to have, written under a schema version.
 #[derive(Debug)]
@@ -35,12 +37,31 @@ impl TableStore {
         scopes: Vec<(ScopeKey, Arc<HotTable>)>,
         durability: Durability,
     ) -> Result<impl Future<Output = Result<(u64, Receipt)>> + Send + use<>> {
-        let mut commits = self.commits.lock();
+        let commits = self.commits.lock();
         for (scope, hot) in &scopes {
             self.check_current(&commits, scope, hot)?;
         }
+        self.end_all(commits, scopes, WriteBatch::new(), durability)
+    }
+
+    /// As [`TableStore::truncate`], of scopes whose tables the caller has frozen, with further changes in the same
+    /// storage transaction.
+    pub(super) fn truncate_frozen(
+        self: &Arc<Self>,
+        scopes: Vec<(ScopeKey, Arc<HotTable>)>,
+        further: WriteBatch,
+    ) -> Result<impl Future<Output = Result<(u64, Receipt)>> + Send + use<>> {
+        self.end_all(self.commits.lock(), scopes, further, Durability::Strict)
+    }
+
+    fn end_all(
+        self: &Arc<Self>,
+        mut commits: MutexGuard<'_, Commits>,
+        scopes: Vec<(ScopeKey, Arc<HotTable>)>,
+        mut batch: WriteBatch,
+        durability: Durability,
+    ) -> Result<impl Future<Output = Result<(u64, Receipt)>> + Send + use<>> {
         let span = self.seqs.take(1);
-        let mut batch = WriteBatch::new();
         let mut applied: Vec<(&Arc<HotTable>, Applied)> = Vec::with_capacity(scopes.len());
         let mut rows = 0;
         for (scope, hot) in &scopes {

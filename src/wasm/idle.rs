@@ -1,9 +1,10 @@
 //! Jobs while no request runs.
 //!
-//! Invariant: one task at most runs jobs. It begins when the last request has ended and its answer is on its way, looks
-//! after every piece whether a request has come, and then leaves; the end of that request brings it back. So a request
-//! waits for one piece of a job at most, and no end of a request goes by without a look at what is due. Policies that go
-//! by time are looked at by a timer that keeps no process alive.
+//! Invariant: one task at most runs jobs. It begins when no request has run for a moment, looks after every piece
+//! whether a request has come, and then leaves; the end of that request brings it back. So a request waits for one piece
+//! of a job at most, requests that follow each other closely do not pay for looks at what is due, and under a load
+//! without pauses jobs still get a piece every now and then. Policies that go by time are looked at by a timer that
+//! keeps no process alive.
 
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
@@ -14,11 +15,17 @@ use crate::platform;
 
 /// How long an idle engine waits before it looks at what is due again, in milliseconds.
 const LOOK_MS: u64 = 15_000;
+/// How long no request must have run before jobs do, in milliseconds.
+const PAUSE_MS: u64 = 10;
+/// Jobs that wait for a pause get a piece without one after so many milliseconds.
+const PATIENCE_MS: u64 = 500;
 
 /// Counts the requests that run, and runs jobs when there is none.
 pub struct Idle {
     jobs: Arc<JobManager>,
     requests: Cell<u32>,
+    /// Requests that have ended.
+    ended: Cell<u64>,
     /// The task is there.
     working: Cell<bool>,
     /// A timer is.
@@ -33,6 +40,7 @@ impl Drop for Request {
     fn drop(&mut self) {
         let left = self.0.requests.get() - 1;
         self.0.requests.set(left);
+        self.0.ended.set(self.0.ended.get() + 1);
         if left == 0 {
             self.0.work();
         }
@@ -45,6 +53,7 @@ impl Idle {
         Rc::new(Self {
             jobs,
             requests: Cell::new(0),
+            ended: Cell::new(0),
             working: Cell::new(false),
             waiting: Cell::new(false),
             closed: Cell::new(false),
@@ -70,6 +79,17 @@ impl Idle {
         // Weak between pieces: an engine that is let go must not live on for its jobs.
         let weak = Rc::downgrade(self);
         wasm_bindgen_futures::spawn_local(async move {
+            let mut waited = 0;
+            loop {
+                let Some(ended) = weak.upgrade().map(|idle| idle.ended.get()) else { return };
+                platform::idle_for(PAUSE_MS).await;
+                let Some(idle) = weak.upgrade() else { return };
+                waited += PAUSE_MS;
+                let quiet = idle.ended.get() == ended && idle.requests.get() == 0;
+                if idle.closed.get() || quiet || waited >= PATIENCE_MS {
+                    break;
+                }
+            }
             loop {
                 platform::yield_to_host().await;
                 let Some(idle) = weak.upgrade() else { return };

@@ -14,7 +14,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
 
+use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
@@ -28,12 +30,13 @@ use crate::error::{ErrorCode, KalamError, Result};
 use crate::ingest::{CsvOptions, Format, open as open_file};
 use crate::schema::Role;
 use crate::sql::{
-    ExecuteOptions, ImportOptions, ImportProgress, Importer as SqlImporter, Rows, Session, StatementResult,
+    ExecuteOptions, ImportOptions, ImportProgress, Importer as SqlImporter, Params, Rows, Session, StatementResult,
     describe_table, insert_columns, packed,
 };
 use crate::storage::host::HostBackend;
 use crate::storage::indexeddb::{self, IndexedDbBackend};
 use crate::storage::{Backup, Durability, MemoryBackend, Restore, StorageBackend};
+use crate::types::KalamDataType;
 use idle::{Idle, Request};
 use values::{optional_bool, optional_number, optional_string, set, to_js_error};
 
@@ -56,6 +59,17 @@ fn promise(future: impl Future<Output = Result<JsValue>> + 'static) -> Promise {
     future_to_promise(async move { future.await.map_err(|e| to_js_error(&e)) })
 }
 
+/// The value of a future that has it at once, or else a promise of it. Errors come as rejected promises.
+fn now_or_promise(future: impl Future<Output = Result<JsValue>> + 'static) -> JsValue {
+    let mut future = Box::pin(future);
+    // Whoever this would wake polls again, with a waker of its own, as the first thing that it does.
+    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(value)) => value,
+        Poll::Ready(Err(error)) => Promise::reject(&to_js_error(&error)).into(),
+        Poll::Pending => promise(future).into(),
+    }
+}
+
 /// One open database.
 #[wasm_bindgen]
 pub struct Engine {
@@ -66,8 +80,8 @@ struct Inner {
     context: Arc<AppContext>,
     durability: Durability,
     running: RefCell<HashMap<u32, Arc<AtomicBool>>>,
-    /// Descriptions of results that were given before, by what they describe.
-    columns: RefCell<HashMap<String, JsValue>>,
+    /// What results look like that were given before, by the address of the schema that each keeps alive.
+    shapes: RefCell<HashMap<usize, Rc<Shape>>>,
     /// Sessions of other users, by user and the id that the caller gave.
     sessions: RefCell<HashMap<(String, String), Arc<Session>>>,
     /// Sessions of open transactions, by their ids.
@@ -115,7 +129,7 @@ impl Engine {
                 context,
                 durability,
                 running: RefCell::default(),
-                columns: RefCell::default(),
+                shapes: RefCell::default(),
                 sessions: RefCell::default(),
                 transactions: RefCell::default(),
                 closed: Cell::new(false),
@@ -136,16 +150,44 @@ impl Engine {
         })
     }
 
-    /// Runs one or several statements.
-    pub fn run(&self, sql: String, params: JsValue, options: JsValue) -> Promise {
+    /// Runs one or several statements; `request` is the number that `cancel` names. What needs nothing but memory is done
+    /// when this returns, and then it returns no promise but the result: an array of the rows affected, the last `_seq`,
+    /// the durability, and in the mode `query` the columns and the packed rows, in the mode `arrow` the IPC stream.
+    pub fn run(&self, sql: String, params: JsValue, mode: String, request: Option<u32>, options: JsValue) -> JsValue {
         let inner = Rc::clone(&self.inner);
-        promise(async move {
-            let (execute, _running) = inner.execute_options(&options)?;
-            let mode = optional_string(&options, "mode")?.unwrap_or_else(|| "exec".into());
+        now_or_promise(async move {
+            let (execute, _running) = inner.execute_options_of(request, &options)?;
             let params = values::params(&params)?;
             let session = inner.session(&options).await?;
             let results = inner.context.executor().execute(&session, &sql, &params, &execute).await?;
             run_result(&inner, results, &mode, execute.durability)
+        })
+    }
+
+    /// Runs one text with several sets of parameters, as calls that overlap, which can be much less work than as many
+    /// runs. The result has for each set what `run` gives in the mode `exec`, or its error as an object.
+    #[wasm_bindgen(js_name = runMany)]
+    pub fn run_many(&self, sql: String, sets: Vec<JsValue>, options: JsValue) -> Promise {
+        let inner = Rc::clone(&self.inner);
+        promise(async move {
+            let (execute, _running) = inner.execute_options(&options)?;
+            let session = inner.session(&options).await?;
+            let parsed: Vec<Result<Params>> = sets.iter().map(values::params).collect();
+            let good: Vec<&Params> = parsed.iter().filter_map(|params| params.as_ref().ok()).collect();
+            let mut outcomes = inner.context.executor().execute_many(&session, &sql, &good, &execute).await.into_iter();
+            let results = Array::new_with_length(parsed.len() as u32);
+            for (place, params) in parsed.iter().enumerate() {
+                let outcome = match params {
+                    Ok(_) => outcomes.next().unwrap_or_else(|| Err(KalamError::internal("a run has no outcome"))),
+                    Err(error) => Err(error.clone()),
+                };
+                let result = match outcome {
+                    Ok(done) => run_result(&inner, done, "exec", execute.durability)?,
+                    Err(error) => to_js_error(&error),
+                };
+                results.set(place as u32, result);
+            }
+            Ok(results.into())
         })
     }
 
@@ -429,9 +471,16 @@ impl Inner {
     }
 
     fn execute_options(self: &Rc<Self>, options: &JsValue) -> Result<(ExecuteOptions, Running)> {
+        self.execute_options_of(optional_number(options, "requestId")?.map(|id| id as u32), options)
+    }
+
+    fn execute_options_of(
+        self: &Rc<Self>,
+        request: Option<u32>,
+        options: &JsValue,
+    ) -> Result<(ExecuteOptions, Running)> {
         self.check_open()?;
         let cancelled = Arc::new(AtomicBool::new(false));
-        let request = optional_number(options, "requestId")?.map(|id| id as u32);
         if let Some(request) = request {
             self.running.borrow_mut().insert(request, Arc::clone(&cancelled));
         }
@@ -516,72 +565,82 @@ fn column_info(name: &str, data_type: &str, nullable: bool) -> Object {
     object
 }
 
-/// The sum of what statements did.
-fn exec_object(results: &[StatementResult], asked: Durability) -> Object {
+thread_local! {
+    static NO_SEQ: JsValue = BigInt::from(0).into();
+    static DURABILITIES: [(Durability, JsValue); 3] = [Durability::Memory, Durability::Relaxed, Durability::Strict]
+        .map(|durability| (durability, JsValue::from_str(durability.as_str())));
+}
+
+/// Rows affected, last `_seq` and durability of some statements.
+fn receipt_of(results: &[StatementResult], asked: Durability) -> [JsValue; 3] {
     let rows: u64 = results.iter().map(|r| r.rows_affected).sum();
-    let seq = results.iter().filter_map(|r| r.seq).max().unwrap_or(0);
-    let durability = results.iter().filter_map(|r| r.durability).min().unwrap_or(asked);
-    let object = Object::new();
-    set(&object, "rowsAffected", &JsValue::from_f64(rows as f64));
-    set(&object, "seq", &BigInt::from(seq).into());
-    set(&object, "durability", &JsValue::from_str(durability.as_str()));
-    object
+    let seq = results.iter().filter_map(|r| r.seq).max();
+    let seq = seq.map_or_else(|| NO_SEQ.with(JsValue::clone), |seq| BigInt::from(seq).into());
+    let reached = results.iter().filter_map(|r| r.durability).min().unwrap_or(asked);
+    let known = DURABILITIES.with(|all| all.iter().find(|(known, _)| *known == reached).map(|(_, name)| name.clone()));
+    [JsValue::from_f64(rows as f64), seq, known.unwrap_or_default()]
 }
 
 fn exec_result(results: &[StatementResult], asked: Durability) -> Result<JsValue> {
-    Ok(exec_object(results, asked).into())
+    let object = Object::new();
+    for (name, value) in ["rowsAffected", "seq", "durability"].into_iter().zip(receipt_of(results, asked)) {
+        set(&object, name, &value);
+    }
+    Ok(object.into())
 }
 
 /// At most so many descriptions of results are kept.
-const MAX_COLUMNS: usize = 256;
+const MAX_SHAPES: usize = 256;
 
-/// What `columns` of a result is. A description takes a dozen calls into JavaScript, and the same statement gives the
-/// same one each time: it is kept, frozen.
-fn columns_of(inner: &Inner, rows: &Rows) -> Result<JsValue> {
-    let mut described = Vec::with_capacity(rows.schema.fields().len());
-    let mut key = String::new();
-    for field in rows.schema.fields() {
-        let data_type = crate::types::KalamDataType::from_arrow_field(field)?.sql_name();
-        key.push_str(field.name());
-        key.push('\0');
-        key.push_str(&data_type);
-        key.push(if field.is_nullable() { '?' } else { '!' });
-        described.push((field, data_type));
-    }
-    if let Some(known) = inner.columns.borrow().get(&key) {
-        return Ok(known.clone());
-    }
-    let columns = Array::new();
-    for (field, data_type) in described {
-        columns.push(&Object::freeze(&column_info(field.name(), &data_type, field.is_nullable())));
-    }
-    let columns: JsValue = Object::freeze(&columns).into();
-    let mut known = inner.columns.borrow_mut();
-    if known.len() >= MAX_COLUMNS {
-        known.clear();
-    }
-    known.insert(key, columns.clone());
-    Ok(columns)
+/// What the rows of a result look like.
+struct Shape {
+    /// Its address names the shape.
+    _schema: SchemaRef,
+    types: Vec<KalamDataType>,
+    /// `columns` of the result, frozen.
+    columns: JsValue,
 }
 
+/// The shape of a result. To describe one takes a dozen calls into JavaScript; a plan that is kept gives the same schema
+/// each time, and then the same description.
+fn shape_of(inner: &Inner, rows: &Rows) -> Result<Rc<Shape>> {
+    let address = Arc::as_ptr(&rows.schema) as usize;
+    if let Some(known) = inner.shapes.borrow().get(&address) {
+        return Ok(Rc::clone(known));
+    }
+    let columns = Array::new();
+    let mut types = Vec::with_capacity(rows.schema.fields().len());
+    for field in rows.schema.fields() {
+        let data_type = KalamDataType::from_arrow_field(field)?;
+        columns.push(&Object::freeze(&column_info(field.name(), &data_type.sql_name(), field.is_nullable())));
+        types.push(data_type);
+    }
+    let columns = Object::freeze(&columns).into();
+    let shape = Rc::new(Shape { _schema: Arc::clone(&rows.schema), types, columns });
+    let mut known = inner.shapes.borrow_mut();
+    if known.len() >= MAX_SHAPES {
+        known.clear();
+    }
+    known.insert(address, Rc::clone(&shape));
+    Ok(shape)
+}
+
+/// What `run` gives.
 fn run_result(inner: &Inner, mut results: Vec<StatementResult>, mode: &str, asked: Durability) -> Result<JsValue> {
-    let object = exec_object(&results, asked);
+    let [affected, seq, durability] = receipt_of(&results, asked);
     let rows = results.pop().and_then(|r| r.rows);
-    match mode {
-        "exec" => {}
+    let result = match mode {
+        "exec" => Array::of3(&affected, &seq, &durability),
         "query" => {
             let rows = rows.unwrap_or_else(empty_rows);
-            set(&object, "columns", &columns_of(inner, &rows)?);
-            set(&object, "rowCount", &JsValue::from_f64(rows.len() as f64));
-            let buffers = Array::new();
-            for buffer in packed::encode(&rows)? {
-                buffers.push(&Uint8Array::from(buffer.as_slice()));
-            }
-            set(&object, "packed", &buffers);
+            let shape = shape_of(inner, &rows)?;
+            let buffers = packed::encode(&rows, &shape.types)?;
+            let buffers: Array = buffers.iter().map(|buffer| Uint8Array::from(buffer.as_slice())).collect();
+            Array::of5(&affected, &seq, &durability, &shape.columns, &buffers)
         }
         "arrow" => {
             let rows = rows.unwrap_or_else(empty_rows);
-            set(&object, "ipc", &Uint8Array::from(ipc(&rows)?.as_slice()));
+            Array::of4(&affected, &seq, &durability, &Uint8Array::from(ipc(&rows)?.as_slice()))
         }
         other => {
             return Err(KalamError::new(
@@ -589,8 +648,8 @@ fn run_result(inner: &Inner, mut results: Vec<StatementResult>, mode: &str, aske
                 format!("mode is '{other}', expected 'exec', 'query' or 'arrow'"),
             ));
         }
-    }
-    Ok(object.into())
+    };
+    Ok(result.into())
 }
 
 fn empty_rows() -> Rows {

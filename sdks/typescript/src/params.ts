@@ -20,7 +20,8 @@ export function checkParams(params: unknown): Params | undefined {
   if (Array.isArray(params)) {
     // Not forEach: it passes over holes, which are undefined values too.
     for (let i = 0; i < params.length; i++) checkParam(params[i], `$${i + 1}`)
-    return params.some(isPrecise) ? params.map(onWire) : params
+    // A copy: it leaves at the end of this turn, and the caller may change the array before that.
+    return params.some(isPrecise) ? params.map(onWire) : params.slice()
   }
   if (!isPlainObject(params)) {
     throw new KalamError({
@@ -30,7 +31,7 @@ export function checkParams(params: unknown): Params | undefined {
   }
   const entries = Object.entries(params)
   for (const [name, value] of entries) checkParam(value, `$${name}`)
-  if (!entries.some(([, value]) => isPrecise(value))) return params as Params
+  if (!entries.some(([, value]) => isPrecise(value))) return { ...params } as Params
   return Object.fromEntries(entries.map(([name, value]) => [name, onWire(value)])) as Params
 }
 

@@ -6,8 +6,8 @@ import type { FromHost, ToHost } from './engine/protocol.js'
 
 /** The part of a dedicated worker's global scope that is used. */
 interface Scope {
-  postMessage(message: FromHost, transfer: Transferable[]): void
-  onmessage: ((event: MessageEvent<ToHost>) => void) | null
+  postMessage(message: FromHost | readonly FromHost[], transfer: Transferable[]): void
+  onmessage: ((event: MessageEvent<ToHost | ToHost[]>) => void) | null
 }
 
 const scope = globalThis as unknown as Scope

@@ -52,9 +52,14 @@ describe('KalamError', () => {
 describe('parameters', () => {
   it('lets every value through as it is', () => {
     const params = [1, 1n, 's', true, null, new Date(0), new Uint8Array(1), new Float32Array(1), { a: 1 }, [1, 2]]
-    assert.equal(checkParams(params), params)
+    const checked = checkParams(params) as unknown[]
+    assert.ok(checked.every((value, i) => value === params[i]) && checked.length === params.length)
     const named = { a: 1, b: null }
-    assert.equal(checkParams(named), named)
+    assert.deepEqual(checkParams(named), named)
+    // They leave a little later, and must not be seen to change until then.
+    params[0] = 2
+    named.a = 2
+    assert.equal(checked[0], 1)
     assert.equal(checkParams(undefined), undefined)
   })
 

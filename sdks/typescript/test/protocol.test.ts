@@ -14,8 +14,10 @@ import type {
   Engine,
   EngineConfig,
   ImporterOptions,
+  Receipt,
+  RunMode,
   RunOptions,
-  RunResult,
+  RunOutcome,
   SessionOptions,
   TableInfo,
 } from '../src/engine/surface.js'
@@ -29,6 +31,7 @@ const COLUMNS: ColumnInfo[] = [
   { name: 'name', type: 'TEXT', nullable: true },
 ]
 const RECEIPT = { rowsAffected: 1, seq: 7n, durability: 'relaxed' } as const
+const RECEIVED: Receipt = [1, 7n, 'relaxed']
 const MODULE = new WebAssembly.Module(new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0]))
 
 /** One engine that does what its statements say. */
@@ -73,13 +76,29 @@ class ScriptedEngine implements Engine {
     }
   }
 
-  async run(sql: string, params: unknown, options: RunOptions): Promise<RunResult> {
+  /** The sets of parameters that came together. */
+  together: unknown[][] = []
+
+  async runMany(sql: string, sets: unknown[], options: RunOptions | undefined): Promise<(Receipt | object)[]> {
+    this.heard('runMany', options ?? {})
+    this.together.push(sets)
+    const one = ([value]: [unknown]): Receipt | object =>
+      value === 'bad' ? { name: 'KalamError', code: 'UNIQUE_VIOLATION', sqlstate: '23505', message: sql } : RECEIVED
+    return sets.map(set => one(set as [unknown]))
+  }
+
+  async run(
+    sql: string,
+    params: unknown,
+    mode: RunMode,
+    id: number,
+    options: RunOptions | undefined,
+  ): Promise<RunOutcome> {
     this.log.push(sql)
-    this.heard('run', options)
+    this.heard('run', options ?? {})
     if (sql.startsWith('EXECUTE AS') && (params as unknown[])[0] === 'root') {
       throw { name: 'KalamError', code: 'INSUFFICIENT_PRIVILEGE', sqlstate: '42501', message: 'no' }
     }
-    const id = options.requestId as number
     if (sql.includes('trap')) {
       this.onTrap(new WebAssembly.RuntimeError('unreachable'))
       return new Promise(() => {})
@@ -87,7 +106,7 @@ class ScriptedEngine implements Engine {
     if (sql.includes('hang')) return new Promise(() => {})
     if (sql.includes('wait')) return new Promise((_, reject) => this.cancelled.set(id, reject))
     if (sql.includes('commit late')) {
-      return new Promise(resolve => this.cancelled.set(id, () => resolve({ ...RECEIPT })))
+      return new Promise(resolve => this.cancelled.set(id, () => resolve(RECEIVED)))
     }
     if (sql.includes('deaf')) {
       this.world.deaf = true
@@ -104,7 +123,10 @@ class ScriptedEngine implements Engine {
     }
     const value = Array.isArray(params) ? params[0] : undefined
     const packed = encodeRows('t', COLUMNS, [{ id: 1n, name: typeof value === 'string' ? value : null }]).buffer
-    return { ...RECEIPT, columns: COLUMNS, rowCount: 1, packed: [packed], ipc: new Uint8Array([1, 2, 3]) }
+    if (mode === 'exec') return RECEIVED
+    const shape = /^shape (\d+)/.exec(sql)
+    if (shape !== null) return [...RECEIVED, this.world.columns[Number(shape[1])] as ColumnInfo[], []]
+    return mode === 'query' ? [...RECEIVED, COLUMNS, [packed]] : [...RECEIVED, new Uint8Array([1, 2, 3])]
   }
 
   async prepare(sql: string): Promise<string[]> {
@@ -179,7 +201,7 @@ class ScriptedEngine implements Engine {
     this.heard('status', options)
     const memory = { wasm: 1, hotRows: 2, hotBytes: 3, query: 4 }
     const storage = typeof this.config.storage === 'string' ? this.config.storage : ('host' as const)
-    return { storage, version: '0.1.0', nodeId: 'n', records: 5, bytes: 6, memory }
+    return { storage, version: '0.1.0', nodeId: 'n', records: 5, bytes: 6, memory, log: { commits: 7, groups: 8 } }
   }
 
   async backup(chunk: (bytes: Uint8Array) => void): Promise<void> {
@@ -194,6 +216,8 @@ class ScriptedEngine implements Engine {
 /** What is around the engines: it counts them, and can take the voice of the host away. */
 class World {
   engines: ScriptedEngine[] = []
+  /** What `shape n` gives rows of. */
+  columns: ColumnInfo[][] = []
   locks = 0
   compiled: unknown[] = []
   deaf = false
@@ -303,6 +327,53 @@ for (const kind of ['remote', 'inline'] as const) {
       await db[Symbol.asyncDispose]()
       assert.equal(world.engine.closed, true)
       assert.equal(world.locks, 0)
+    })
+
+    it('gives the inserts of one turn to the engine together, and each its own outcome', async () => {
+      const world = new World()
+      const db = await open(world[kind])
+      const insert = (value: string) => db.exec('INSERT INTO t VALUES ($1)', [value])
+      const outcomes = await Promise.allSettled([
+        insert('a'),
+        insert('bad'),
+        insert('c'),
+        db.exec('INSERT INTO u VALUES ($1)', ['d']),
+        insert('e'),
+        db.exec('INSERT INTO t VALUES ($1)', ['timed'], { timeoutMs: 1000 }),
+        db.exec('UPDATE t SET a = $1', ['x']),
+        db.exec('UPDATE t SET a = $1', ['y']),
+      ])
+      assert.deepEqual(world.engine.together, [[['a'], ['bad'], ['c']]])
+      assert.deepEqual(
+        outcomes.map(o => (o.status === 'fulfilled' ? o.value : (o.reason as KalamError).code)),
+        [RECEIPT, 'UNIQUE_VIOLATION', RECEIPT, RECEIPT, RECEIPT, RECEIPT, RECEIPT, RECEIPT],
+      )
+      await db.close()
+    })
+
+    it('rejects the one call of a turn that cannot be sent', async () => {
+      if (kind === 'inline') return
+      const db = await open(new World()[kind])
+      const calls = ['a', { f: () => 1 }, 'c'].map(value => db.queryOne('q', [value as never]))
+      const [a, b, c] = await Promise.allSettled(calls)
+      assert.deepEqual([a?.status, b?.status, c?.status], ['fulfilled', 'rejected', 'fulfilled'])
+      assert.equal((b as PromiseRejectedResult).reason.code, 'PARAMETER_TYPE')
+      await db.close()
+    })
+
+    it('gives every result of a statement its columns, however many statements there are', async () => {
+      const world = new World()
+      const db = await open(world[kind])
+      for (let i = 0; i < 600; i++) world.columns.push([{ name: `c${i}`, type: 'BIGINT', nullable: true }])
+      for (const n of [0, 1, 0, 300, 599, 0, 1, 43, 299]) {
+        const names = (await db.query(`shape ${n}`)).columns.map(c => c.name)
+        assert.deepEqual(names, [`c${n}`])
+      }
+      const all = await Promise.all(world.columns.map((_, n) => db.query(`shape ${n}`)))
+      all.forEach((rows, n) => {
+        assert.equal(rows.columns[0]?.name, `c${n}`)
+      })
+      await db.close()
     })
 
     it('streams rows and files, and closes what it opened', async () => {

@@ -22,8 +22,10 @@ pub async fn check(execution: &Execution<'_>, table: Option<&ObjectName>) -> Res
     };
     // What was acknowledged is in storage; what is under way would look like half of something.
     executor.store().barrier().await;
+    // Nothing that was found in the manifest goes before it is read.
+    let _hold = executor.store().hold_all();
     let request = execution.request();
-    let scrub = Scrub::run(&executor.system().backend(), id.as_ref(), || request.check()).await?;
+    let scrub = Scrub::run(&executor.system().backend(), id.as_ref(), false, || request.check()).await?;
     let column = |text: fn(&crate::tables::Finding) -> String| scrub.findings.iter().map(|f| Some(text(f))).collect();
     text_rows(vec![
         ("object", column(|f| f.object.clone())),

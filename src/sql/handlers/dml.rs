@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use datafusion::sql::sqlparser::ast::{self, Expr, Ident, ObjectName, Select, SelectItem, SetExpr, TableFactor};
 
@@ -21,8 +22,8 @@ use super::query::item_names;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{CachedTableData, TableDefinition};
 use crate::tables::{
-    ColdCheck, HotTable, POSITION_COLUMN, PreparedRows, ROW_ID_COLUMN, Request, ScopeKey, ScopeWrite, StatementWrite,
-    TableProviderCore, TableScanExec, stored_core, stored_provider,
+    ColdCheck, HotTable, POSITION_COLUMN, PreparedRows, ROW_ID_COLUMN, Receipt, Request, ScopeKey, ScopeWrite,
+    StatementWrite, TableProviderCore, TableScanExec, stored_core, stored_provider,
 };
 
 /// The relation that an UPDATE or DELETE changes, in the SELECT that finds its rows.
@@ -51,6 +52,8 @@ pub struct Target {
     pub hot: Arc<HotTable>,
     /// What the statement reads.
     pub request: Arc<Request>,
+    /// The table's provider, which keeps what all statements that change rows need.
+    pub provider: Option<Arc<dyn TableProvider>>,
 }
 
 impl Target {
@@ -68,7 +71,8 @@ impl Target {
         };
         // The snapshot comes after the rows are there: it must not be older than what a position points at.
         let request = execution.request();
-        Ok(Self { table, scope, hot, request })
+        let provider = execution.executor.registry().provider(table.table_id()).await?;
+        Ok(Self { table, scope, hot, request, provider })
     }
 
     /// Its definition.
@@ -78,8 +82,7 @@ impl Target {
 
     /// The table with its hidden columns; the one that its provider keeps, if that is of this definition.
     pub fn core(&self, execution: &Execution<'_>) -> Result<Arc<TableProviderCore>> {
-        let kept = execution.executor.registry().cached_provider(self.table.table_id());
-        match kept.as_ref().and_then(|kept| stored_core(kept.as_ref())) {
+        match self.provider.as_ref().and_then(|kept| stored_core(kept.as_ref())) {
             Some(core) if core.is_of(&self.table) => core.with_positions(),
             _ => {
                 let store = Arc::clone(execution.executor.store());
@@ -145,13 +148,26 @@ impl Target {
         if rows_affected == 0 {
             return Ok(StatementResult::default());
         }
-        let (registry, store) = (execution.executor.registry(), execution.executor.store());
         if let Some(transaction) = &execution.transaction {
             self.check_current(execution).await?;
             let write = StatementWrite { table: &self.table, scope: &self.scope, rows, replaced, deleted };
-            transaction.write(write).await?;
+            Box::pin(transaction.write(write)).await?;
             return Ok(StatementResult { rows_affected, ..StatementResult::default() });
         }
+        let receipt = self.submit(execution, rows, replaced, deleted).await?.await?;
+        Ok(StatementResult { rows_affected, ..receipt })
+    }
+
+    /// Checks and applies a change of the table outside of any transaction: it fails now, or only with its commit. The
+    /// future ends when that is durable.
+    pub async fn submit(
+        self,
+        execution: &Execution<'_>,
+        rows: Vec<PreparedRows>,
+        replaced: Vec<u64>,
+        deleted: Vec<u64>,
+    ) -> Result<impl Future<Output = Result<StatementResult>> + use<>> {
+        let (registry, store) = (execution.executor.registry(), execution.executor.store());
         self.hot.use_indexes_of(self.table.definition())?;
         let mut writes = vec![ScopeWrite {
             scope: self.scope,
@@ -174,8 +190,11 @@ impl Target {
                 break;
             }
         }
-        let receipt = store.submit(writes, execution.options.durability, None)?.await?;
-        Ok(StatementResult { rows_affected, seq: Some(receipt.seq), durability: Some(receipt.durability), rows: None })
+        let submitted = store.submit(writes, execution.options.durability, None)?;
+        Ok(async move {
+            let Receipt { seq, durability } = submitted.await?;
+            Ok(StatementResult { seq: Some(seq), durability: Some(durability), ..StatementResult::default() })
+        })
     }
 
     /// The rows of a RETURNING list over `batches`, which have the table's columns.
@@ -190,7 +209,7 @@ impl Target {
         let provider = MemTable::try_new(self.table.arrow_schema()?, vec![batches]).map_err(from_datafusion)?;
         let extras = Extras::from([(RETURNING.to_owned(), Arc::new(provider) as _)]);
         let query = select_from(RETURNING, alias, |select| select.projection.clone_from(items))?;
-        let (schema, batches) = execution.select(query, &extras, Arc::clone(&self.request)).await?;
+        let (schema, batches) = Box::pin(execution.select(query, &extras, Arc::clone(&self.request))).await?;
         Ok(Some(finish_rows(&schema, batches, item_names(items))?))
     }
 }

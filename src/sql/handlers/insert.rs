@@ -54,7 +54,7 @@ pub async fn insert(execution: &Execution<'_>, insert: &Insert) -> Result<Statem
         (None, None) => Ident::new("inserted"),
     };
     if let Some(upsert) = upsert {
-        return upsert.run(execution, target, insert, &alias, &batches).await;
+        return Box::pin(upsert.run(execution, target, insert, &alias, &batches)).await;
     }
     let returned = target.returning(execution, insert.returning.as_ref(), &alias, batches.clone()).await?;
     let mut prepared = Vec::new();
@@ -64,6 +64,36 @@ pub async fn insert(execution: &Execution<'_>, insert: &Insert) -> Result<Statem
     let mut result = target.commit(execution, prepared, Vec::new(), Vec::new()).await?;
     result.rows = returned;
     Ok(result)
+}
+
+/// Puts the runs of one INSERT with several sets of parameters together into one commit; `execution` has none of them.
+/// `None`, and nothing done, if the statement is not one of one row of constants and parameters, or if anything is wrong
+/// with one of the rows: then each run finds out by itself.
+pub async fn insert_together(
+    execution: &Execution<'_>,
+    insert: &Insert,
+    sets: &[&Params],
+) -> Result<Option<impl Future<Output = Result<StatementResult>> + use<>>> {
+    let plain = !insert.overwrite && insert.insert_alias.is_none() && insert.returning.is_none();
+    let row = insert.source.as_deref().and_then(plain_values).map(Vec::as_slice);
+    let (true, None, TableObject::TableName(name), Some([row])) = (plain, Upsert::of(insert)?, &insert.table, row)
+    else {
+        return Ok(None);
+    };
+    for expr in &row.content {
+        // Whether it is a value at all does not depend on the parameters.
+        if !is_default(expr) && literal(expr, sets[0])?.is_none() {
+            return Ok(None);
+        }
+    }
+    let target = Target::find(execution, name).await?;
+    let listed = listed_columns(target.definition(), insert)?;
+    let rows = sets.iter().map(|params| (row.content.as_slice(), *params));
+    let part = value_rows(execution, target.definition(), rows, listed.as_deref(), Vec::new())?;
+    let columns = complete(execution, target.definition(), part)?;
+    let batch = target.batch(columns, sets.len(), 1)?;
+    let prepared = prepare_rows(target.definition(), &batch, None)?;
+    target.submit(execution, prepared, Vec::new(), Vec::new()).await.map(Some)
 }
 
 /// The columns that the statement lists, as places in the table's column order.
@@ -130,6 +160,7 @@ async fn source_columns(
     };
     if let Some(rows) = plain_values(source) {
         let computed = computed_values(execution, target, rows).await?;
+        let rows = rows.iter().map(|row| (row.content.as_slice(), execution.params));
         return Ok(vec![value_rows(execution, target.definition(), rows, listed, computed)?]);
     }
     let (schema, batches) = execution
@@ -250,21 +281,23 @@ fn select_of(expressions: &[&Expr]) -> Result<ast::Query> {
     Ok(query)
 }
 
-/// Builds the rows of VALUES; `computed` holds the values of their expressions, in order.
-fn value_rows(
+/// Builds the rows of VALUES, each with the parameters that it is for; `computed` holds the values of their expressions,
+/// in order.
+fn value_rows<'r>(
     execution: &Execution<'_>,
     definition: &TableDefinition,
-    rows: &[ast::Parens<Vec<Expr>>],
+    rows: impl ExactSizeIterator<Item = (&'r [Expr], &'r Params)> + Clone,
     listed: Option<&[usize]>,
     computed: Vec<Value>,
 ) -> Result<Part> {
     let columns: Vec<_> = definition.columns_in_order().collect();
-    let first = rows.first().map_or(0, |row| row.len());
+    let count = rows.len();
+    let first = rows.clone().next().map_or(0, |(row, _)| row.len());
     let places = places(definition, listed, first, Some(1))?;
     let mut computed = computed.into_iter();
     let mut builders: Vec<ColumnBuilder> =
-        places.iter().map(|&p| ColumnBuilder::new(&columns[p].data_type, &columns[p].name, rows.len())).collect();
-    for (i, row) in rows.iter().enumerate() {
+        places.iter().map(|&p| ColumnBuilder::new(&columns[p].data_type, &columns[p].name, count)).collect();
+    for (i, (row, params)) in rows.enumerate() {
         if row.len() != first {
             return Err(KalamError::new(
                 ErrorCode::SyntaxError,
@@ -277,7 +310,7 @@ fn value_rows(
                 builder.append(&Value::from_array(&one, 0, &columns[place].data_type)?)?;
                 continue;
             }
-            match literal(expr, execution.params)? {
+            match literal(expr, params)? {
                 Some(value) => builder.append(&value)?,
                 None => {
                     let value = computed.next();
@@ -290,7 +323,7 @@ fn value_rows(
     for (mut builder, place) in builders.into_iter().zip(places) {
         given[place] = Some(builder.finish());
     }
-    Ok(Part { columns: given, rows: rows.len() })
+    Ok(Part { columns: given, rows: count })
 }
 
 /// The value of a literal or parameter; `None` if the expression is more than that.

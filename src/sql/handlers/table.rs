@@ -347,9 +347,13 @@ async fn drop_one(execution: &Execution<'_>, id: &TableId, mut batch: WriteBatch
     let (registry, store) = (execution.executor.registry(), execution.executor.store());
     let Some(table) = registry.table(id).await? else { return Ok(()) };
     let number = table.definition().table_no;
-    let _no_commits = store.freeze(number).await?;
-    store.drop_table_into(&mut batch, number).await?;
-    registry.delete_with(id, batch).await?;
-    store.evict_table(number);
+    let frozen = store.freeze(number).await?;
+    store.drop_table_into(&mut batch, number);
+    if registry.delete_with(id, batch).await? {
+        store.table_dropped(&frozen);
+    }
+    std::mem::drop(frozen);
+    // What somebody reads, or cannot be removed now, is removed later.
+    let _ = store.reclaim(registry).await;
     Ok(())
 }

@@ -9,9 +9,9 @@ use std::ops::Range;
 use arrow::buffer::{BooleanBuffer, Buffer};
 use roaring::RoaringBitmap;
 
-use super::bytes::Cursor;
-use crate::error::{ErrorCode, KalamError, Result};
+use crate::error::{KalamError, Result};
 use crate::tables::Seq;
+use crate::tables::bytes::Cursor;
 
 /// Version of the encoded form.
 const VERSION: u8 = 1;
@@ -150,25 +150,43 @@ impl DeleteVector {
 
     /// Decodes what [`DeleteVector::encode`] gave.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let mut cursor = Cursor(bytes);
-        Self::read(&mut cursor).filter(|_| cursor.0.is_empty()).ok_or_else(|| {
-            KalamError::new(
-                ErrorCode::DataCorrupted,
-                format!("a delete vector of {} bytes does not decode", bytes.len()),
-            )
-        })
+        let mut cursor = Cursor::new("a delete vector", bytes);
+        let version = cursor.u8()?;
+        if version != VERSION {
+            return Err(cursor.damaged(format_args!("version {version}, expected {VERSION}")));
+        }
+        let ended = read_bitmap(&mut cursor)?;
+        let (recent, tombstones) = (read_entries(&mut cursor)?, read_entries(&mut cursor)?);
+        cursor.finish()?;
+        Ok(Self { ended, recent, tombstones })
     }
 
-    fn read(cursor: &mut Cursor<'_>) -> Option<Self> {
-        if cursor.u8()? != VERSION {
-            return None;
+    /// Says what of it cannot be of a segment of so many rows, or breaks the invariant of the module's comment.
+    pub fn check(&self, rows: u32) -> std::result::Result<(), String> {
+        let all = [&self.ended].into_iter().chain(self.recent.iter().chain(&self.tombstones).map(|(_, rows)| rows));
+        if let Some(row) = all.filter_map(RoaringBitmap::max).find(|row| *row >= rows) {
+            return Err(format!("its delete vector holds row {row} of {rows} rows"));
         }
-        let ended = read_bitmap(cursor)?;
-        let mut entries = || {
-            let n = cursor.u32()?;
-            (0..n).map(|_| Some((cursor.i64()?, read_bitmap(cursor)?))).collect::<Option<Vec<_>>>()
-        };
-        Some(Self { ended, recent: entries()?, tombstones: entries()? })
+        let mut ended = self.ended.clone();
+        for (seq, rows) in &self.recent {
+            if !ended.is_disjoint(rows) {
+                return Err(format!("its delete vector holds a row twice, the second time as ended at {seq}"));
+            }
+            ended |= rows;
+        }
+        let mut deleted = RoaringBitmap::new();
+        for (seq, rows) in &self.tombstones {
+            if !deleted.is_disjoint(rows) || !rows.is_subset(&ended) {
+                return Err(format!("its delete vector holds a row as deleted at {seq} that is deleted twice or live"));
+            }
+            deleted |= rows;
+        }
+        for entries in [&self.recent, &self.tombstones] {
+            if !entries.is_sorted_by(|a, b| a.0 < b.0) {
+                return Err("its delete vector is not in the order of _seq".to_owned());
+            }
+        }
+        Ok(())
     }
 }
 
@@ -188,18 +206,14 @@ pub fn encode_bitmap(rows: &RoaringBitmap, out: &mut Vec<u8>) -> Result<()> {
     rows.serialize_into(out).map_err(KalamError::internal)
 }
 
-/// Reads what [`encode_bitmap`] wrote from the start of `bytes`; returns the bitmap and how many bytes it took.
-pub fn decode_bitmap(bytes: &[u8]) -> Result<(RoaringBitmap, usize)> {
-    let mut cursor = Cursor(bytes);
-    let rows = read_bitmap(&mut cursor)
-        .ok_or_else(|| KalamError::new(ErrorCode::DataCorrupted, "a bitmap of ended rows does not decode"))?;
-    Ok((rows, bytes.len() - cursor.0.len()))
+/// Reads what [`encode_bitmap`] wrote.
+pub(in crate::tables) fn read_bitmap(cursor: &mut Cursor<'_>) -> Result<RoaringBitmap> {
+    let bytes = cursor.bytes()?;
+    RoaringBitmap::deserialize_from(bytes).map_err(|e| cursor.damaged(format_args!("a bitmap: {e}")))
 }
 
-fn read_bitmap(cursor: &mut Cursor<'_>) -> Option<RoaringBitmap> {
-    let length = cursor.u32()?;
-    let bytes = cursor.take(length as usize)?;
-    RoaringBitmap::deserialize_from(bytes).ok()
+fn read_entries(cursor: &mut Cursor<'_>) -> Result<Vec<(Seq, RoaringBitmap)>> {
+    (0..cursor.count()?).map(|_| Ok((cursor.i64()?, read_bitmap(cursor)?))).collect()
 }
 
 #[cfg(test)]

@@ -20,9 +20,9 @@ use arrow::datatypes as arrow_types;
 use datafusion::common::ScalarValue;
 
 use super::ROW_GROUP_ROWS;
-use super::bytes::{Cursor, put_bytes};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::tables::Seq;
+use crate::tables::bytes::{Cursor, put_bytes};
 use crate::types::{ColumnBuilder, KalamDataType, KeyCodec, Value};
 
 const VERSION: u8 = 1;
@@ -139,33 +139,28 @@ impl SegmentMeta {
 
     /// Decodes what [`SegmentMeta::encode`] gave; returns how many bytes it took.
     pub fn decode(bytes: &[u8]) -> Result<(Self, usize)> {
-        let mut cursor = Cursor(bytes);
-        if bytes.first().is_some_and(|v| *v > VERSION) {
-            let message = format!("a segment's manifest has version {}, this version reads up to {VERSION}", bytes[0]);
+        let mut cursor = Cursor::new("a segment's manifest", bytes);
+        let version = cursor.u8()?;
+        if version > VERSION {
+            let message = format!("a segment's manifest has version {version}, this version reads up to {VERSION}");
             return Err(KalamError::new(ErrorCode::UnsupportedFormat, message)
                 .with_hint("The database was written by a later version of KalamDB. Update the package."));
         }
-        match Self::read(&mut cursor) {
-            Some(meta) => Ok((meta, bytes.len() - cursor.0.len())),
-            None => Err(KalamError::new(
-                ErrorCode::DataCorrupted,
-                format!("a segment's manifest of {} bytes does not decode", bytes.len()),
-            )),
+        if version != VERSION {
+            return Err(cursor.damaged(format_args!("version {version}, expected {VERSION}")));
         }
+        Ok((Self::read(&mut cursor)?, cursor.position()))
     }
 
-    fn read(cursor: &mut Cursor<'_>) -> Option<Self> {
-        if cursor.u8()? != VERSION {
-            return None;
-        }
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self> {
         let (number, schema_version, key_version, rows) = (cursor.u32()?, cursor.u32()?, cursor.u32()?, cursor.u32()?);
         let (bytes, footer_bytes) = (cursor.u64()?, cursor.u32()?);
         let (min_seq, max_seq) = (cursor.i64()?, cursor.i64()?);
-        let part_crcs = (0..cursor.u32()?).map(|_| cursor.u32()).collect::<Option<_>>()?;
-        let group_keys = (0..cursor.u32()?).map(|_| cursor.bytes().map(<[u8]>::to_vec)).collect::<Option<_>>()?;
+        let part_crcs = (0..cursor.count()?).map(|_| cursor.u32()).collect::<Result<_>>()?;
+        let group_keys = (0..cursor.count()?).map(|_| cursor.bytes().map(<[u8]>::to_vec)).collect::<Result<_>>()?;
         let last_key = cursor.bytes()?.to_vec();
-        let columns = (0..cursor.u32()?).map(|_| ColumnMeta::read(cursor)).collect::<Option<_>>()?;
-        Some(Self {
+        let columns = (0..cursor.count()?).map(|_| ColumnMeta::read(cursor)).collect::<Result<_>>()?;
+        Ok(Self {
             number,
             schema_version,
             key_version,
@@ -243,7 +238,7 @@ impl ColumnMeta {
         }
     }
 
-    fn encode(&self, out: &mut Vec<u8>) -> Result<()> {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<()> {
         out.extend_from_slice(&self.column_id.to_le_bytes());
         self.data_type.encode_wire(out);
         out.extend_from_slice(&self.nulls.to_le_bytes());
@@ -263,18 +258,19 @@ impl ColumnMeta {
         Ok(())
     }
 
-    fn read(cursor: &mut Cursor<'_>) -> Option<Self> {
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self> {
         let column_id = cursor.u32()?;
-        let (data_type, used) = KalamDataType::decode_wire(cursor.0).ok()?;
+        let (data_type, used) = KalamDataType::decode_wire(cursor.rest())?;
         cursor.take(used)?;
         let nulls = cursor.u32()?;
         let flags = cursor.u8()?;
         let mut bound = |bit: u8| {
             if flags & bit == 0 {
-                return Some(None);
+                return Ok(None);
             }
-            let value = KeyCodec::new(&[data_type]).ok()?.decode(cursor.bytes()?).ok()?.into_iter().next()?;
-            scalar(&value, &data_type).map(Some)
+            let values = KeyCodec::new(&[data_type])?.decode(cursor.bytes()?)?;
+            let value = values.first().and_then(|value| scalar(value, &data_type));
+            value.map(Some).ok_or_else(|| cursor.damaged(format_args!("a bound of column {column_id}")))
         };
         let (min, max) = (bound(LEAST)?, bound(GREATEST)?);
         let mut column =
@@ -282,7 +278,7 @@ impl ColumnMeta {
         // Keys know one zero only.
         column.finish();
         column.exact = flags & EXACT != 0;
-        Some(column)
+        Ok(column)
     }
 }
 

@@ -108,8 +108,8 @@ proptest! {
         }
         let mut bytes = Vec::new();
         column.encode(&mut bytes)?;
-        let mut cursor = Cursor(&bytes);
-        prop_assert_eq!(ColumnMeta::read(&mut cursor), Some(column));
-        prop_assert!(cursor.0.is_empty());
+        let mut cursor = Cursor::new("a column", &bytes);
+        prop_assert_eq!(ColumnMeta::read(&mut cursor)?, column);
+        cursor.finish()?;
     }
 }

@@ -6,28 +6,33 @@
 //! | `meta` | what the manifest keeps of a segment: checksums, bounds, where its footer lies |
 //! | `marks` | the [`DeleteVector`]: which rows have ended, and when |
 //! | `file` | verified range reads of the blob |
+//! | `group_rows` | the rows of a row group that a scan wants: what else is not decoded |
 //! | `reader` | decoded columns of row groups and of single rows; key lookups in `lookup` |
 //! | `index` | secondary indexes over the rows of a segment |
 //! | `prune` | what of a segment the filters of a scan leave |
+//! | `verify` | whether the manifest says what is in the file, and what is left of a damaged one |
 //! | `cache` | one LRU per store over decoded columns, footers and Bloom filters |
 //!
 //! Invariant: the rows of a segment never change, so whatever was decoded of it stays right; which of them a snapshot
 //! sees is said by their `_seq` and by the delete vector alone. No byte is used before the checksum of its part was
 //! compared with the one in the manifest.
 
-mod bytes;
 mod cache;
 mod file;
+mod group_rows;
 mod index;
 mod lookup;
 mod marks;
 mod meta;
 mod prune;
 mod reader;
+mod verify;
 mod writer;
 
 pub use cache::{CacheStatistics, SegmentCache};
-pub use marks::{DeleteVector, decode_bitmap, encode_bitmap};
+pub(super) use group_rows::GroupRows;
+pub(super) use marks::read_bitmap;
+pub use marks::{DeleteVector, encode_bitmap};
 pub use meta::{ColumnMeta, SegmentMeta};
 pub use prune::{ScanFilter, column_statistics};
 pub use reader::{Segment, SegmentSource};

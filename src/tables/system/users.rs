@@ -64,14 +64,18 @@ impl SystemTablesRegistry {
         Ok(true)
     }
 
-    /// Drops a user, and every row that it has in USER tables if `with_rows`, in one storage transaction with `batch`.
+    /// Drops a user, and every row that it has in USER tables if `with_rows`, in one storage transaction with `batch`. Who reads them
+    /// finishes.
     pub async fn drop_user(&self, user: &str, with_rows: bool, mut batch: WriteBatch) -> Result<()> {
         let _one_at_a_time = self.accounts.changing.lock().await;
         let registry = self.schema_registry()?;
         let tables = registry.tables(None).await?;
         let of_users = tables.iter().filter(|t| with_rows && t.definition().table_type == TableType::User);
-        let numbers: Vec<u32> = of_users.map(|t| t.definition().table_no).collect();
+        let of_users: Vec<_> = of_users.map(|t| Arc::clone(t.definition())).collect();
         self.users.delete_into(&mut batch, &user.to_owned());
-        self.store.drop_user(user, &numbers, batch).await
+        self.store.drop_user(user, &of_users, batch).await?;
+        // What cannot be removed now is removed later.
+        let _ = self.store.reclaim(&registry).await;
+        Ok(())
     }
 }

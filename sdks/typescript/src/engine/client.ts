@@ -32,6 +32,8 @@ export interface ClientConfig {
 /** The client; see the module's comment. */
 export class EngineClient {
   private current: Promise<Link> | undefined
+  /** The link that `current` gives, once it is there. */
+  private live: Link | undefined
   private ended: KalamError | undefined
   private closing: Promise<void> | undefined
   private readonly inFlight = new Set<Promise<unknown>>()
@@ -67,6 +69,11 @@ export class EngineClient {
     settings: Omit<CallSettings, 'limit'> = {},
   ): Promise<Ops[K]['result']> {
     if (this.ended !== undefined) throw revived(this.ended)
+    const { live } = this
+    const limited = options?.signal !== undefined || options?.timeoutMs !== undefined
+    if (live !== undefined && live.dead === undefined && !limited) {
+      return live.call(op, typeof args === 'function' ? args(live) : args, settings)
+    }
     const limit = new Limit(options?.signal, options?.timeoutMs)
     const run = async (): Promise<Ops[K]['result']> => {
       try {
@@ -107,6 +114,8 @@ export class EngineClient {
     const link = await this.current?.catch(() => undefined)
     this.current = undefined
     if (link === undefined || link.dead !== undefined) return
+    await link.settled()
+    if (link.dead !== undefined) return
     try {
       await link.call('close', {})
     } finally {
@@ -136,6 +145,7 @@ export class EngineClient {
       const { module } = await link.call('open', args, { onProgress, readOnly: true })
       this.wasm = module
       this.opened = true
+      this.live = link
       onProgress?.({ phase: 'ready', bytes: 0 })
       return link
     } catch (error) {
@@ -146,6 +156,7 @@ export class EngineClient {
 
   private lost(reason: KalamError): void {
     this.current = undefined
+    this.live = undefined
     if (this.ended !== undefined || this.settings.config.storage !== 'memory') return
     this.ended = new KalamError({
       code: 'CONNECTION_CLOSED',

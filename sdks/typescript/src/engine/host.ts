@@ -8,10 +8,10 @@ import { KalamError } from '../errors.js'
 import { openSource, runImport } from '../import.js'
 import type { HeldLock } from '../lock.js'
 import type { HostStorage } from '../storage.js'
-import type { ConnectProgress } from '../types.js'
+import type { ColumnInfo, ConnectProgress } from '../types.js'
 import type { ResolvedWasm } from '../wasm.js'
-import type { FromHost, HostSource, Op, Ops, Progress, ToHost } from './protocol.js'
-import type { Cursor, Engine, SessionOptions, Surface } from './surface.js'
+import type { FromHost, HostSource, Op, Ops, Progress, RunAnswer, ToHost } from './protocol.js'
+import type { Cursor, Engine, Receipt, RunOptions, RunOutcome, SessionOptions, Surface } from './surface.js'
 
 /** What a host needs from its surroundings. */
 export interface HostEnvironment {
@@ -22,7 +22,13 @@ export interface HostEnvironment {
 }
 
 /** Sends a message; buffers in `transfer` change hands where there is another thread. */
-export type Post = (message: FromHost, transfer: Transferable[]) => void
+export type Post = (message: FromHost | readonly FromHost[], transfer: Transferable[]) => void
+
+/** Buffers below this size are copied to the other thread: handing them over takes longer. */
+const TRANSFER_BYTES = 1 << 15
+
+/** So many descriptions of results the client keeps. */
+const SHAPES = 256
 
 interface Running {
   abort: AbortController
@@ -40,14 +46,34 @@ export class EngineHost {
   private readonly running = new Map<number, Running>()
   /** Open cursors, by the id of the call that opened them. */
   private readonly cursors = new Map<number, Cursor>()
+  /** What is sent at the end of this turn. */
+  private outgoing: FromHost[] = []
+  private transfers: Transferable[] = []
+  /** Columns that the client has, by the place where it keeps them, and the other way round. */
+  private readonly shapes = new Array<ColumnInfo[] | undefined>(SHAPES)
+  private readonly places = new WeakMap<ColumnInfo[], number>()
+  private nextPlace = 0
 
   constructor(
     private readonly post: Post,
     private readonly environment: HostEnvironment,
   ) {}
 
-  /** Takes a message of the client. Never throws. */
-  receive(message: ToHost): void {
+  /** Takes the messages of the client. Never throws. */
+  receive(messages: ToHost | readonly ToHost[]): void {
+    if (!isList(messages)) {
+      this.take(messages)
+      return
+    }
+    for (let i = 0; i < messages.length; ) {
+      const together = runsTogether(messages, i)
+      if (together.length > 1) void this.answerMany(together)
+      else this.take(messages[i] as ToHost)
+      i += Math.max(1, together.length)
+    }
+  }
+
+  private take(message: ToHost): void {
     if (this.trapped) return
     if (message.op === 'cancel') {
       this.cancel(message.id)
@@ -73,7 +99,8 @@ export class EngineHost {
     try {
       const handler = this[op] as (args: Ops[Op]['args'], id: number, running: Running) => Promise<unknown>
       const result = await handler.call(this, args, id, running)
-      this.send({ id, ok: result }, buffersOf(op, result))
+      if (op === 'run') this.sendRun(id, result as RunOutcome)
+      else this.send({ id, ok: result }, buffersOf(op, result))
     } catch (error) {
       this.send({ id, error: KalamError.from(error).toJSON() })
     } finally {
@@ -81,14 +108,72 @@ export class EngineHost {
     }
   }
 
-  private send(message: FromHost, transfer: Transferable[] = []): void {
+  /** Answers calls that can be much less work together. What has begun cannot be told to stop: it is short. */
+  private async answerMany(calls: readonly RunCall[]): Promise<void> {
+    const [{ args }] = calls as [RunCall]
+    for (const { id } of calls) this.running.set(id, { abort: new AbortController() })
+    try {
+      const sets = calls.map(call => call.args.params)
+      const outcomes = await this.opened.runMany(args.sql, sets, runOptionsOf(args))
+      calls.forEach(({ id }, i) => {
+        const outcome = outcomes[i]
+        if (Array.isArray(outcome)) this.sendRun(id, outcome as Receipt)
+        else this.send({ id, error: KalamError.from(outcome).toJSON() })
+      })
+    } catch (error) {
+      for (const { id } of calls) this.send({ id, error: KalamError.from(error).toJSON() })
+    } finally {
+      for (const { id } of calls) this.running.delete(id)
+    }
+  }
+
+  private sendRun(id: number, [rowsAffected, seq, durability, columns, packed]: RunOutcome): void {
+    const answer: RunAnswer = { id, run: [rowsAffected, seq, durability] }
+    if (columns instanceof Uint8Array) {
+      answer.ipc = columns
+      this.send(answer, [columns.buffer as ArrayBuffer])
+    } else if (columns === undefined) {
+      this.send(answer)
+    } else {
+      answer.shape = this.shapeOf(columns, answer)
+      answer.packed = packed as Uint8Array[]
+      const large = answer.packed.filter(buffer => buffer.byteLength >= TRANSFER_BYTES)
+      this.send(answer, [...new Set(large.map(view => view.buffer as ArrayBuffer))])
+    }
+  }
+
+  /** Where the client keeps these columns; they go with the answer if it does not have them. */
+  private shapeOf(columns: ColumnInfo[], answer: RunAnswer): number {
+    const known = this.places.get(columns)
+    if (known !== undefined && this.shapes[known] === columns) return known
+    const place = this.nextPlace
+    this.nextPlace = (place + 1) % SHAPES
+    this.shapes[place] = columns
+    this.places.set(columns, place)
+    answer.columns = columns
+    return place
+  }
+
+  /** Messages of one turn go together. */
+  private send(message: FromHost, transfer: readonly Transferable[] = []): void {
     if (this.trapped) return
-    this.post(message, transfer)
+    this.outgoing.push(message)
+    this.transfers.push(...transfer)
+    if (this.outgoing.length === 1) queueMicrotask(() => this.flush())
+  }
+
+  private flush(): void {
+    const { outgoing, transfers } = this
+    if (outgoing.length === 0) return
+    this.outgoing = []
+    this.transfers = []
+    this.post(outgoing.length === 1 ? (outgoing[0] as FromHost) : outgoing, transfers)
   }
 
   private onTrap(error: Error): void {
     if (this.trapped) return
     this.send({ trap: `${error.name}: ${error.message}` })
+    this.flush()
     this.trapped = true
     this.engine = undefined
     // In a worker the lock ends with it. In the caller's thread it must be given free for the instance that follows.
@@ -132,14 +217,8 @@ export class EngineHost {
     }
   }
 
-  protected run({ sql, params, mode, durability, timeoutMs, ...rest }: Ops['run']['args'], id: number) {
-    return this.opened.run(sql, params, {
-      mode,
-      requestId: id,
-      ...sessionOf(rest),
-      ...(durability !== undefined && { durability }),
-      ...(timeoutMs !== undefined && { timeoutMs }),
-    })
+  protected run(args: Ops['run']['args'], id: number) {
+    return this.opened.run(args.sql, args.params, args.mode, id, runOptionsOf(args))
   }
 
   protected prepare({ sql }: Ops['prepare']['args']) {
@@ -289,6 +368,44 @@ export class EngineHost {
   }
 }
 
+type RunCall = Extract<ToHost, { op: 'run' }>
+
+const isList = (messages: ToHost | readonly ToHost[]): messages is readonly ToHost[] => Array.isArray(messages)
+
+/** The calls from `start` on that run one INSERT with one set of parameters after the other. */
+function runsTogether(messages: readonly ToHost[], start: number): RunCall[] {
+  const together: RunCall[] = []
+  for (let i = start; i < messages.length; i++) {
+    const message = messages[i] as ToHost
+    if (message.op !== 'run') break
+    const [first] = together
+    if (first === undefined) {
+      const { mode, sql, transaction, timeoutMs, params } = message.args
+      const alone = mode !== 'exec' || transaction !== undefined || timeoutMs !== undefined || params === undefined
+      if (alone || !/^\s*insert\b/i.test(sql)) break
+    } else if (!SAME.every(name => message.args[name] === first.args[name])) {
+      break
+    }
+    together.push(message)
+  }
+  return together
+}
+
+const SAME = ['sql', 'mode', 'user', 'session', 'transaction', 'durability', 'timeoutMs'] as const
+
+/** What a run is made with beside its statement: mostly nothing. */
+function runOptionsOf(args: Ops['run']['args']): RunOptions | undefined {
+  const { durability, timeoutMs, user, transaction } = args
+  if (durability === undefined && timeoutMs === undefined && user === undefined && transaction === undefined) {
+    return undefined
+  }
+  return {
+    ...sessionOf(args),
+    ...(durability !== undefined && { durability }),
+    ...(timeoutMs !== undefined && { timeoutMs }),
+  }
+}
+
 /** The session that a call belongs to, as the engine takes it. */
 function sessionOf({ user, session, transaction }: SessionOptions): SessionOptions {
   return {
@@ -307,9 +424,5 @@ function buffersOf(op: Op, result: unknown): Transferable[] {
     const piece = result as Ops['fetchPiece']['result']
     return piece === undefined ? [] : [piece.bytes.buffer as ArrayBuffer]
   }
-  if (op !== 'run') return []
-  const { packed, ipc } = result as Ops['run']['result']
-  const buffers = new Set<ArrayBuffer>()
-  for (const view of ipc === undefined ? (packed ?? []) : [ipc]) buffers.add(view.buffer as ArrayBuffer)
-  return [...buffers]
+  return []
 }

@@ -6,7 +6,9 @@
 
 import { KalamError } from '../errors.js'
 import type { Limit } from '../limit.js'
-import type { FromHost, Op, Ops, Progress } from './protocol.js'
+import type { ColumnInfo } from '../types.js'
+import type { FromHost, Op, Ops, Progress, RunAnswer, ToHost } from './protocol.js'
+import type { RunResult } from './surface.js'
 import type { Receiver, Spawn, Transport } from './transport.js'
 
 /** How long a call that was told to stop may take to end, in milliseconds. */
@@ -41,6 +43,12 @@ export class Link implements Receiver {
   private lastId = 0
   private received = 0
   private readonly pending = new Map<number, Pending>()
+  /** Requests that go out at the end of this turn. */
+  private outgoing: { message: ToHost; transfer: Transferable[] }[] = []
+  /** Columns of results, where the host told to keep them. */
+  private readonly shapes: (readonly ColumnInfo[])[] = []
+  /** Told when nothing is in flight any more. */
+  private onSettled: (() => void) | undefined
 
   private constructor(
     private readonly onDeath: (error: KalamError) => void,
@@ -73,15 +81,54 @@ export class Link implements Receiver {
       if (this.dead !== undefined || this.transport === undefined) return reject(this.lost(settings))
       const id = ++this.lastId
       this.pending.set(id, { settings, resolve: resolve as (value: unknown) => void, reject })
-      try {
-        this.transport.post({ id, op, args } as never, settings.transfer ?? [])
-      } catch (cause) {
-        this.take(id)
-        const what = (cause as Error).message
-        return reject(new KalamError({ code: 'PARAMETER_TYPE', message: `a value cannot be sent: ${what}`, cause }))
-      }
+      this.send({ id, op, args } as ToHost, settings.transfer)
       settings.limit?.onStop(error => this.stop(id, error))
     })
+  }
+
+  /** Ends when nothing is in flight. */
+  settled(): Promise<void> {
+    if (this.pending.size === 0) return Promise.resolve()
+    return new Promise(resolve => {
+      this.onSettled = resolve
+    })
+  }
+
+  /** Messages of one turn go together: one is as much work as a hundred. */
+  private send(message: ToHost, transfer: Transferable[] = []): void {
+    this.outgoing.push({ message, transfer })
+    if (this.outgoing.length === 1) queueMicrotask(() => this.flush())
+  }
+
+  private flush(): void {
+    const { outgoing } = this
+    const [first, ...more] = outgoing
+    if (first === undefined) return
+    this.outgoing = []
+    if (more.length === 0) {
+      this.post(first.message, first.transfer)
+      return
+    }
+    const transfers = outgoing.flatMap(({ transfer }) => transfer)
+    try {
+      this.transport?.post(
+        outgoing.map(({ message }) => message),
+        transfers,
+      )
+    } catch {
+      // One of them cannot be sent, and nothing was: each by itself tells which.
+      for (const { message, transfer } of outgoing) this.post(message, transfer)
+    }
+  }
+
+  private post(message: ToHost, transfer: Transferable[]): void {
+    try {
+      this.transport?.post(message, transfer)
+    } catch (cause) {
+      const what = (cause as Error).message
+      const error = new KalamError({ code: 'PARAMETER_TYPE', message: `a value cannot be sent: ${what}`, cause })
+      this.take(message.id)?.reject(error)
+    }
   }
 
   /** Ends the host; what is in flight is rejected. */
@@ -103,8 +150,13 @@ export class Link implements Receiver {
   }
 
   /** {@inheritDoc Receiver.message} */
-  message(message: FromHost): void {
+  message(messages: FromHost | readonly FromHost[]): void {
     this.received++
+    if (Array.isArray(messages)) for (const message of messages as readonly FromHost[]) this.hear(message)
+    else this.hear(messages as FromHost)
+  }
+
+  private hear(message: FromHost): void {
     if ('trap' in message) {
       this.died(
         new KalamError({
@@ -116,6 +168,8 @@ export class Link implements Receiver {
       return
     }
     const call = this.pending.get(message.id)
+    // Also of an answer that nobody waits for: later ones may name its columns by their place alone.
+    const result = 'run' in message ? this.resultOf(message) : undefined
     if (call === undefined) return
     if ('progress' in message) {
       try {
@@ -138,14 +192,27 @@ export class Link implements Receiver {
       return
     }
     this.take(message.id)
-    if ('ok' in message) {
+    if (!('error' in message)) {
       if (call.stopped !== undefined && call.settings.readOnly) call.reject(call.stopped)
-      else call.resolve(message.ok)
+      else call.resolve('run' in message ? result : message.ok)
       return
     }
     const error = new KalamError(message.error)
     const ended = error.code === 'CANCELLED' || error.code === 'TIMEOUT'
     call.reject(ended && call.stopped !== undefined ? call.stopped : error)
+  }
+
+  private resultOf({ run, shape, columns, packed, ipc }: RunAnswer): RunResult {
+    const [rowsAffected, seq, durability] = run
+    const result: RunResult = { rowsAffected, seq, durability }
+    if (ipc !== undefined) result.ipc = ipc
+    if (shape !== undefined) {
+      // Every result of this shape has them.
+      if (columns !== undefined) this.shapes[shape] = Object.freeze(columns.map(column => Object.freeze(column)))
+      result.columns = this.shapes[shape] as readonly ColumnInfo[]
+      result.packed = packed ?? []
+    }
+    return result
   }
 
   private async feed(id: number, call: Pending): Promise<void> {
@@ -164,7 +231,7 @@ export class Link implements Receiver {
       const error = new KalamError({ code: 'INVALID_DATA', message: `cannot read the source: ${what}` })
       piece = { error: (cause instanceof KalamError ? cause : error).toJSON() }
     }
-    if (this.pending.has(id)) this.transport?.post({ id, op: 'piece', ...piece }, transfer)
+    if (this.pending.has(id)) this.send({ id, op: 'piece', ...piece }, transfer)
   }
 
   private stop(id: number, error: KalamError): void {
@@ -172,7 +239,8 @@ export class Link implements Receiver {
     if (call === undefined) return
     call.stopped = error
     const receivedBefore = this.received
-    this.transport?.post({ id, op: 'cancel' }, [])
+    this.send({ id, op: 'cancel' })
+    this.flush()
     if (!this.pending.has(id)) return
     call.timer = setTimeout(() => {
       if (this.remote && this.received === receivedBefore) {
@@ -189,8 +257,9 @@ export class Link implements Receiver {
 
   private take(id: number): Pending | undefined {
     const call = this.pending.get(id)
-    clearTimeout(call?.timer)
+    if (call?.timer !== undefined) clearTimeout(call.timer)
     this.pending.delete(id)
+    if (this.pending.size === 0) this.onSettled?.()
     return call
   }
 

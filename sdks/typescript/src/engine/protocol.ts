@@ -1,8 +1,8 @@
 // Messages between the SDK and the host of an engine.
 //
-// Invariant: a request carries an id and is answered exactly once, by `ok` or by `error`. Before that the host may
-// send progress and ask for the next piece of a source. The same messages go to a host in this thread and to one in
-// a worker; everything in them survives structured cloning.
+// Invariant: a request carries an id and is answered exactly once, by `ok`, `run` or `error`. Before that the host may
+// send progress and ask for the next piece of a source. What is sent in one turn goes as one list, in its order. The
+// same messages go to a host in this thread and to one in a worker; everything in them survives structured cloning.
 
 import type { KalamErrorInit } from '../errors.js'
 import type {
@@ -15,7 +15,7 @@ import type {
   RescueFinding,
 } from '../types.js'
 import type { ResolvedWasm } from '../wasm.js'
-import type { EngineConfig, EngineStatus, RunMode, RunResult, SessionOptions, TableInfo } from './surface.js'
+import type { EngineConfig, EngineStatus, Receipt, RunMode, RunResult, SessionOptions, TableInfo } from './surface.js'
 
 /** Where the bytes of an import come from, as seen by the host. */
 export type HostSource =
@@ -100,9 +100,21 @@ export type ToHost =
 
 export type Progress = ConnectProgress | ImportProgress
 
+/** The outcome of a run. Columns that were sent before are named by their place alone. */
+export interface RunAnswer {
+  id: number
+  run: Receipt
+  /** Where the client keeps the columns of this result; `columns` are what it keeps there from now on. */
+  shape?: number
+  columns?: ColumnInfo[]
+  packed?: Uint8Array[]
+  ipc?: Uint8Array
+}
+
 /** What a host sends. */
 export type FromHost =
   | { id: number; ok: unknown }
+  | RunAnswer
   | { id: number; error: KalamErrorInit }
   | { id: number; progress: Progress }
   /** The next piece of a fed source, please. */

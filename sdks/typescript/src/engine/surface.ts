@@ -23,7 +23,7 @@ export interface EngineConfig {
   transactionTimeoutMs?: number
 }
 
-/** What `run` gives back: the result in packed columns for people, in Arrow for machines. */
+/** What `run` gives back the rows in: packed columns for people, Arrow for machines; nothing for statements. */
 export type RunMode = 'exec' | 'query' | 'arrow'
 
 /** Whose session a call belongs to: that of whoever opened the database, or one of another user. */
@@ -37,18 +37,23 @@ export interface SessionOptions {
 }
 
 export interface RunOptions extends SessionOptions {
-  mode: RunMode
   durability?: Durability
-  requestId?: number
   timeoutMs?: number
 }
 
+/** What a run did: rows affected, the last `_seq` of its commit, the durability reached. */
+export type Receipt = [rowsAffected: number, seq: bigint, durability: Durability]
+
+/** What `run` gives: a receipt, then for the mode `query` columns and packed rows, for `arrow` the IPC stream. */
+export type RunOutcome =
+  | Receipt
+  | [...Receipt, columns: ColumnInfo[], packed: Uint8Array[]]
+  | [...Receipt, ipc: Uint8Array]
+
+/** The result of a run as the client has it. */
 export interface RunResult extends ExecResult {
-  columns?: ColumnInfo[]
-  rowCount?: number
-  /** Mode `query`: KPR1 buffers of up to 64k rows each. */
+  columns?: readonly ColumnInfo[]
   packed?: Uint8Array[]
-  /** Mode `arrow`: an Arrow IPC stream. */
   ipc?: Uint8Array
 }
 
@@ -75,6 +80,7 @@ export interface EngineStatus {
   usage?: number
   quota?: number
   memory: { wasm: number; hotRows: number; hotBytes: number; query: number }
+  log: { commits: number; groups: number }
 }
 
 export interface ImporterOptions extends SessionOptions {
@@ -109,7 +115,16 @@ export interface Engine {
       requestId?: number
     },
   ): Promise<Cursor>
-  run(sql: string, params: unknown, options: RunOptions): Promise<RunResult>
+  /** What needs no waiting is done, and given, at once. */
+  run(
+    sql: string,
+    params: unknown,
+    mode: RunMode,
+    requestId: number,
+    options: RunOptions | undefined,
+  ): RunOutcome | Promise<RunOutcome>
+  /** Runs a text for each set of parameters, as calls that overlap; gives a receipt or an error object for each. */
+  runMany(sql: string, sets: unknown[], options: RunOptions | undefined): Promise<(Receipt | object)[]>
   prepare(sql: string): Promise<string[]>
   cancel(requestId: number): void
   endSession(user: string, session: string): void

@@ -7,7 +7,7 @@ import type { FromHost, ToHost } from './protocol.js'
 
 /** Told about what comes from the host. */
 export interface Receiver {
-  message(message: FromHost): void
+  message(message: FromHost | readonly FromHost[]): void
   /** The host is gone or cannot be understood any more. */
   died(error: KalamError): void
 }
@@ -17,7 +17,7 @@ export interface Transport {
   /** Whether messages are copied to another thread, where buffers can be transferred. */
   readonly remote: boolean
   /** Sends; throws a DataCloneError for what cannot be cloned. */
-  post(message: ToHost, transfer: Transferable[]): void
+  post(message: ToHost | readonly ToHost[], transfer: Transferable[]): void
   /** Ends the host. */
   terminate(): void
 }
@@ -44,7 +44,7 @@ export function overWorker(worker: Worker, receiver: Receiver): Transport {
     end()
     receiver.died(error)
   }
-  worker.onmessage = (event: MessageEvent<FromHost>) => {
+  worker.onmessage = (event: MessageEvent<FromHost | FromHost[]>) => {
     spoke = true
     if (!ended) receiver.message(event.data)
   }

@@ -42,7 +42,7 @@ export function decodeRows(buffers: readonly Uint8Array[], columns: readonly Col
   let total = 0
   for (const part of parsed) total += part.rows
   const rows = new Array<Row>(total)
-  const template = rowTemplate(columns)
+  const template = templateOf(columns)
   for (let i = 0; i < total; i++) rows[i] = { ...template }
 
   let first = 0
@@ -56,6 +56,18 @@ export function decodeRows(buffers: readonly Uint8Array[], columns: readonly Col
     first += part.rows
   }
   return rows
+}
+
+/** By the columns of results, which the same statement gives again and again. */
+const templates = new WeakMap<readonly ColumnInfo[], Row>()
+
+function templateOf(columns: readonly ColumnInfo[]): Row {
+  let template = templates.get(columns)
+  if (template === undefined) {
+    template = rowTemplate(columns)
+    templates.set(columns, template)
+  }
+  return template
 }
 
 /**
