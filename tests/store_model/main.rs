@@ -231,7 +231,8 @@ impl Run {
                 let Err(error) = run(text).await else { continue };
                 // A key that is there; with a failing storage its rows may have been read again, or not be flushed.
                 let taken = next.is_none() && n == 0 && error.code() == ErrorCode::UniqueViolation;
-                if !taken && !(failing && error.code() == ErrorCode::Conflict) {
+                let moved = failing && error.code() == ErrorCode::Conflict;
+                if !taken && !moved {
                     self.expect(failing, &error, text);
                 }
                 if self.backend.is_dead() {
