@@ -142,6 +142,9 @@ const QUERIES: &[&str] = &[
     "SELECT s FROM t WHERE s = $1",
     "SELECT v FROM small WHERE k = $1",
     "SELECT v FROM small WHERE k IN ($1, $2)",
+    "SELECT id, s FROM t WHERE s BETWEEN $1 AND $2 ORDER BY id",
+    "SELECT id FROM t WHERE s > $1 AND s <> $2 ORDER BY id",
+    "SELECT a.id FROM t a JOIN small b ON a.s = b.k WHERE b.k >= $1 ORDER BY a.id",
     "SELECT count(*), sum(n), min(name) FROM t WHERE id <= $1",
     "SELECT n, count(*) AS c FROM t WHERE id <> $1 GROUP BY n HAVING count(*) > $2 ORDER BY n",
     "SELECT n + $1 AS k, count(*) FROM t GROUP BY n + $1 ORDER BY k",
@@ -244,6 +247,8 @@ const DEFINITIONS: &[&str] = &[
     "DROP VIEW v",
     "CREATE INDEX t_n ON default.t (n, id)",
     "DROP INDEX t_n",
+    "CREATE INDEX t_s ON default.t (s)",
+    "DROP INDEX t_s",
     "CREATE INDEX t_name ON default.t (name DESC)",
     "DROP INDEX t_name",
     "ALTER USER ben SET ROLE service",
@@ -453,6 +458,44 @@ fn runs_at_the_same_time_keep_their_values_apart() -> Result<()> {
         .collect();
     for thread in threads {
         thread.join().expect("no thread panics");
+    }
+    Ok(())
+}
+
+/// A kept plan finds the rows of a SMALLINT through the index and the key, and is kept apart for numbers that it cannot
+/// hold.
+#[test]
+fn a_kept_plan_finds_a_smallint_through_its_index() -> Result<()> {
+    let database = block_on(Database::open(true))?;
+    let exec = |sql: &str, n: i64| {
+        let params = if sql.contains("$1") { vec![Value::BigInt(n)] } else { Vec::new() };
+        let results = block_on(database.execute(0, sql, &Params::Positional(params), false)).expect("it runs");
+        let rows = results.last().and_then(|r| r.rows.clone());
+        rows.map_or_else(String::new, |rows| {
+            let text = |batch| arrow::util::pretty::pretty_format_batches(&[batch]).expect("text").to_string();
+            rows.batches.into_iter().map(text).collect::<String>()
+        })
+    };
+    exec("CREATE INDEX t_s ON t (s); CREATE INDEX t_k ON small (v, k)", 0);
+    for (sql, path) in [
+        ("SELECT id FROM t WHERE s = $1", "using t_s, range=[s = "),
+        ("SELECT id FROM t WHERE s > $1 AND s <= 9", "using t_s"),
+        ("SELECT id FROM t WHERE s BETWEEN $1 AND 9", "using t_s"),
+        ("SELECT id FROM t WHERE s IN ($1, 3)", "using t_s"),
+        ("SELECT k FROM small WHERE k = $1", "KeyLookup"),
+        ("SELECT k FROM small WHERE k IN ($1, 3)", "KeyLookup"),
+    ] {
+        exec(sql, 40_000);
+        exec(sql, 2);
+        let (wide, small) = (format!("EXPLAIN VERBOSE {sql}"), exec(&format!("EXPLAIN VERBOSE {sql}"), 7));
+        let kept = small.split("kept plan").nth(1).and_then(|rest| rest.split("initial logical").next());
+        assert!(kept.is_some_and(|plan| plan.contains(path)), "{sql}: {small}");
+        let hits = database.gauge("plan_cache_hits");
+        for n in [3, 50_000, 4, -40_000] {
+            exec(sql, n);
+        }
+        // One of them is the gauge's own.
+        assert_eq!(database.gauge("plan_cache_hits") - hits, 5, "{sql}: {}", exec(&wide, 50_000));
     }
     Ok(())
 }

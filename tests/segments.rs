@@ -267,6 +267,9 @@ fn scans_read_what_they_need() -> Result<()> {
     assert!(metric(&scan, "segments_pruned") >= 1.0, "{scan}");
     let scan = reopened.scan_of("SELECT s FROM t WHERE v = -1")?;
     assert_eq!(metric(&scan, "rows_read"), 0.0, "{scan}");
+    // Rows that the filter leaves out are given to nobody, and their other columns are not decoded.
+    let scan = reopened.scan_of("SELECT * FROM t WHERE v = 7 AND s IS NOT NULL")?;
+    assert_eq!(metric(&scan, "output_rows"), 100.0, "{scan}");
     // LIMIT.
     let scan = reopened.scan_of("SELECT * FROM t LIMIT 10")?;
     assert!(metric(&scan, "output_rows") == 10.0 && metric(&scan, "rows_read") <= 10.0, "{scan}");

@@ -74,6 +74,13 @@ pub enum SchemaChange {
         /// The index as it was.
         index: IndexDefinition,
     },
+    /// ALTER INDEX … RENAME TO.
+    RenameIndex {
+        /// The index as it was.
+        index: IndexDefinition,
+        /// Its new name.
+        to: String,
+    },
     /// CREATE OR REPLACE VIEW.
     ReplaceView {
         /// The query before.
@@ -106,6 +113,7 @@ impl SchemaChange {
             }
             Self::AddIndex { index } => format!("added {} '{}'", index.kind(), index.name),
             Self::DropIndex { index } => format!("dropped {} '{}'", index.kind(), index.name),
+            Self::RenameIndex { index, to } => format!("renamed {} '{}' to '{to}'", index.kind(), index.name),
             Self::ReplaceView { .. } => "replaced the view's query".into(),
             Self::ChangeColumn { from, to } if from.name != to.name => {
                 format!("renamed column '{}' to '{}'", from.name, to.name)
@@ -140,6 +148,11 @@ impl SchemaChange {
                 table.indexes.push(index.clone());
             }
             Self::DropIndex { index } => table.indexes.retain(|i| i.index_id != index.index_id),
+            Self::RenameIndex { index, to } => {
+                if let Some(renamed) = table.indexes.iter_mut().find(|i| i.index_id == index.index_id) {
+                    renamed.name.clone_from(to);
+                }
+            }
             Self::ChangeColumn { to, .. } => replace(&mut table.columns, to),
             Self::RenameTable { to, .. } => table.table_id = to.clone(),
             Self::SetOptions { to, .. } => table.options = to.clone(),
@@ -162,7 +175,8 @@ impl SchemaChange {
             | Self::RenameTable { .. }
             | Self::SetOptions { .. }
             | Self::AddIndex { .. }
-            | Self::DropIndex { .. } => {}
+            | Self::DropIndex { .. }
+            | Self::RenameIndex { .. } => {}
         }
     }
 }

@@ -6,8 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::definition::TableDefinition;
+use super::definition::{ColumnDefinition, TableDefinition};
 use super::history::SchemaChange;
+use super::ids::TableId;
 use crate::error::{ErrorCode, KalamError, Result};
 
 /// A column of an index.
@@ -50,6 +51,53 @@ pub struct NewIndex {
     pub constraint: bool,
 }
 
+/// What the catalog lists as one index: the primary key, a UNIQUE constraint or an index.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListedIndex<'a> {
+    /// Its name.
+    pub name: String,
+    /// What it was declared as: `PRIMARY KEY`, `UNIQUE` (a constraint) or `INDEX`.
+    pub kind: &'static str,
+    /// Whether two rows may not have the same values.
+    pub unique: bool,
+    /// Its columns, and whether they descend.
+    pub columns: Vec<(&'a ColumnDefinition, bool)>,
+}
+
+impl ListedIndex<'_> {
+    /// Whether it was declared as a constraint.
+    pub fn is_constraint(&self) -> bool {
+        self.kind != "INDEX"
+    }
+
+    /// Its columns in a list: `a, b DESC`.
+    pub fn column_list(&self) -> String {
+        let column = |(c, descending): &(&ColumnDefinition, bool)| {
+            format!("{}{}", c.name, if *descending { " DESC" } else { "" })
+        };
+        self.columns.iter().map(column).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What makes it: a constraint as CREATE TABLE writes it, or CREATE INDEX.
+    pub fn sql(&self, table: &TableId) -> String {
+        let column = |(c, descending): &(&ColumnDefinition, bool)| {
+            format!("{}{}", quoted(&c.name), if *descending { " DESC" } else { "" })
+        };
+        let columns = self.columns.iter().map(column).collect::<Vec<_>>().join(", ");
+        if self.is_constraint() {
+            return format!("{} ({columns})", self.kind);
+        }
+        let unique = if self.unique { "UNIQUE " } else { "" };
+        let (namespace, of) = (quoted(&table.namespace), quoted(&table.table));
+        format!("CREATE {unique}INDEX {} ON {namespace}.{of} ({columns})", quoted(&self.name))
+    }
+}
+
+/// A name as SQL text takes it, whatever its letters.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
 impl IndexDefinition {
     /// Whether a column is in it.
     pub fn has(&self, column_id: u32) -> bool {
@@ -78,14 +126,36 @@ impl TableDefinition {
         format!("{}_pkey", self.table_id.table)
     }
 
-    fn checked_index(&self, new: NewIndex) -> Result<IndexDefinition> {
-        super::ids::check_name("index", &new.name)?;
-        if self.index(&new.name).is_some() || new.name == self.primary_key_name() {
+    /// The primary key, then constraints and indexes, oldest first: what every catalog lists. A view has none.
+    pub fn listed_indexes(&self) -> Vec<ListedIndex<'_>> {
+        let mut listed = Vec::with_capacity(self.indexes.len() + 1);
+        if !self.primary_key.is_empty() {
+            let columns = self.key_columns().into_iter().map(|c| (c, false)).collect();
+            listed.push(ListedIndex { name: self.primary_key_name(), kind: "PRIMARY KEY", unique: true, columns });
+        }
+        listed.extend(self.indexes.iter().map(|index| ListedIndex {
+            name: index.name.clone(),
+            kind: if index.constraint { "UNIQUE" } else { "INDEX" },
+            unique: index.unique,
+            columns:
+                index.columns.iter().filter_map(|c| Some((self.column_by_id(c.column_id)?, c.descending))).collect(),
+        }));
+        listed
+    }
+
+    fn check_index_name(&self, name: &str) -> Result<()> {
+        super::ids::check_name("index", name)?;
+        if self.index(name).is_some() || name == self.primary_key_name() {
             return Err(KalamError::new(
                 ErrorCode::IndexExists,
-                format!("'{}' has an index or constraint '{}' already", self.table_id, new.name),
+                format!("'{}' has an index or constraint '{name}' already", self.table_id),
             ));
         }
+        Ok(())
+    }
+
+    fn checked_index(&self, new: NewIndex) -> Result<IndexDefinition> {
+        self.check_index_name(&new.name)?;
         let mut columns: Vec<IndexColumn> = Vec::with_capacity(new.columns.len());
         for (name, descending) in &new.columns {
             let column = self.column(name).ok_or_else(|| self.no_column(name))?;
@@ -119,9 +189,18 @@ impl TableDefinition {
 
     /// DROP INDEX, DROP CONSTRAINT.
     pub fn drop_index(&self, name: &str, now_ms: u64, by: &str) -> Result<Self> {
-        let index = self.index(name).cloned().ok_or_else(|| {
-            KalamError::new(ErrorCode::IndexNotFound, format!("index '{name}' of '{}' does not exist", self.table_id))
-        })?;
+        let index = self.index(name).ok_or_else(|| self.no_index(name))?.clone();
         Ok(self.step(SchemaChange::DropIndex { index }, now_ms, by))
+    }
+
+    /// ALTER INDEX … RENAME TO.
+    pub fn rename_index(&self, name: &str, to: &str, now_ms: u64, by: &str) -> Result<Self> {
+        let from = self.index(name).ok_or_else(|| self.no_index(name))?.clone();
+        self.check_index_name(to)?;
+        Ok(self.step(SchemaChange::RenameIndex { index: from, to: to.to_owned() }, now_ms, by))
+    }
+
+    fn no_index(&self, name: &str) -> KalamError {
+        KalamError::new(ErrorCode::IndexNotFound, format!("index '{name}' of '{}' does not exist", self.table_id))
     }
 }

@@ -22,7 +22,7 @@ pub use ids::{
     DEFAULT_NAMESPACE, NamespaceDefinition, RESERVED_COLUMNS, RESERVED_NAMESPACES, TableId, check_name,
     is_reserved_column, is_reserved_namespace,
 };
-pub use index::{IndexColumn, IndexDefinition, NewIndex};
+pub use index::{IndexColumn, IndexDefinition, ListedIndex, NewIndex};
 pub use options::{AccessLevel, FlushPolicy, TableOptions};
 pub use registry::{CachedTableData, ProviderFactory, RegistryStatistics, SchemaRegistry};
 pub use role::{Privilege, Role, check_user_name};

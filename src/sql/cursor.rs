@@ -1,24 +1,26 @@
 //! Cursors: a query whose rows are taken piece by piece.
 //!
 //! Invariant: a cursor reads one snapshot, that of its opening (and what its transaction had changed by then), however
-//! long it is read, and holds at most one batch that was not taken yet. Anything but one query is run to its end when the cursor opens, because changes must not
-//! depend on how far somebody reads.
+//! long it is read, and holds at most one batch that was not taken yet. A kept plan is its own from its opening to its
+//! last row, or until it is dropped. Anything but one query is run to its end when the cursor opens, because changes
+//! must not depend on how far somebody reads.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::execute_stream;
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::sql::sqlparser::ast;
 use futures::StreamExt;
 
 use super::arrays;
 use super::catalog::Extras;
 use super::errors::from_datafusion;
-use super::executor::{ExecuteOptions, Execution, Rows, Session, SqlExecutor, check_params, finish_rows};
+use super::executor::{ExecuteOptions, Execution, Rows, Session, SqlExecutor, check_params};
 use super::params::Params;
+use super::plan_cache::{Origin, PlanFor, ReadyPlan};
+use super::result::RowFormat;
 use super::statement_cache::ParsedStatement;
 use crate::error::Result;
 use crate::tables::Request;
@@ -26,14 +28,19 @@ use crate::tables::Request;
 /// A query whose rows are taken piece by piece; see the module's comment.
 pub struct Cursor {
     schema: SchemaRef,
-    names: Option<Vec<String>>,
     source: Source,
     /// What is left of the last batch.
     rest: Option<RecordBatch>,
 }
 
 enum Source {
-    Running { stream: SendableRecordBatchStream, plan_schema: SchemaRef, request: Arc<Request> },
+    Running {
+        stream: SendableRecordBatchStream,
+        format: Arc<RowFormat>,
+        request: Arc<Request>,
+        /// Held for as long as the stream is read, so that no other run takes the plan.
+        _plan: ReadyPlan,
+    },
     Done(VecDeque<RecordBatch>),
 }
 
@@ -68,43 +75,32 @@ impl Cursor {
                 || (Arc::new(arrow::datatypes::Schema::empty()), Vec::new()),
                 |Rows { schema, batches }| (schema, batches),
             );
-            return Ok(Self { schema, names: None, source: Source::Done(batches.into()), rest: None });
+            return Ok(Self { schema, source: Source::Done(batches.into()), rest: None });
         };
-        let mut execution = executor.execution_of(session, params, options, sql).await?;
+        let mut execution = executor.execution(session, params, options).await?;
+        execution.state = executor.state_at(parsed.clock, execution.started_us);
+        execution.origin = Some(Origin { text: &parsed, index: 0 });
         let entered = execution.enter().await?;
         let opened = Self::running(&execution, only, query).await;
         execution.leave(entered, opened).await
     }
 
     async fn running(execution: &Execution<'_>, only: &ParsedStatement, query: &ast::Query) -> Result<Self> {
-        let mut statement = ast::Statement::Query(Box::new(query.clone()));
-        let expanded;
-        let params = if arrays::has_arrays(&only.arrays, execution.params)? {
-            expanded = arrays::expand(&mut statement, execution.params)?;
-            &expanded
+        let ready = if arrays::has_arrays(&only.arrays, execution.params)? {
+            // How many elements there are is part of the statement now: it is nobody's but this run's.
+            let mut statement = ast::Statement::Query(Box::new(query.clone()));
+            let params = arrays::expand(&mut statement, execution.params)?;
+            let own = execution.of(&params, None);
+            let plan = Box::pin(own.plan(statement, &Extras::new())).await?;
+            ReadyPlan::new(execution.physical(&plan).await?)
         } else {
-            execution.params
+            execution.ready_plan(PlanFor::Rows, || Ok((query.clone(), Extras::new()))).await?
         };
-        let execution = execution.of(params, None);
-        let names = only.names.clone();
-        let plan = execution.plan(statement, &Extras::new()).await?;
-        let physical = execution.physical(&plan).await?;
         let request = execution.request();
-        let config = execution.state.config().clone().with_extension(Arc::clone(&request));
-        let context = TaskContext::new(
-            None,
-            String::new(),
-            config,
-            Default::default(),
-            Default::default(),
-            Default::default(),
-            Default::default(),
-            Arc::clone(execution.state.runtime_env()),
-        );
-        let plan_schema = physical.schema();
-        let stream = execute_stream(physical, Arc::new(context)).map_err(from_datafusion)?;
-        let schema = finish_rows(&plan_schema, Vec::new(), names.clone())?.schema;
-        Ok(Self { schema, names, source: Source::Running { stream, plan_schema, request }, rest: None })
+        let stream = execution.start(&ready, &request)?;
+        let format = ready.format(only.names.as_ref());
+        let schema = format.rows(Vec::new())?.schema;
+        Ok(Self { schema, source: Source::Running { stream, format, request, _plan: ready }, rest: None })
     }
 
     /// Names and types of the columns.
@@ -132,12 +128,16 @@ impl Cursor {
     async fn pull(&mut self) -> Result<Option<RecordBatch>> {
         match &mut self.source {
             Source::Done(batches) => Ok(batches.pop_front()),
-            Source::Running { stream, plan_schema, request } => loop {
+            Source::Running { stream, format, request, .. } => loop {
                 request.check()?;
-                let Some(batch) = stream.next().await else { return Ok(None) };
+                let Some(batch) = stream.next().await else {
+                    // Gives the plan back, whenever the cursor is closed.
+                    self.source = Source::Done(VecDeque::new());
+                    return Ok(None);
+                };
                 let batch = batch.map_err(from_datafusion)?;
                 if batch.num_rows() > 0 {
-                    return Ok(finish_rows(plan_schema, vec![batch], self.names.clone())?.batches.pop());
+                    return Ok(format.rows(vec![batch])?.batches.pop());
                 }
             },
         }

@@ -2,9 +2,10 @@
 //!
 //! Invariant: an open parameter has the type that its value would have if the statement were planned with it
 //! (`Params::scalar`), so every expression around it gets the types that it would get. There is one exception: an
-//! integer that is compared with an INT, and that INT can hold, is compared as one. That gives the same answer, and
-//! leaves the column bare for key lookups and statistics.
+//! integer that is compared with an INT or a SMALLINT, and that this type can hold, is compared as one. That gives the
+//! same answer, and leaves the column bare for key lookups and statistics.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -42,25 +43,31 @@ impl OpenParameter {
         if scalar.data_type() == self.data_type && !scalar.is_null() {
             return Ok(Some(scalar));
         }
-        Ok(match (scalar, &self.data_type) {
-            (ScalarValue::Int64(Some(n)), DataType::Int32) => i32::try_from(n).ok().map(ScalarValue::from),
-            _ => None,
-        })
+        Ok(narrowed(&scalar, &self.data_type))
     }
+}
+
+/// A plan with the types of its parameters.
+pub struct OpenPlan {
+    /// The plan.
+    pub plan: LogicalPlan,
+    /// Whether a parameter is compared with a SMALLINT: the plan is then for values that this type holds, or for those
+    /// that it does not.
+    pub beside_smallint: bool,
 }
 
 /// A plan with the types of its parameters, and with the values of those that cannot stay open: `fixed` ones and
 /// NULLs. `None` if the plan needs the values of the others too.
-pub fn open_parameters(plan: &LogicalPlan, params: &Params, fixed: &[String]) -> Result<Option<LogicalPlan>> {
+pub fn open_parameters(plan: &LogicalPlan, params: &Params, fixed: &[String]) -> Result<Option<OpenPlan>> {
     let types = placeholder_types(plan).map_err(super::errors::from_datafusion)?;
     if types.is_empty() {
-        return Ok(Some(plan.clone()));
+        return Ok(Some(OpenPlan { plan: plan.clone(), beside_smallint: false }));
     }
     let mut values: HashMap<String, ScalarValue> = HashMap::with_capacity(types.len());
     for (placeholder, expected) in &types {
         values.insert(placeholder.clone(), params.scalar(placeholder, expected.as_ref())?);
     }
-    let opener = Opener { values, fixed };
+    let opener = Opener { values, fixed, beside_smallint: Cell::new(false) };
     let mut needs_values = false;
     let opened = plan.clone().transform_up_with_subqueries(|plan| {
         let schema = merge_schema(&plan.inputs());
@@ -78,8 +85,9 @@ pub fn open_parameters(plan: &LogicalPlan, params: &Params, fixed: &[String]) ->
         })?;
         if plan.transformed && !is_values { plan.map_data(LogicalPlan::recompute_schema) } else { Ok(plan) }
     });
-    let opened = opened.data().map_err(super::errors::from_datafusion)?;
-    Ok((!needs_values).then_some(opened))
+    let plan = opened.data().map_err(super::errors::from_datafusion)?;
+    let beside_smallint = opener.beside_smallint.get();
+    Ok((!needs_values).then_some(OpenPlan { plan, beside_smallint }))
 }
 
 /// Whether a parameter is a constant argument of an aggregate or window function (`string_agg(x, $1)`, `lag(x, $1)`):
@@ -103,6 +111,8 @@ struct Opener<'a> {
     /// Each as the type that it has in its place.
     values: HashMap<String, ScalarValue>,
     fixed: &'a [String],
+    /// Set when a parameter is found beside a SMALLINT.
+    beside_smallint: Cell<bool>,
 }
 
 impl Opener<'_> {
@@ -144,22 +154,29 @@ impl Opener<'_> {
         })
     }
 
-    /// An open BIGINT, or a constant one, beside an INT as an INT, if that holds its value.
+    /// An open BIGINT, or a constant one, beside an INT or a SMALLINT as one, if that holds its value.
     fn narrow(&self, expr: &Expr, beside: &Expr, schema: &DFSchema) -> Option<Expr> {
-        if !matches!(beside.get_type(schema), Ok(DataType::Int32)) {
-            return None;
-        }
-        let fitting = |value: &ScalarValue| match value {
-            ScalarValue::Int64(Some(n)) => i32::try_from(*n).ok(),
-            _ => None,
-        };
+        let to = beside.get_type(schema).ok()?;
         match expr {
             Expr::Placeholder(Placeholder { id, field: Some(field) }) if *field.data_type() == DataType::Int64 => {
-                self.values.get(id).and_then(fitting).map(|_| open(id.clone(), DataType::Int32))
+                if to == DataType::Int16 {
+                    self.beside_smallint.set(true);
+                }
+                self.values.get(id).and_then(|value| narrowed(value, &to)).map(|_| open(id.clone(), to))
             }
-            Expr::Literal(value, _) => fitting(value).map(lit),
+            Expr::Literal(value, _) => narrowed(value, &to).map(|value| Expr::Literal(value, None)),
             _ => None,
         }
+    }
+}
+
+/// A BIGINT as a narrower integer; `None` if that cannot hold it, or the type is none.
+fn narrowed(value: &ScalarValue, to: &DataType) -> Option<ScalarValue> {
+    let ScalarValue::Int64(Some(n)) = value else { return None };
+    match to {
+        DataType::Int32 => i32::try_from(*n).ok().map(ScalarValue::from),
+        DataType::Int16 => i16::try_from(*n).ok().map(ScalarValue::from),
+        _ => None,
     }
 }
 

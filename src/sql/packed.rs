@@ -85,10 +85,8 @@ impl Kind {
     }
 }
 
-/// Packs a result into buffers of at most [`ROWS_PER_BUFFER`] rows.
-pub fn encode(rows: &Rows) -> Result<Vec<Vec<u8>>> {
-    let types: Vec<KalamDataType> =
-        rows.schema.fields().iter().map(|f| KalamDataType::from_arrow_field(f)).collect::<Result<_>>()?;
+/// Packs a result, whose columns are of these types, into buffers of at most [`ROWS_PER_BUFFER`] rows.
+pub fn encode(rows: &Rows, types: &[KalamDataType]) -> Result<Vec<Vec<u8>>> {
     let mut buffers = Vec::new();
     let mut group: Vec<RecordBatch> = Vec::new();
     let mut grouped = 0;
@@ -100,14 +98,14 @@ pub fn encode(rows: &Rows) -> Result<Vec<Vec<u8>>> {
             start += len;
             grouped += len;
             if grouped == ROWS_PER_BUFFER {
-                buffers.push(encode_group(&types, &group, grouped)?);
+                buffers.push(encode_group(types, &group, grouped)?);
                 group.clear();
                 grouped = 0;
             }
         }
     }
     if grouped > 0 {
-        buffers.push(encode_group(&types, &group, grouped)?);
+        buffers.push(encode_group(types, &group, grouped)?);
     }
     Ok(buffers)
 }
@@ -431,7 +429,7 @@ mod tests {
         ];
         let nulls = vec![Value::Null; types.len()];
         let rows = rows(&types, &[full.clone(), nulls.clone(), full]);
-        let buffers = encode(&rows)?;
+        let buffers = encode(&rows, &types)?;
         let columns: Vec<(&str, T)> = types.iter().map(|t| ("c", *t)).collect();
         let (arrays, count) = decode(&buffers[0], &columns)?;
         assert_eq!((buffers.len(), count), (1, 3));
@@ -444,7 +442,7 @@ mod tests {
     #[test]
     fn large_results_are_cut() -> Result<()> {
         let values: Vec<Vec<Value>> = (0..ROWS_PER_BUFFER as i64 + 5).map(|i| vec![Value::BigInt(i)]).collect();
-        let buffers = encode(&rows(&[KalamDataType::BigInt], &values))?;
+        let buffers = encode(&rows(&[KalamDataType::BigInt], &values), &[KalamDataType::BigInt])?;
         let counts: Vec<usize> = buffers
             .iter()
             .map(|b| decode(b, &[("c", KalamDataType::BigInt)]).map(|(_, rows)| rows))
@@ -458,7 +456,7 @@ mod tests {
         fn outside_bytes_never_panic(texts: Vec<Option<String>>, at: prop::sample::Index, byte: u8) {
             let values: Vec<Vec<Value>> =
                 texts.into_iter().map(|t| vec![t.map_or(Value::Null, Value::Text)]).collect();
-            for buffer in encode(&rows(&[KalamDataType::Text], &values))? {
+            for buffer in encode(&rows(&[KalamDataType::Text], &values), &[KalamDataType::Text])? {
                 let mut buffer = buffer;
                 let at = at.index(buffer.len());
                 buffer[at] = byte;

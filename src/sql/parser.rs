@@ -61,6 +61,15 @@ pub enum Statement {
     ShowTables(Option<ObjectName>),
     /// `SHOW INDEXES [FROM t]`, also spelled INDEX and KEYS.
     ShowIndexes(Option<ObjectName>),
+    /// `ALTER INDEX [IF EXISTS] i RENAME TO j`.
+    RenameIndex {
+        /// The index, or the constraint that it belongs to.
+        name: ObjectName,
+        /// Its new name.
+        to: ast::Ident,
+        /// Whether none is fine.
+        if_exists: bool,
+    },
     /// `DESCRIBE [TABLE] t`, `SHOW COLUMNS FROM t`.
     Describe(ObjectName),
     /// `DESCRIBE [TABLE] t HISTORY`.
@@ -307,6 +316,13 @@ impl StatementParser<'_> {
             let name = self.parser.parse_object_name(false)?;
             let _ = self.parser.parse_keyword(Keyword::RESTRICT);
             return Ok(Statement::DropNamespace { name, if_exists });
+        }
+        if is(&first, "alter") && is(&second, "index") {
+            self.skip(2);
+            let if_exists = self.parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
+            let name = self.parser.parse_object_name(false)?;
+            self.parser.expect_keywords(&[Keyword::RENAME, Keyword::TO])?;
+            return Ok(Statement::RenameIndex { name, to: self.parser.parse_identifier()?, if_exists });
         }
         if is(&first, "abort") {
             self.skip(1);

@@ -27,10 +27,11 @@ use parking_lot::Mutex;
 use super::catalog::Extras;
 use super::datafusion_session;
 use super::errors::from_datafusion;
-use super::executor::{Execution, RowFormat};
+use super::executor::Execution;
 use super::lru::Lru;
-use super::open_parameters::{OpenParameter, casts_a_parameter, number_parameters, open_parameters};
+use super::open_parameters::{OpenParameter, OpenPlan, casts_a_parameter, number_parameters, open_parameters};
 use super::params::Params;
+use super::result::RowFormat;
 use super::statement_cache::{ParsedStatement, ParsedText};
 use super::who;
 use crate::error::Result;
@@ -65,6 +66,8 @@ struct Key {
     /// The current user and the session's, for a plan that asks for one.
     users: Option<(Arc<str>, Arc<str>)>,
     parameters: Vec<u8>,
+    /// Which parameters fit SMALLINT, for a plan that compares some with one.
+    smallint: Option<Vec<bool>>,
 }
 
 /// A plan that is kept.
@@ -92,6 +95,9 @@ enum Entry {
     Lookup(Arc<KeptLookup>),
     /// The plan asks for a user: there is one for each under a longer key.
     ByUser,
+    /// The plan compares parameters with a SMALLINT: there is one for those that fit, and one for others, under longer
+    /// keys.
+    BySmallInt,
     /// Planning looked at more than its key tells.
     Never,
 }
@@ -136,7 +142,7 @@ impl PlanCache {
         let bytes = match &entry {
             Entry::Plan(kept) => operators(kept.plan.as_ref()) * BYTES_PER_OPERATOR,
             Entry::Lookup(_) => BYTES_PER_OPERATOR,
-            Entry::ByUser | Entry::Never => size_of::<Key>(),
+            Entry::ByUser | Entry::BySmallInt | Entry::Never => size_of::<Key>(),
         };
         let mut plans = self.plans.lock();
         if plans.catalog == catalog {
@@ -239,7 +245,7 @@ impl Execution<'_> {
             Some(origin) => Some(key_of(self, origin, part)?),
             None => None,
         };
-        let (key, entry) = self.find_plan(key, catalog);
+        let (key, entry) = self.find_plan(key, catalog)?;
         if let Some(Entry::Plan(kept)) = &entry
             && let Some(ready) = ready(kept, self.params)?
         {
@@ -274,8 +280,13 @@ impl Execution<'_> {
             && !matches!(entry, Some(Entry::Never))
         {
             match self.kept_plan(&logical, &origin.parsed().fixed).await {
-                Some(kept) => {
+                Some((kept, beside_smallint)) => {
                     let kept = Arc::new(kept);
+                    let mut key = key;
+                    if beside_smallint && key.smallint.is_none() {
+                        cache.insert(key.clone(), catalog, Entry::BySmallInt);
+                        key.smallint = Some(self.fits_smallint()?);
+                    }
                     // In use from the start, so that nobody takes it while this run has it.
                     let ready = ready(&kept, self.params)?;
                     cache.insert(key, catalog, Entry::Plan(kept));
@@ -291,15 +302,27 @@ impl Execution<'_> {
     }
 
     /// What is kept under a key, and under which one that is.
-    fn find_plan(&self, key: Option<Key>, catalog: u64) -> (Option<Key>, Option<Entry>) {
-        let Some(mut key) = key else { return (None, None) };
+    fn find_plan(&self, key: Option<Key>, catalog: u64) -> Result<(Option<Key>, Option<Entry>)> {
+        let Some(mut key) = key else { return Ok((None, None)) };
         let cache = self.executor.plan_cache();
         let mut entry = cache.get(&key, catalog);
         if let Some(Entry::ByUser) = entry {
             key.users = Some(self.users());
             entry = cache.get(&key, catalog);
         }
-        (Some(key), entry)
+        if let Some(Entry::BySmallInt) = entry {
+            key.smallint = Some(self.fits_smallint()?);
+            entry = cache.get(&key, catalog);
+        }
+        Ok((Some(key), entry))
+    }
+
+    /// Which parameters fit SMALLINT.
+    fn fits_smallint(&self) -> Result<Vec<bool>> {
+        let fits = |placeholder: &String| {
+            Ok(matches!(self.params.get(placeholder)?, Value::BigInt(n) if i16::try_from(*n).is_ok()))
+        };
+        self.origin.map_or_else(|| Ok(Vec::new()), |o| o.parsed().placeholders.iter().map(fits).collect())
     }
 
     fn users(&self) -> (Arc<str>, Arc<str>) {
@@ -338,16 +361,18 @@ impl Execution<'_> {
             namespace: self.session.namespace(),
             users: None,
             parameters: Vec::new(),
+            smallint: None,
         })
     }
 
-    /// A plan that can be kept; `None` if this one cannot, or cannot be made without the parameters' values.
-    async fn kept_plan(&self, logical: &LogicalPlan, fixed: &[String]) -> Option<KeptPlan> {
+    /// A plan that can be kept, and whether it compares parameters with a SMALLINT; `None` if this one cannot be kept, or
+    /// cannot be made without the parameters' values.
+    async fn kept_plan(&self, logical: &LogicalPlan, fixed: &[String]) -> Option<(KeptPlan, bool)> {
         if depends_on_the_moment(logical) {
             return None;
         }
         // Errors come again, with their right place, when the statement is planned with its values.
-        let open = open_parameters(logical, self.params, fixed).ok()??;
+        let OpenPlan { plan: open, beside_smallint } = open_parameters(logical, self.params, fixed).ok()??;
         let analyzed =
             self.state.analyzer().execute_and_check(open.clone(), self.state.config_options(), |_, _| {}).ok()?;
         // Before anything is optimized away: with its value in place a cast fails even where it is of no use.
@@ -364,26 +389,24 @@ impl Execution<'_> {
         let planning = self.state.query_planner().create_physical_plan(&numbered, self.state.as_ref());
         let plan = while_planning(&values, planning).await.ok()?;
         let plan = datafusion_session::one_partition(plan);
-        can_run_again(&plan).ok()?.then(|| KeptPlan {
-            plan,
-            parameters,
-            format: OnceLock::new(),
-            in_use: AtomicBool::new(false),
-        })
+        let kept = |plan| KeptPlan { plan, parameters, format: OnceLock::new(), in_use: AtomicBool::new(false) };
+        can_run_again(&plan).ok()?.then(|| (kept(plan), beside_smallint))
     }
 
-    /// Whether a statement's query has a kept plan, for EXPLAIN.
-    pub fn plan_cache_state(&self, text: &ParsedText) -> Result<&'static str> {
+    /// Whether a statement's query has a kept plan, and that plan, for EXPLAIN.
+    pub fn plan_cache_state(&self, text: &ParsedText) -> Result<(&'static str, Option<Arc<dyn ExecutionPlan>>)> {
         let origin = Origin { text, index: 0 };
         if text.clock {
-            return Ok("not kept: the statement asks for the time");
+            return Ok(("not kept: the statement asks for the time", None));
         }
         let catalog = self.executor.registry().catalog_version();
-        let key = key_of(self, origin, PlanFor::Rows)?;
-        Ok(match self.find_plan(Some(key), catalog).1 {
-            Some(Entry::Plan(_) | Entry::Lookup(_)) => "hit",
-            Some(Entry::Never) => "not kept: planning needs the values of the parameters, or the moment",
-            Some(Entry::ByUser) | None => "miss",
+        let explained = self.of(self.params, Some(origin));
+        let key = key_of(&explained, origin, PlanFor::Rows)?;
+        Ok(match explained.find_plan(Some(key), catalog)?.1 {
+            Some(Entry::Plan(kept)) => ("hit", Some(Arc::clone(&kept.plan))),
+            Some(Entry::Lookup(_)) => ("hit", None),
+            Some(Entry::Never) => ("not kept: planning needs the values of the parameters, or the moment", None),
+            Some(Entry::ByUser | Entry::BySmallInt) | None => ("miss", None),
         })
     }
 }
@@ -426,6 +449,7 @@ fn key_of(execution: &Execution<'_>, origin: Origin<'_>, part: PlanFor) -> Resul
         namespace: execution.session.namespace(),
         users: None,
         parameters,
+        smallint: None,
     })
 }
 

@@ -16,25 +16,23 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::catalog::{fold, table_id};
-use super::executor::{Execution, RowFormat, StatementResult};
+use super::executor::{Execution, StatementResult};
 use super::handlers::insert::literal;
 use super::handlers::query::item_names;
 use super::parser::{self, Statement};
 use super::plan_cache::KeptLookup;
+use super::result::RowFormat;
 use crate::error::Result;
 use crate::schema::{IndexDefinition, TableDefinition};
-use crate::tables::{IndexAccess, IndexCodec, TableProviderCore, TableScanExec, stored_core};
+use crate::tables::{IndexAccess, IndexCodec, MAX_LOOKUP_KEYS, TableProviderCore, TableScanExec, stored_core};
 use crate::types::{ColumnBuilder, KalamDataType, Value};
-
-/// At most so many keys of an IN list are looked up one by one.
-const MAX_KEYS: usize = 1000;
 
 /// Runs a query if it has the shape; `None` hands it to the planner. It has been asked for by [`is_key_query`].
 pub async fn query(execution: &Execution<'_>, query: &Query) -> Result<Option<StatementResult>> {
     let Some(shape) = KeyQuery::of(query) else { return Ok(None) };
     let Some(lookup) = kept_of(execution, &shape).await? else { return Ok(None) };
     let Some(scan) = scan_of(execution, &shape, &lookup)? else { return Ok(None) };
-    let batches = execution.collect(Arc::new(scan), execution.request()).await?;
+    let batches = scan.read(execution.request()).await?;
     Ok(Some(StatementResult::rows(lookup.format.rows(batches)?)))
 }
 
@@ -86,7 +84,7 @@ pub async fn target_rows(
     request: Arc<crate::tables::Request>,
 ) -> Result<Option<Vec<RecordBatch>>> {
     match target_scan(execution, core, selection, alias)? {
-        Some(scan) => execution.collect(Arc::new(scan), request).await.map(Some),
+        Some(scan) => scan.read(request).await.map(Some),
         None => Ok(None),
     }
 }
@@ -287,7 +285,7 @@ fn lookup_of(
         pins.push((column.column_id, values));
     }
     let combinations: usize = pins.iter().map(|(_, values)| values.len()).fold(1, usize::saturating_mul);
-    if combinations > MAX_KEYS {
+    if combinations > MAX_LOOKUP_KEYS {
         return Ok(None);
     }
     let is_pinned = |id: u32| pins.iter().any(|(pinned, _)| *pinned == id);

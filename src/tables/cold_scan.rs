@@ -6,12 +6,10 @@
 //! decodes no more than it needs.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, Int64Array};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array};
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::FilterBuilder;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
@@ -20,7 +18,7 @@ use roaring::RoaringBitmap;
 use super::index_access::IndexAccess;
 use super::key_spec::KeySpec;
 use super::scan::{DELETED_COLUMN, Deletions, POSITION_COLUMN, ROW_ID_COLUMN, SEQ_COLUMN, ScanColumn, TableScanExec};
-use super::segment::{ROW_ID_FIELD_ID, SEQ_FIELD_ID, ScanFilter, Segment, cold_position};
+use super::segment::{GroupRows, ROW_ID_FIELD_ID, SEQ_FIELD_ID, ScanFilter, Segment, cold_position};
 use super::seq::Seq;
 use crate::error::{KalamError, Result};
 use crate::schema::TableDefinition;
@@ -273,41 +271,35 @@ impl ColdReader {
             let shown = BooleanBuffer::collect_bool(rows.len(), |i| !hidden.contains(rows.start + i as u32));
             mask = Some(mask.map_or(shown.clone(), |mask| &mask & &shown));
         }
-        let visible = mask.as_ref().map_or(rows.len(), BooleanBuffer::count_set_bits);
-        if visible == 0 {
-            return Ok((Step::Nothing, 0));
-        }
-        let all: Vec<Range<u32>> = vec![0..rows.len() as u32];
-        if self.wanted.ids.is_empty() {
-            return Ok((Step::Rows(self.pick(segment, &rows, &all, mask.as_ref(), Vec::new())?), 0));
-        }
-        let mut ranges = all.clone();
-        let cached = segment.all_cached(group, &self.wanted.ids);
-        if !cached {
+        let mut rows = GroupRows::new(segment, group, mask);
+        let ids = &self.wanted.ids;
+        if rows.len() > 0 && !segment.all_cached(group, ids) {
             if let Some(filter) = &self.filter
                 && let Some((left, pruned)) = filter.pages(segment, group).await?
             {
                 if let Some(metrics) = &self.metrics {
                     metrics.pages_pruned.add(pruned);
                 }
-                ranges = left;
+                rows.retain_ranges(&left);
             }
-            if remaining < visible {
-                ranges = first_rows(ranges, mask.as_ref(), remaining);
+            rows.truncate(remaining);
+            if let Some(filter) = &self.filter {
+                filter.narrow(segment, &mut rows, ids).await?;
             }
         }
-        let selected: usize = ranges.iter().map(ExactSizeIterator::len).sum();
-        if selected == 0 {
-            return Ok((Step::Nothing, 0));
+        self.given(segment, group, rows).await
+    }
+
+    /// The wanted rows of a row group, and how many were decoded for them.
+    async fn given(&self, segment: &Segment, group: usize, mut rows: GroupRows<'_>) -> Result<(Step, usize)> {
+        if rows.len() == 0 {
+            return Ok((Step::Nothing, rows.decoded()));
         }
-        // Reading by page is for the time being: what is read whole stays in the cache.
-        if selected * 2 <= rows.len()
-            && let Some(arrays) = segment.read_ranges(group, &self.wanted.ids, &ranges).await?
-        {
-            return Ok((Step::Rows(self.pick(segment, &rows, &ranges, mask.as_ref(), arrays)?), selected));
-        }
-        let arrays = segment.read_rows(group, &self.wanted.ids).await?;
-        Ok((Step::Rows(self.pick(segment, &rows, &all, mask.as_ref(), arrays)?), rows.len()))
+        let arrays = rows.columns(&self.wanted.ids).await?;
+        let first = cold_position(segment.meta().number, segment.meta().group_rows(group).start) as i64;
+        let positions = || Int64Array::from_iter_values(rows.indices().map(|row| first + i64::from(row)));
+        let positions = self.wanted.positions.then(positions);
+        Ok((Step::Rows(self.rows(segment, rows.len(), positions, arrays)), rows.decoded()))
     }
 
     /// Like [`ColdReader::read_group`], with the rows that were deleted; their `_seq` is that of the deletion.
@@ -326,52 +318,18 @@ impl ColdReader {
             }
         }
         let mask = BooleanBuffer::collect_bool(rows.len(), |i| deleted_at[i].is_some() || seen(i));
-        if mask.count_set_bits() == 0 {
-            return Ok((Step::Nothing, 0));
-        }
-        let mut arrays = segment.read_rows(group, &self.wanted.ids).await?;
-        for (_, array) in self.wanted.ids.iter().zip(&mut arrays).filter(|(id, _)| **id == SEQ_FIELD_ID) {
+        let deleted: BooleanArray = mask.set_indices().map(|i| Some(deleted_at[i].is_some())).collect();
+        let deleted_at: Vec<Option<Seq>> = mask.set_indices().map(|i| deleted_at[i]).collect();
+        let (step, decoded) = self.given(segment, group, GroupRows::new(segment, group, Some(mask))).await?;
+        let Step::Rows(mut found) = step else { return Ok((step, decoded)) };
+        for (_, array) in found.columns.iter_mut().filter(|(id, _)| *id == SEQ_FIELD_ID) {
             let Some(seqs) = array.as_ref() else { continue };
             let seqs: &Int64Array = seqs.as_primitive();
             let seqs = deleted_at.iter().zip(seqs.values()).map(|(deleted, seq)| deleted.unwrap_or(*seq));
             *array = Some(Arc::new(Int64Array::from_iter_values(seqs)));
         }
-        let all: Vec<Range<u32>> = vec![0..rows.len() as u32];
-        let mut picked = self.pick(segment, &rows, &all, Some(&mask), arrays)?;
-        picked.deleted = Some(mask.set_indices().map(|i| Some(deleted_at[i].is_some())).collect());
-        Ok((Step::Rows(picked), rows.len()))
-    }
-
-    /// Leaves out what is not visible. `arrays` hold the rows of `ranges`, which count from the first of `rows`.
-    fn pick(
-        &self,
-        segment: &Segment,
-        rows: &Range<u32>,
-        ranges: &[Range<u32>],
-        mask: Option<&BooleanBuffer>,
-        arrays: Vec<Option<ArrayRef>>,
-    ) -> Result<ColdRows> {
-        let first = cold_position(segment.meta().number, rows.start) as i64;
-        let positions = self.wanted.positions.then(|| {
-            Int64Array::from_iter_values(ranges.iter().flat_map(|r| r.clone()).map(|row| first + i64::from(row)))
-        });
-        let len = ranges.iter().map(ExactSizeIterator::len).sum();
-        let Some(mask) = mask else { return Ok(self.rows(segment, len, positions, arrays)) };
-        let mut kept = BooleanBufferBuilder::new(len);
-        for range in ranges {
-            kept.append_buffer(&mask.slice(range.start as usize, range.len()));
-        }
-        let predicate = FilterBuilder::new(&BooleanArray::new(kept.finish(), None)).optimize().build();
-        let filter = |array: &ArrayRef| predicate.filter(array).map_err(KalamError::internal);
-        let arrays = arrays.iter().map(|array| array.as_ref().map(filter).transpose()).collect::<Result<_>>()?;
-        let positions = match positions {
-            Some(positions) => {
-                let kept = filter(&(Arc::new(positions) as ArrayRef))?;
-                Some(kept.as_primitive().clone())
-            }
-            None => None,
-        };
-        Ok(self.rows(segment, predicate.count(), positions, arrays))
+        found.deleted = Some(deleted);
+        Ok((Step::Rows(found), decoded))
     }
 }
 
@@ -424,44 +382,5 @@ struct Before {
 impl Before {
     fn of(segment: &Segment) -> Self {
         Self { bytes: segment.bytes_read(), hits: segment.cache_hits() }
-    }
-}
-
-/// The start of some ranges, up to so many visible rows.
-fn first_rows(ranges: Vec<Range<u32>>, mask: Option<&BooleanBuffer>, wanted: usize) -> Vec<Range<u32>> {
-    let mut left = wanted;
-    let mut out = Vec::new();
-    for range in ranges {
-        if left == 0 {
-            break;
-        }
-        let mut end = range.start;
-        match mask {
-            None => {
-                end = range.end.min(range.start + u32::try_from(left).unwrap_or(u32::MAX).min(range.len() as u32));
-                left -= (end - range.start) as usize;
-            }
-            Some(mask) => {
-                while end < range.end && left > 0 {
-                    left -= usize::from(mask.value(end as usize));
-                    end += 1;
-                }
-            }
-        }
-        out.push(range.start..end);
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn as_many_rows_as_are_wanted() {
-        assert_eq!(first_rows(vec![0..10, 20..30], None, 12), [0..10, 20..22]);
-        let mask = BooleanBuffer::from_iter((0..30).map(|i| i % 2 == 1));
-        assert_eq!(first_rows(vec![0..10, 20..30], Some(&mask), 6), [0..10, 20..22]);
-        assert_eq!(first_rows(vec![0..10], Some(&mask), 9), [0..10]);
     }
 }

@@ -13,7 +13,7 @@ use super::key_spec::KeySpec;
 use crate::schema::TableDefinition;
 
 /// At most so many keys of an IN list are looked up one by one; more are scanned for.
-const MAX_KEYS: usize = 1000;
+pub const MAX_LOOKUP_KEYS: usize = 1000;
 
 /// The encoded keys that filters leave, in order, each once; `None` if they do not pin the whole key of a table, or to
 /// more keys than are looked up.
@@ -32,7 +32,7 @@ pub fn pinned_keys(definition: &TableDefinition, spec: &KeySpec, filters: &[Expr
         pinned.push(values.map(|value| value.to_array()).collect::<DfResult<_>>()?);
     }
     let combinations = pinned.iter().map(Vec::len).fold(1, usize::saturating_mul);
-    if combinations > MAX_KEYS {
+    if combinations > MAX_LOOKUP_KEYS {
         return Ok(None);
     }
     let mut keys = Vec::with_capacity(combinations);

@@ -32,6 +32,7 @@ mod system;
 pub use hot::{HotStatistics, HotTable, View};
 pub use index::IndexCodec;
 pub use index_access::IndexAccess;
+pub use key_pins::MAX_LOOKUP_KEYS;
 pub use key_spec::KeySpec;
 pub use log::{RequestId, ScopeKey};
 pub use overlay::{OWN_ROWS, OverlayView, StatementWrite, Transaction, TransactionView, altered};

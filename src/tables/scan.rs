@@ -779,6 +779,21 @@ pub(super) struct ChunkReader {
     pub(super) worked: Instant,
 }
 
+impl TableScanExec {
+    /// Reads it to its end, past what runs plans: for a lookup that was not planned, so nothing in it is open.
+    pub async fn read(self, request: Arc<Request>) -> Result<Vec<RecordBatch>> {
+        let metrics = BaselineMetrics::new(&self.metrics, 0);
+        let mut reader = self.open(request, metrics).await?;
+        let mut batches = Vec::new();
+        while let Some(batch) = reader.next_batch().await? {
+            if batch.num_rows() > 0 {
+                batches.push(batch);
+            }
+        }
+        Ok(batches)
+    }
+}
+
 impl ChunkReader {
     /// Whether its rows still have to be brought into the order that an index promises: those of segments come by
     /// segment, and the index of this run may be another.

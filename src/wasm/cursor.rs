@@ -39,11 +39,13 @@ impl Engine {
             let rows_per_file = optional_number(&options, "rowsPerFile")?.map(|rows| rows.max(1.0) as u64);
             let file = format.map(|format| File { format, rows_per_file, writer: None, rows: 0, files: 0 });
             let columns = Array::new();
+            let mut types = Vec::new();
             for field in cursor.schema().fields() {
                 let data_type = KalamDataType::from_arrow_field(field)?;
                 columns.push(&column_info(field.name(), &data_type.sql_name(), field.is_nullable()));
+                types.push(data_type);
             }
-            let open = Open { cursor, file };
+            let open = Open { cursor, types, file };
             Ok(Cursor { open: Rc::new(RefCell::new(Some(open))), cancelled, columns }.into())
         })
     }
@@ -59,6 +61,8 @@ pub struct Cursor {
 
 struct Open {
     cursor: SqlCursor,
+    /// The types of its columns.
+    types: Vec<KalamDataType>,
     file: Option<File>,
 }
 
@@ -137,7 +141,7 @@ impl Open {
             left -= batch.num_rows().min(left);
             rows.batches.push(batch);
         }
-        let buffers = packed::encode(&rows)?;
+        let buffers = packed::encode(&rows, &self.types)?;
         Ok(buffers.iter().map(|buffer| JsValue::from(Uint8Array::from(buffer.as_slice()))).collect())
     }
 

@@ -36,6 +36,7 @@ use crate::sql::{
 use crate::storage::host::HostBackend;
 use crate::storage::indexeddb::{self, IndexedDbBackend};
 use crate::storage::{Backup, Durability, MemoryBackend, Restore, StorageBackend};
+use crate::types::KalamDataType;
 use idle::{Idle, Request};
 use values::{optional_bool, optional_number, optional_string, set, to_js_error};
 
@@ -79,8 +80,8 @@ struct Inner {
     context: Arc<AppContext>,
     durability: Durability,
     running: RefCell<HashMap<u32, Arc<AtomicBool>>>,
-    /// Descriptions of results that were given before, by the address of the schema that each keeps alive.
-    columns: RefCell<HashMap<usize, (SchemaRef, JsValue)>>,
+    /// What results look like that were given before, by the address of the schema that each keeps alive.
+    shapes: RefCell<HashMap<usize, Rc<Shape>>>,
     /// Sessions of other users, by user and the id that the caller gave.
     sessions: RefCell<HashMap<(String, String), Arc<Session>>>,
     /// Sessions of open transactions, by their ids.
@@ -128,7 +129,7 @@ impl Engine {
                 context,
                 durability,
                 running: RefCell::default(),
-                columns: RefCell::default(),
+                shapes: RefCell::default(),
                 sessions: RefCell::default(),
                 transactions: RefCell::default(),
                 closed: Cell::new(false),
@@ -564,13 +565,20 @@ fn column_info(name: &str, data_type: &str, nullable: bool) -> Object {
     object
 }
 
-/// The sum of what statements did.
+thread_local! {
+    static NO_SEQ: JsValue = BigInt::from(0).into();
+    static DURABILITIES: [(Durability, JsValue); 3] = [Durability::Memory, Durability::Relaxed, Durability::Strict]
+        .map(|durability| (durability, JsValue::from_str(durability.as_str())));
+}
+
 /// Rows affected, last `_seq` and durability of some statements.
 fn receipt_of(results: &[StatementResult], asked: Durability) -> [JsValue; 3] {
     let rows: u64 = results.iter().map(|r| r.rows_affected).sum();
-    let seq = results.iter().filter_map(|r| r.seq).max().unwrap_or(0);
-    let durability = results.iter().filter_map(|r| r.durability).min().unwrap_or(asked);
-    [JsValue::from_f64(rows as f64), BigInt::from(seq).into(), JsValue::from_str(durability.as_str())]
+    let seq = results.iter().filter_map(|r| r.seq).max();
+    let seq = seq.map_or_else(|| NO_SEQ.with(JsValue::clone), |seq| BigInt::from(seq).into());
+    let reached = results.iter().filter_map(|r| r.durability).min().unwrap_or(asked);
+    let known = DURABILITIES.with(|all| all.iter().find(|(known, _)| *known == reached).map(|(_, name)| name.clone()));
+    [JsValue::from_f64(rows as f64), seq, known.unwrap_or_default()]
 }
 
 fn exec_result(results: &[StatementResult], asked: Durability) -> Result<JsValue> {
@@ -582,27 +590,39 @@ fn exec_result(results: &[StatementResult], asked: Durability) -> Result<JsValue
 }
 
 /// At most so many descriptions of results are kept.
-const MAX_COLUMNS: usize = 256;
+const MAX_SHAPES: usize = 256;
 
-/// What `columns` of a result is. A description takes a dozen calls into JavaScript; a plan that is kept gives the same
-/// schema each time, and then the same description, frozen.
-fn columns_of(inner: &Inner, rows: &Rows) -> Result<JsValue> {
+/// What the rows of a result look like.
+struct Shape {
+    /// Its address names the shape.
+    _schema: SchemaRef,
+    types: Vec<KalamDataType>,
+    /// `columns` of the result, frozen.
+    columns: JsValue,
+}
+
+/// The shape of a result. To describe one takes a dozen calls into JavaScript; a plan that is kept gives the same schema
+/// each time, and then the same description.
+fn shape_of(inner: &Inner, rows: &Rows) -> Result<Rc<Shape>> {
     let address = Arc::as_ptr(&rows.schema) as usize;
-    if let Some((_, known)) = inner.columns.borrow().get(&address) {
-        return Ok(known.clone());
+    if let Some(known) = inner.shapes.borrow().get(&address) {
+        return Ok(Rc::clone(known));
     }
     let columns = Array::new();
+    let mut types = Vec::with_capacity(rows.schema.fields().len());
     for field in rows.schema.fields() {
-        let data_type = crate::types::KalamDataType::from_arrow_field(field)?.sql_name();
-        columns.push(&Object::freeze(&column_info(field.name(), &data_type, field.is_nullable())));
+        let data_type = KalamDataType::from_arrow_field(field)?;
+        columns.push(&Object::freeze(&column_info(field.name(), &data_type.sql_name(), field.is_nullable())));
+        types.push(data_type);
     }
-    let columns: JsValue = Object::freeze(&columns).into();
-    let mut known = inner.columns.borrow_mut();
-    if known.len() >= MAX_COLUMNS {
+    let columns = Object::freeze(&columns).into();
+    let shape = Rc::new(Shape { _schema: Arc::clone(&rows.schema), types, columns });
+    let mut known = inner.shapes.borrow_mut();
+    if known.len() >= MAX_SHAPES {
         known.clear();
     }
-    known.insert(address, (Arc::clone(&rows.schema), columns.clone()));
-    Ok(columns)
+    known.insert(address, Rc::clone(&shape));
+    Ok(shape)
 }
 
 /// What `run` gives.
@@ -613,10 +633,10 @@ fn run_result(inner: &Inner, mut results: Vec<StatementResult>, mode: &str, aske
         "exec" => Array::of3(&affected, &seq, &durability),
         "query" => {
             let rows = rows.unwrap_or_else(empty_rows);
-            let columns = columns_of(inner, &rows)?;
-            let buffers = packed::encode(&rows)?;
+            let shape = shape_of(inner, &rows)?;
+            let buffers = packed::encode(&rows, &shape.types)?;
             let buffers: Array = buffers.iter().map(|buffer| Uint8Array::from(buffer.as_slice())).collect();
-            Array::of5(&affected, &seq, &durability, &columns, &buffers)
+            Array::of5(&affected, &seq, &durability, &shape.columns, &buffers)
         }
         "arrow" => {
             let rows = rows.unwrap_or_else(empty_rows);

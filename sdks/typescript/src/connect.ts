@@ -3,6 +3,7 @@
 // Invariant: an option that is not understood is an error. Ignoring one (a storage that does not exist here, a path)
 // would mean losing data silently.
 
+import { joined } from './bytes.js'
 import { Connection, checkUser } from './database.js'
 import { durabilityOf } from './durability.js'
 import { EngineClient } from './engine/client.js'
@@ -10,7 +11,6 @@ import { Link } from './engine/link.js'
 import type { EngineConfig } from './engine/surface.js'
 import { overWorker, type Receiver, type Spawn, spawnWorker } from './engine/transport.js'
 import { KalamError } from './errors.js'
-import { joined } from './export.js'
 import { Limit } from './limit.js'
 import { memoryLimits } from './memory.js'
 import { hasFiles } from './node/builtin.js'

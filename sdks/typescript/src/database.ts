@@ -3,10 +3,11 @@
 // Invariant: it keeps no state of the database. Every call is a request to the client, which knows whether an engine
 // lives; results are decoded and rows encoded here, in the caller's thread, so that the engine's is free for queries.
 
+import { joined } from './bytes.js'
 import { durabilityOf } from './durability.js'
 import type { HostSource } from './engine/protocol.js'
 import { KalamError } from './errors.js'
-import { exportedFiles, joined, packedRows } from './export.js'
+import { exportedFiles, packedRows } from './export.js'
 import { type OpenedSource, openBytes, openResponse, openStream } from './import.js'
 import { decodeRows } from './packed/decode.js'
 import { encodeRows } from './packed/encode.js'

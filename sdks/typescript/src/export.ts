@@ -3,6 +3,7 @@
 // Invariant: a cursor that was opened is closed, whether its reader came to the end, broke off or failed; and what a
 // reader gets is of the snapshot at which it began.
 
+import { joined } from './bytes.js'
 import { durabilityOf } from './durability.js'
 import type { SessionOptions } from './engine/surface.js'
 import { KalamError } from './errors.js'
@@ -89,19 +90,6 @@ function queryOf(source: string): string {
   return /^\s*(--|\/\*|\(|(select|with|values|table|show|describe|explain)\b)/i.test(text)
     ? text
     : `SELECT * FROM ${text}`
-}
-
-/** One array of several. */
-export function joined(pieces: readonly Uint8Array[]): Uint8Array {
-  const [only] = pieces
-  if (pieces.length === 1 && only !== undefined) return only
-  const whole = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.length, 0))
-  let at = 0
-  for (const piece of pieces) {
-    whole.set(piece, at)
-    at += piece.length
-  }
-  return whole
 }
 
 function positive(name: string, value: unknown): number {

@@ -3,6 +3,7 @@
 // Invariant: all or nothing. Whatever ends an import early (a read that fails, an abort, an error of the engine)
 // aborts the importer, and only `finish` makes rows visible.
 
+import { joined } from './bytes.js'
 import type { Importer, ImporterOptions, SessionOptions } from './engine/surface.js'
 import { KalamError } from './errors.js'
 import type { Durability, ExecResult, ImportFormat, ImportProgress } from './types.js'
@@ -106,14 +107,7 @@ export function openStream(stream: ReadableStream<Uint8Array> | null): OpenedSou
         size += value.length
       }
       if (size === 0) return undefined
-      if (chunks.length === 1) return chunks[0]
-      const piece = new Uint8Array(size)
-      let at = 0
-      for (const chunk of chunks) {
-        piece.set(chunk, at)
-        at += chunk.length
-      }
-      return piece
+      return joined(chunks)
     },
     cancel: () => void reader?.cancel().catch(() => {}),
   }

@@ -245,6 +245,8 @@ export interface DatabaseStatus {
   bytes: number
   /** Memory in bytes: the whole wasm memory, rows in the hot tier, and what running queries hold. */
   memory: { wasm: number; hotRows: number; hotBytes: number; query: number }
+  /** Commits since the engine started, and the storage transactions that they went into together. */
+  log: { commits: number; groups: number }
 }
 
 /** A statement that {@link Database.prepare} has parsed. */

@@ -201,7 +201,7 @@ class ScriptedEngine implements Engine {
     this.heard('status', options)
     const memory = { wasm: 1, hotRows: 2, hotBytes: 3, query: 4 }
     const storage = typeof this.config.storage === 'string' ? this.config.storage : ('host' as const)
-    return { storage, version: '0.1.0', nodeId: 'n', records: 5, bytes: 6, memory }
+    return { storage, version: '0.1.0', nodeId: 'n', records: 5, bytes: 6, memory, log: { commits: 7, groups: 8 } }
   }
 
   async backup(chunk: (bytes: Uint8Array) => void): Promise<void> {

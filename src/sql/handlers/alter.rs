@@ -48,6 +48,8 @@ pub enum Change<'a> {
     AddIndex(&'a IndexRequest),
     /// DROP INDEX.
     DropIndex(&'a str),
+    /// ALTER INDEX … RENAME TO.
+    RenameIndex(&'a str, &'a Ident),
 }
 
 /// Changes the definition of a table, and its rows as far as the changes concern them.
@@ -131,6 +133,7 @@ impl Steps<'_, '_> {
                 Change::DropIndex(name) => {
                     self.now = self.now.drop_index(name, platform::now_ms(), self.execution.session.user())?;
                 }
+                Change::RenameIndex(name, to) => self.rename_index(name, to).await?,
             }
         }
         Ok(())
@@ -145,6 +148,13 @@ impl Steps<'_, '_> {
             Some(index) if index.unique => self.check_unique(&index).await,
             _ => Ok(()),
         }
+    }
+
+    async fn rename_index(&mut self, name: &str, to: &Ident) -> Result<()> {
+        let (at, by) = (platform::now_ms(), Arc::clone(&self.execution.user));
+        super::index::check_free(self.execution, &self.now, to).await?;
+        self.now = self.now.rename_index(name, &fold(to), at, &by).map_err(|e| e.at(position_of(to)))?;
+        Ok(())
     }
 
     /// Checks that no two rows of a scope have the same values in the columns of an index.
@@ -242,10 +252,7 @@ impl Steps<'_, '_> {
                         return unsupported("DROP CONSTRAINT of a primary key");
                     }
                     _ if *if_exists => {}
-                    _ => {
-                        let message = format!("constraint '{wanted}' of '{}' does not exist", self.now.table_id);
-                        return Err(KalamError::new(ErrorCode::ConstraintNotFound, message).at(position_of(name)));
-                    }
+                    _ => return Err(self.no_constraint(name)),
                 }
                 Ok(())
             }
@@ -255,6 +262,11 @@ impl Steps<'_, '_> {
             }
             other => unsupported(&format!("ALTER TABLE … {other}")),
         }
+    }
+
+    fn no_constraint(&self, name: &Ident) -> KalamError {
+        let message = format!("constraint '{}' of '{}' does not exist", fold(name), self.now.table_id);
+        KalamError::new(ErrorCode::ConstraintNotFound, message).at(position_of(name))
     }
 
     fn rename(&self, to: TableId, at: u64, by: &str) -> Result<TableDefinition> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use datafusion::sql::sqlparser::ast::{self, Expr, Ident, ObjectName, Select, SelectItem, SetExpr, TableFactor};
 
@@ -51,6 +52,8 @@ pub struct Target {
     pub hot: Arc<HotTable>,
     /// What the statement reads.
     pub request: Arc<Request>,
+    /// The table's provider, which keeps what all statements that change rows need.
+    pub provider: Option<Arc<dyn TableProvider>>,
 }
 
 impl Target {
@@ -68,7 +71,8 @@ impl Target {
         };
         // The snapshot comes after the rows are there: it must not be older than what a position points at.
         let request = execution.request();
-        Ok(Self { table, scope, hot, request })
+        let provider = execution.executor.registry().provider(table.table_id()).await?;
+        Ok(Self { table, scope, hot, request, provider })
     }
 
     /// Its definition.
@@ -78,8 +82,7 @@ impl Target {
 
     /// The table with its hidden columns; the one that its provider keeps, if that is of this definition.
     pub fn core(&self, execution: &Execution<'_>) -> Result<Arc<TableProviderCore>> {
-        let kept = execution.executor.registry().cached_provider(self.table.table_id());
-        match kept.as_ref().and_then(|kept| stored_core(kept.as_ref())) {
+        match self.provider.as_ref().and_then(|kept| stored_core(kept.as_ref())) {
             Some(core) if core.is_of(&self.table) => core.with_positions(),
             _ => {
                 let store = Arc::clone(execution.executor.store());

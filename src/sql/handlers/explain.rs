@@ -1,7 +1,7 @@
 //! EXPLAIN and EXPLAIN ANALYZE.
 //!
 //! A statement that goes past the planner is explained by its lookup, as `ShortPath: …`; any other by its plan, with
-//! VERBOSE also whether a kept plan would run.
+//! VERBOSE also whether a kept plan would run, and which.
 //!
 //! Invariant: nothing here commits. A statement that changes rows is explained by the SELECT that finds them, and
 //! EXPLAIN ANALYZE, which runs what it explains, takes queries only.
@@ -84,11 +84,15 @@ pub async fn explain(
             None => Statement::Sql(statement),
             Some(with) => Statement::With(with, statement),
         };
-        let state = match execution.executor.statement_cache().find(&explained) {
+        let (state, kept) = match execution.executor.statement_cache().find(&explained) {
             Some(text) => execution.plan_cache_state(&text)?,
-            None => "miss",
+            None => ("miss", None),
         };
         lines.push(("plan cache", state.to_owned()));
+        if let Some(kept) = kept {
+            let shown = DisplayableExecutionPlan::new(kept.as_ref()).indent(false).to_string();
+            lines.push(("kept plan", shown.trim_end().to_owned()));
+        }
     }
     // Planned for this EXPLAIN alone, so its figures are those of one run.
     let plan = execution.plan(ast::Statement::Query(Box::new(query)), &extras).await?;

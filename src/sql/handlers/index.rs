@@ -1,4 +1,4 @@
-//! CREATE INDEX, DROP INDEX, SHOW INDEXES, and UNIQUE in the definition of a table.
+//! CREATE INDEX, DROP INDEX, ALTER INDEX, SHOW INDEXES, and UNIQUE in the definition of a table.
 //!
 //! Invariant: an index or constraint has a name that nothing else in its namespace has (tables included); those made
 //! without one get PostgreSQL's, `t_a_b_key` for a constraint and `t_a_b_idx` for an index, with a number where that is
@@ -19,7 +19,7 @@ use super::alter::{Change, change};
 use super::dml::unsupported;
 use super::show::text_rows;
 use crate::error::{ErrorCode, KalamError, Position, Result};
-use crate::schema::{NewIndex, SchemaRegistry, TableDefinition, TableType};
+use crate::schema::{NewIndex, SchemaRegistry, TableDefinition, TableId, TableType};
 use crate::tables::is_system_namespace;
 
 /// An index as a statement asks for it.
@@ -66,10 +66,7 @@ impl IndexRequest {
     fn named(self, table: &TableDefinition, taken: &HashSet<String>) -> Result<NewIndex> {
         let Self { name, columns, unique, constraint, position } = self;
         let name = match name {
-            Some(name) if taken.contains(&name) => {
-                let message = format!("'{name}' is the name of an index, constraint or table already");
-                return Err(KalamError::new(ErrorCode::IndexExists, message).at(position));
-            }
+            Some(name) if taken.contains(&name) => return Err(name_is_taken(&name).at(position)),
             Some(name) => name,
             None => {
                 let parts: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
@@ -202,19 +199,59 @@ pub async fn drop(execution: &Execution<'_>, names: &[ObjectName], if_exists: bo
             }
             Some((table, index)) => found.push((table.table_id().clone(), index.name)),
             None if if_exists => {}
-            None => {
-                let message = format!("index '{id}' does not exist");
-                return Err(KalamError::new(ErrorCode::IndexNotFound, message).at(position_of_name(name)));
-            }
+            None => return Err(no_index(&id, name)),
         }
     }
     let mut result = StatementResult::default();
     for (table, index) in found {
-        let parts = [table.namespace, table.table].map(|part| Ident::with_quote('"', part.to_string()));
-        let name = ObjectName::from(parts.to_vec());
-        result = change(execution, &name, true, "DROP INDEX", &[Change::DropIndex(&index)]).await?;
+        result = change(execution, &quoted_name(&table), true, "DROP INDEX", &[Change::DropIndex(&index)]).await?;
     }
     Ok(result)
+}
+
+/// Runs an ALTER INDEX … RENAME TO: of an index, or of the constraint that it belongs to.
+pub async fn rename(
+    execution: &Execution<'_>,
+    name: &ObjectName,
+    to: &Ident,
+    if_exists: bool,
+) -> Result<StatementResult> {
+    let id = table_id(name, &execution.session.namespace())?;
+    let tables = execution.executor.registry().tables(Some(&id.namespace)).await?;
+    let tables: Vec<&TableDefinition> = tables.iter().map(|t| t.definition().as_ref()).collect();
+    if let Some(owner) = tables.iter().find(|t| t.index(&id.table).is_some()) {
+        let of = quoted_name(&owner.table_id);
+        return change(execution, &of, true, "ALTER INDEX", &[Change::RenameIndex(&id.table, to)]).await;
+    }
+    let has_key = |t: &&&TableDefinition| !t.primary_key.is_empty() && t.primary_key_name() == *id.table;
+    if let Some(owner) = tables.iter().find(has_key) {
+        let message = format!("'{}' is the primary key of '{}', which has no other name", id.table, owner.table_id);
+        return Err(KalamError::new(ErrorCode::FeatureNotSupported, message)
+            .with_hint("It is called after its table.")
+            .at(position_of_name(name)));
+    }
+    if if_exists { Ok(StatementResult::default()) } else { Err(no_index(&id, name)) }
+}
+
+/// Fails if an index of a table cannot have a name, because something else in its namespace has it.
+pub async fn check_free(execution: &Execution<'_>, table: &TableDefinition, name: &Ident) -> Result<()> {
+    let taken = taken_names(execution.executor.registry(), &table.table_id.namespace).await?;
+    let wanted = fold(name);
+    if taken.contains(&wanted) { Err(name_is_taken(&wanted).at(position_of(name))) } else { Ok(()) }
+}
+
+fn name_is_taken(name: &str) -> KalamError {
+    KalamError::new(ErrorCode::IndexExists, format!("'{name}' is the name of an index, constraint or table already"))
+}
+
+fn no_index(id: &TableId, name: &ObjectName) -> KalamError {
+    KalamError::new(ErrorCode::IndexNotFound, format!("index '{id}' does not exist")).at(position_of_name(name))
+}
+
+/// A table's name as a statement would give it.
+fn quoted_name(id: &TableId) -> ObjectName {
+    let parts = [&id.namespace, &id.table].map(|part| Ident::with_quote('"', part.to_string()));
+    ObjectName::from(parts.to_vec())
 }
 
 /// `SHOW INDEXES [FROM t]`: primary keys, constraints and indexes.
@@ -233,26 +270,13 @@ pub async fn show(execution: &Execution<'_>, name: Option<&ObjectName>) -> Resul
         {
             continue;
         }
-        let mut push = |name: String, kind: &str, unique: bool, columns: String| {
+        for index in definition.listed_indexes() {
             let id = &definition.table_id;
-            let yes_no = if unique { "YES" } else { "NO" }.to_owned();
-            let cells = [id.namespace.to_string(), id.table.to_string(), name, kind.to_owned(), yes_no, columns];
+            let unique = if index.unique { "YES" } else { "NO" }.to_owned();
+            let columns = index.column_list();
+            let cells =
+                [id.namespace.to_string(), id.table.to_string(), index.name, index.kind.to_owned(), unique, columns];
             rows.iter_mut().zip(cells).for_each(|(column, cell)| column.push(Some(cell)));
-        };
-        if !definition.primary_key.is_empty() {
-            let columns: Vec<&str> = definition.key_columns().iter().map(|c| c.name.as_str()).collect();
-            push(definition.primary_key_name(), "PRIMARY KEY", true, columns.join(", "));
-        }
-        for index in &definition.indexes {
-            let names = definition.index_column_names(index).into_iter().zip(&index.columns);
-            let columns: Vec<String> =
-                names.map(|(name, c)| format!("{name}{}", if c.descending { " DESC" } else { "" })).collect();
-            push(
-                index.name.clone(),
-                if index.constraint { "UNIQUE" } else { "INDEX" },
-                index.unique,
-                columns.join(", "),
-            );
         }
     }
     let names = ["namespace", "table", "name", "kind", "unique", "columns"];

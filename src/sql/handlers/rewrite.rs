@@ -22,8 +22,8 @@ use super::alter::Steps;
 use super::dml::{TARGET, checked_batch, column_item, item, select_from, unsupported};
 use crate::error::{KalamError, Result};
 use crate::platform;
-use crate::schema::{CachedTableData, ColumnDefinition, Role, TableDefinition, TableType};
-use crate::tables::{NewScope, ROW_ID_COLUMN, Request, ScopeKey, TableProviderCore, prepare_rows, stored_provider};
+use crate::schema::{CachedTableData, ColumnDefinition, TableDefinition, TableType};
+use crate::tables::{NewScope, ROW_ID_COLUMN, ScopeKey, TableProviderCore, prepare_rows, stored_provider};
 use crate::types::{ColumnBuilder, KalamDataType, coerce_array};
 
 /// The rows of a table, written anew.
@@ -106,18 +106,8 @@ impl Steps<'_, '_> {
             };
             let extras = Extras::from([(TARGET.to_owned(), provider)]);
             let query = select_from(TARGET, alias, |select| select.projection.clone_from(&items))?;
-            let ours = self.execution.request();
-            let request = Request {
-                user: scope.user.clone().unwrap_or_else(|| Arc::clone(&ours.user)),
-                role: Role::System,
-                now_ms: ours.now_ms,
-                snapshot: ours.snapshot,
-                pin: ours.pin.clone(),
-                cancelled: Arc::clone(&ours.cancelled),
-                deadline: ours.deadline,
-                transaction: None,
-            };
-            let (_, batches) = self.execution.select(query, &extras, Arc::new(request)).await?;
+            let request = self.execution.request_as(scope.user.clone());
+            let (_, batches) = self.execution.select(query, &extras, request).await?;
             found.push((scope, batches));
         }
         Ok(found)

@@ -61,7 +61,7 @@ pub async fn stats(execution: &Execution<'_>) -> Result<StatementResult> {
     Ok(StatementResult::rows(finish_rows(&batch.schema(), vec![batch], None)?))
 }
 
-/// `DESCRIBE t`.
+/// `DESCRIBE t`: columns, and the names of the constraints and indexes that each is in.
 pub async fn describe(execution: &Execution<'_>, name: &ObjectName) -> Result<StatementResult> {
     let namespace = execution.session.namespace();
     let names = super::super::catalog::Names { registry: execution.executor.registry(), namespace: &namespace };
@@ -69,12 +69,21 @@ pub async fn describe(execution: &Execution<'_>, name: &ObjectName) -> Result<St
     let definition = table.definition();
     let columns: Vec<_> = definition.columns_in_order().collect();
     let yes_no = |yes: bool| Some(if yes { "YES" } else { "NO" }.to_owned());
+    let indexes = |column: u32| {
+        let listed = definition.listed_indexes();
+        // That a column is in the primary key is said already.
+        let with =
+            listed.iter().filter(|i| i.kind != "PRIMARY KEY" && i.columns.iter().any(|(c, _)| c.column_id == column));
+        let names: Vec<&str> = with.map(|i| i.name.as_str()).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    };
     text_rows(vec![
         ("column", columns.iter().map(|c| Some(c.name.clone())).collect()),
         ("type", columns.iter().map(|c| Some(c.data_type.sql_name().into_owned())).collect()),
         ("nullable", columns.iter().map(|c| yes_no(c.nullable)).collect()),
         ("key", columns.iter().map(|c| yes_no(definition.primary_key.contains(&c.column_id))).collect()),
         ("default", columns.iter().map(|c| (!c.default.is_none()).then(|| c.default.to_string())).collect()),
+        ("indexes", columns.iter().map(|c| indexes(c.column_id)).collect()),
     ])
 }
 

@@ -13,7 +13,7 @@ use crate::error::{ErrorCode, KalamError, Position, Result};
 use crate::platform;
 use crate::schema::{CachedTableData, Privilege, Role, TableType, check_user_name};
 use crate::storage::Durability;
-use crate::tables::{Request, UserRecord};
+use crate::tables::UserRecord;
 use crate::types::Value;
 
 /// A role as it is written, and where it stands.
@@ -127,18 +127,8 @@ async fn table_with_rows(execution: &Execution<'_>, name: &str) -> Result<Option
         };
         let plan = execution.plan(*statement, &super::super::catalog::Extras::new()).await?;
         let physical = execution.physical(&plan).await?;
-        let ours = execution.request();
-        let request = Request {
-            user: Arc::from(name),
-            role: Role::System,
-            now_ms: ours.now_ms,
-            snapshot: ours.snapshot,
-            pin: ours.pin.clone(),
-            cancelled: Arc::clone(&ours.cancelled),
-            deadline: ours.deadline,
-            transaction: None,
-        };
-        if !execution.collect(physical, Arc::new(request)).await?.is_empty() {
+        let request = execution.request_as(Some(Arc::from(name)));
+        if !execution.collect(physical, request).await?.is_empty() {
             return Ok(Some(table));
         }
     }

@@ -98,6 +98,12 @@ impl SegmentCache {
         state.shrink();
     }
 
+    /// Whether so many bytes more would push nothing out.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        let state = self.state.lock();
+        state.bytes.saturating_add(bytes) <= state.budget
+    }
+
     /// Drops everything.
     pub fn clear(&self) {
         let mut state = self.state.lock();

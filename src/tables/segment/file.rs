@@ -43,26 +43,31 @@ impl SegmentFile {
         error
     }
 
-    /// The bytes of some ranges, and how many bytes were read for them.
-    pub async fn read(&self, ranges: &[Range<u64>]) -> Result<(SparseFile, u64)> {
+    /// Nothing of the file yet.
+    pub fn unread(&self) -> SparseFile {
+        let pinned = self.pinned.lock().clone();
+        SparseFile { len: self.bytes, runs: pinned.map(|file| (0, file)).into_iter().collect() }
+    }
+
+    /// Reads those parts of some ranges that `file` does not have yet. Returns how many bytes were read.
+    pub async fn read_into(&self, file: &mut SparseFile, ranges: &[Range<u64>]) -> Result<u64> {
         if let Some(range) = ranges.iter().find(|r| r.start > r.end || r.end > self.bytes) {
             return Err(self.damaged(format_args!("its footer names bytes {range:?} of {}", self.bytes)));
         }
-        if let Some(file) = self.pinned.lock().clone() {
-            return Ok((SparseFile { len: self.bytes, runs: vec![(0, file)] }, 0));
-        }
-        let mut runs = Vec::new();
         let mut total = 0;
-        for parts in part_runs(ranges) {
-            let start = parts.start * PART;
-            let length = (parts.end * PART).min(self.bytes) - start;
-            let read = self.backend.read_blob(&self.blob, start, length).await?;
-            let Some(bytes) = read else { return Err(self.damaged("its file is missing")) };
-            self.verify(parts, &bytes)?;
-            total += length;
-            runs.push((start, bytes));
+        for wanted in part_runs(ranges) {
+            for parts in file.missing(wanted) {
+                let start = parts.start * PART;
+                let length = (parts.end * PART).min(self.bytes) - start;
+                let read = self.backend.read_blob(&self.blob, start, length).await?;
+                let Some(bytes) = read else { return Err(self.damaged("its file is missing")) };
+                self.verify(parts, &bytes)?;
+                total += length;
+                file.add(start, bytes);
+            }
         }
-        Ok((SparseFile { len: self.bytes, runs }, total))
+        file.join();
+        Ok(total)
     }
 
     /// Compares parts with their checksums.
@@ -96,7 +101,7 @@ impl SegmentFile {
     /// Reads and verifies every part, one by one.
     pub async fn scrub(&self) -> Result<()> {
         for part in self.parts() {
-            self.read(&[part]).await?;
+            self.read_into(&mut self.unread(), &[part]).await?;
         }
         Ok(())
     }
@@ -105,7 +110,7 @@ impl SegmentFile {
     pub async fn bad_parts(&self) -> Result<Vec<Range<u64>>> {
         let mut bad = Vec::new();
         for part in self.parts() {
-            match self.read(std::slice::from_ref(&part)).await {
+            match self.read_into(&mut self.unread(), std::slice::from_ref(&part)).await {
                 Err(error) if error.code() == ErrorCode::DataCorrupted => bad.push(part),
                 read => drop(read?),
             }
@@ -129,7 +134,7 @@ fn part_runs(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
     runs
 }
 
-/// Some ranges of a file, for the Parquet reader.
+/// Some ranges of a file, for the Parquet reader: whole parts, in order, no two runs of them side by side.
 #[derive(Debug, Clone)]
 pub(super) struct SparseFile {
     len: u64,
@@ -137,6 +142,46 @@ pub(super) struct SparseFile {
 }
 
 impl SparseFile {
+    /// Those of some parts that are not there, as runs.
+    fn missing(&self, parts: Range<u64>) -> Vec<Range<u64>> {
+        let mut missing: Vec<Range<u64>> = Vec::new();
+        for part in parts {
+            let (start, end) = (part * PART, ((part + 1) * PART).min(self.len));
+            if self.slice(start, (end - start) as usize).is_some() {
+                continue;
+            }
+            match missing.last_mut() {
+                Some(last) if last.end == part => last.end += 1,
+                _ => missing.push(part..part + 1),
+            }
+        }
+        missing
+    }
+
+    fn add(&mut self, start: u64, bytes: Bytes) {
+        let at = self.runs.partition_point(|(before, _)| *before < start);
+        self.runs.insert(at, (start, bytes));
+    }
+
+    /// Makes one run of neighbours: a column may lie across them.
+    fn join(&mut self) {
+        let mut joined: Vec<(u64, Vec<Bytes>)> = Vec::with_capacity(self.runs.len());
+        let mut end = None;
+        for (start, bytes) in self.runs.drain(..) {
+            let next = start + bytes.len() as u64;
+            match joined.last_mut() {
+                Some((_, run)) if end == Some(start) => run.push(bytes),
+                _ => joined.push((start, vec![bytes])),
+            }
+            end = Some(next);
+        }
+        let run = |(start, mut run): (u64, Vec<Bytes>)| match run.len() {
+            1 => (start, run.swap_remove(0)),
+            _ => (start, run.concat().into()),
+        };
+        self.runs = joined.into_iter().map(run).collect();
+    }
+
     fn from(&self, start: u64) -> Option<Bytes> {
         let (offset, bytes) = self.runs.iter().rev().find(|(offset, _)| *offset <= start)?;
         let skip = usize::try_from(start - offset).ok()?;
@@ -174,6 +219,25 @@ impl ChunkReader for SparseFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_grows_part_by_part() {
+        let whole = Bytes::from((0..PART * 4 - 7).map(|i| (i / 1000) as u8).collect::<Vec<u8>>());
+        let mut file = SparseFile { len: whole.len() as u64, runs: Vec::new() };
+        assert_eq!(file.missing(0..4), [0..4]);
+        for part in [2, 0] {
+            let start = part * PART;
+            file.add(start, whole.slice(start as usize..(start + PART) as usize));
+            file.join();
+        }
+        assert_eq!(file.missing(0..4), [1..2, 3..4]);
+        assert!(file.slice(PART - 5, 10).is_none() && file.slice(0, PART as usize).is_some());
+        file.add(PART, whole.slice(PART as usize..2 * PART as usize));
+        file.add(3 * PART, whole.slice(3 * PART as usize..));
+        file.join();
+        assert_eq!((file.missing(0..4), file.runs.len()), (Vec::new(), 1));
+        assert_eq!(file.slice(5, whole.len() - 5), Some(whole.slice(5..)));
+    }
 
     #[test]
     fn neighbouring_parts_are_one_read() {

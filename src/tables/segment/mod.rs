@@ -6,6 +6,7 @@
 //! | `meta` | what the manifest keeps of a segment: checksums, bounds, where its footer lies |
 //! | `marks` | the [`DeleteVector`]: which rows have ended, and when |
 //! | `file` | verified range reads of the blob |
+//! | `group_rows` | the rows of a row group that a scan wants: what else is not decoded |
 //! | `reader` | decoded columns of row groups and of single rows; key lookups in `lookup` |
 //! | `index` | secondary indexes over the rows of a segment |
 //! | `prune` | what of a segment the filters of a scan leave |
@@ -18,6 +19,7 @@
 
 mod cache;
 mod file;
+mod group_rows;
 mod index;
 mod lookup;
 mod marks;
@@ -28,6 +30,7 @@ mod verify;
 mod writer;
 
 pub use cache::{CacheStatistics, SegmentCache};
+pub(super) use group_rows::GroupRows;
 pub(super) use marks::read_bitmap;
 pub use marks::{DeleteVector, encode_bitmap};
 pub use meta::{ColumnMeta, SegmentMeta};

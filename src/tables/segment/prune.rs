@@ -1,24 +1,29 @@
 //! What of some segments the filters of a scan leave: segments by the manifest's bounds, row groups and pages by those
-//! in the file.
+//! in the file, and rows of a row group by the values of the columns that a filter names.
 //!
 //! Invariant: what is left out holds no row for which the filters are true; the filters stay above the scan and have
 //! the last word. A bound is used only where it is one of the column's type today: the type it was written with, or
-//! another integer type; and never where a value is NaN, which bounds do not count.
+//! another integer type; and never where a value is NaN, which bounds do not count. Values are used only where they were
+//! written with the column's type of today; a condition that fails leaves every row, and fails again above if it should.
 
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::{Array, ArrayRef, BooleanArray, UInt64Array, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt64Array, new_null_array};
+use arrow::buffer::BooleanBuffer;
 use arrow::compute;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::stats::Precision;
 use datafusion::common::{Column, ColumnStatistics, Result as DfResult, ScalarValue};
+use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
 use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 
+use super::group_rows::GroupRows;
 use super::reader::{Footer, Segment};
 use super::{ROW_ID_FIELD_ID, SEQ_FIELD_ID};
 use crate::error::Result;
@@ -34,6 +39,41 @@ pub struct ScanFilter {
     /// Where the columns of `schema` come from.
     columns: Arc<[ScanColumn]>,
     pruning: OnceLock<Pruning>,
+    conditions: OnceLock<Vec<Condition>>,
+}
+
+/// One conjunct of a filter, over the columns that it names.
+#[derive(Debug)]
+struct Condition {
+    expr: Arc<dyn PhysicalExpr>,
+    schema: SchemaRef,
+    /// The columns of `schema`: their ids, and the schema version that gave them their types.
+    columns: Vec<(u32, u32)>,
+}
+
+impl Condition {
+    fn ids(&self) -> Vec<u32> {
+        self.columns.iter().map(|(id, _)| *id).collect()
+    }
+
+    /// Whether the values of a segment are of today's types.
+    fn applies(&self, segment: &Segment) -> bool {
+        let version = segment.meta().schema_version;
+        self.columns.iter().all(|(id, since)| segment.has(*id) && version >= *since)
+    }
+
+    /// For which rows it is true; `None` if that cannot be told.
+    fn evaluate(&self, columns: Vec<Option<ArrayRef>>, rows: usize) -> Option<BooleanBuffer> {
+        let columns = columns.into_iter().collect::<Option<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).ok()?;
+        let array = self.expr.evaluate(&batch).ok()?.into_array(rows).ok()?;
+        let values = array.as_boolean_opt()?;
+        Some(match values.nulls() {
+            Some(nulls) => values.values() & nulls.inner(),
+            None => values.values().clone(),
+        })
+    }
 }
 
 /// Predicates over bounds instead of values.
@@ -47,7 +87,7 @@ struct Pruning {
 impl ScanFilter {
     /// A filter over the columns of `schema`.
     pub fn new(expr: Arc<dyn PhysicalExpr>, schema: SchemaRef, columns: Arc<[ScanColumn]>) -> Self {
-        Self { expr, schema, columns, pruning: OnceLock::new() }
+        Self { expr, schema, columns, pruning: OnceLock::new(), conditions: OnceLock::new() }
     }
 
     /// The same filter with the values of the run in the place of its parameters.
@@ -124,6 +164,55 @@ impl ScanFilter {
             left = intersect(&left, &kept);
         }
         Ok((pruned > 0).then_some((left, pruned)))
+    }
+
+    fn conditions(&self) -> &[Condition] {
+        self.conditions.get_or_init(|| {
+            let conjuncts = split_conjunction(&self.expr).into_iter();
+            conjuncts.filter_map(|expr| self.condition(expr)).collect()
+        })
+    }
+
+    fn condition(&self, expr: &Arc<dyn PhysicalExpr>) -> Option<Condition> {
+        let mut places: Vec<usize> = collect_columns(expr).iter().map(|column| column.index()).collect();
+        places.sort_unstable();
+        let id = |place: &usize| match self.columns.get(*place)? {
+            ScanColumn::Table { id, since, .. } => Some((*id, *since)),
+            ScanColumn::Seq => Some((SEQ_FIELD_ID, 0)),
+            ScanColumn::RowId => Some((ROW_ID_FIELD_ID, 0)),
+            ScanColumn::Deleted | ScanColumn::Position => None,
+        };
+        let columns = places.iter().map(id).collect::<Option<Vec<_>>>().filter(|columns| !columns.is_empty())?;
+        let fields = places.iter().map(|place| self.schema.field(*place).clone().with_nullable(true));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let expr = reassign_expr_columns(Arc::clone(expr), &schema).ok()?;
+        Some(Condition { expr, schema, columns })
+    }
+
+    /// Narrows the wanted rows of a row group down to those for which the filters are true, as far as that can be told
+    /// and pays. `then` are the columns that are asked for afterwards.
+    pub async fn narrow(&self, segment: &Segment, rows: &mut GroupRows<'_>, then: &[u32]) -> Result<()> {
+        let mut conditions: Vec<&Condition> = self.conditions().iter().filter(|c| c.applies(segment)).collect();
+        if conditions.is_empty() {
+            return Ok(());
+        }
+        // What costs nothing first.
+        conditions.sort_by_key(|c| !segment.all_cached(rows.group(), &c.ids()));
+        let mut ids: Vec<u32> = then.to_vec();
+        ids.extend(conditions.iter().flat_map(|c| c.ids()).filter(|id| !then.contains(id)));
+        rows.fetch(&ids).await?;
+        for condition in conditions {
+            let columns = rows.columns(&condition.ids()).await?;
+            let Some(kept) = condition.evaluate(columns, rows.len()) else { continue };
+            // Most rows are not copied to leave out a few.
+            if 2 * kept.count_set_bits() <= rows.len() {
+                rows.narrow(&kept)?;
+            }
+            if rows.len() == 0 {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn column(&self, name: &str) -> Option<(&ScanColumn, &DataType)> {

@@ -19,7 +19,7 @@ use arrow::datatypes::Int64Type;
 use parking_lot::{Mutex, RwLock};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelectionPolicy,
 };
 use parquet::basic::Type as PhysicalType;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
@@ -188,9 +188,21 @@ impl Segment {
         self.footer().await.map(drop)
     }
 
-    async fn read(&self, ranges: &[Range<u64>]) -> Result<SparseFile> {
-        let (file, bytes) = self.file.read(ranges).await?;
+    /// Nothing of its file yet.
+    pub(super) fn unread(&self) -> SparseFile {
+        self.file.unread()
+    }
+
+    /// Reads what a part of its file does not have yet of some ranges.
+    pub(super) async fn read_into(&self, file: &mut SparseFile, ranges: &[Range<u64>]) -> Result<()> {
+        let bytes = self.file.read_into(file, ranges).await?;
         self.bytes_read.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn read(&self, ranges: &[Range<u64>]) -> Result<SparseFile> {
+        let mut file = self.unread();
+        self.read_into(&mut file, ranges).await?;
         Ok(file)
     }
 
@@ -251,7 +263,7 @@ impl Segment {
     }
 
     /// Whether rows were written with a column.
-    fn has(&self, id: u32) -> bool {
+    pub(super) fn has(&self, id: u32) -> bool {
         match id {
             SEQ_FIELD_ID => true,
             ROW_ID_FIELD_ID => true,
@@ -262,13 +274,23 @@ impl Segment {
     /// Columns of a row group, in the types they were written with; `None` for a column that came later. Ids are
     /// column ids, [`SEQ_FIELD_ID`] or [`ROW_ID_FIELD_ID`].
     pub async fn read_rows(&self, group: usize, ids: &[u32]) -> Result<Vec<Option<ArrayRef>>> {
+        self.read_rows_from(group, ids, &mut self.unread()).await
+    }
+
+    /// As [`Segment::read_rows`], with what was read of the file already.
+    pub(super) async fn read_rows_from(
+        &self,
+        group: usize,
+        ids: &[u32],
+        file: &mut SparseFile,
+    ) -> Result<Vec<Option<ArrayRef>>> {
         let mut found = self.cached_columns(group, ids);
         let missing: Vec<u32> =
             ids.iter().zip(&found).filter(|(id, f)| f.is_none() && self.has(**id)).map(|(id, _)| *id).collect();
         if missing.is_empty() {
             return Ok(found);
         }
-        for (id, array) in self.decode(group, &missing, None).await? {
+        for (id, array) in self.decode(group, &missing, None, file).await? {
             self.keep(Item::Column { group: group as u32, id }, Cached::Column(Arc::clone(&array)));
             for (slot, _) in found.iter_mut().zip(ids).filter(|(_, i)| **i == id) {
                 *slot = Some(Arc::clone(&array));
@@ -291,18 +313,19 @@ impl Segment {
         ids.iter().map(column).collect()
     }
 
-    /// Decodes columns of a row group, all rows or those of a selection.
-    async fn decode(&self, group: usize, ids: &[u32], selection: Option<RowSelection>) -> Result<Vec<(u32, ArrayRef)>> {
+    /// Decodes columns of a row group, all rows or those of a selection. What has to be read is added to `file`.
+    pub(super) async fn decode(
+        &self,
+        group: usize,
+        ids: &[u32],
+        selection: Option<RowSelection>,
+        file: &mut SparseFile,
+    ) -> Result<Vec<(u32, ArrayRef)>> {
         let footer = self.footer().await?;
-        let mut roots: Vec<(usize, u32)> = Vec::with_capacity(ids.len());
-        for id in ids {
-            let root = footer.roots.get(id).ok_or_else(|| self.undecodable(format_args!("no column {id}")))?;
-            roots.push((*root, *id));
-        }
-        roots.sort_unstable();
-        roots.dedup();
+        let roots = self.roots(&footer, ids)?;
         let ranges = self.ranges(&footer, group, roots.iter().map(|r| r.0), selection.as_ref())?;
-        let file = self.read(&ranges).await?;
+        self.read_into(file, &ranges).await?;
+        let file = file.clone();
         let mask = ProjectionMask::roots(footer.reader.parquet_schema(), roots.iter().map(|r| r.0));
         let rows = selection.as_ref().map_or(self.meta.group_rows(group).len(), RowSelection::row_count);
         let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, footer.reader.clone())
@@ -310,7 +333,8 @@ impl Segment {
             .with_projection(mask)
             .with_batch_size(rows.max(1));
         if let Some(selection) = selection {
-            builder = builder.with_row_selection(selection);
+            // Pages without a row of the selection are not there: a mask would have them decoded and left out.
+            builder = builder.with_row_selection(selection).with_row_selection_policy(RowSelectionPolicy::Selectors);
         }
         let reader = builder.build().map_err(|e| self.undecodable(e))?;
         let schema = arrow::array::RecordBatchReader::schema(&reader);
@@ -324,6 +348,30 @@ impl Segment {
             return Err(self.undecodable(format_args!("{found}, expected {rows} of {}", roots.len())));
         }
         Ok(roots.into_iter().map(|(_, id)| id).zip(batch.columns().iter().cloned()).collect())
+    }
+
+    /// The places of columns in the file's schema, ascending, with their ids.
+    fn roots(&self, footer: &Footer, ids: &[u32]) -> Result<Vec<(usize, u32)>> {
+        let mut roots: Vec<(usize, u32)> = Vec::with_capacity(ids.len());
+        for id in ids {
+            let root = footer.roots.get(id).ok_or_else(|| self.undecodable(format_args!("no column {id}")))?;
+            roots.push((*root, *id));
+        }
+        roots.sort_unstable();
+        roots.dedup();
+        Ok(roots)
+    }
+
+    /// The bytes that columns of a row group take in the file, or the pages of a selection of its rows.
+    pub(super) async fn column_ranges(
+        &self,
+        group: usize,
+        ids: &[u32],
+        selection: Option<&RowSelection>,
+    ) -> Result<Vec<Range<u64>>> {
+        let footer = self.footer().await?;
+        let roots = self.roots(&footer, ids)?;
+        self.ranges(&footer, group, roots.iter().map(|r| r.0), selection)
     }
 
     /// The bytes that hold columns of a row group.
@@ -394,7 +442,7 @@ impl Segment {
         if by_page {
             let ranges = rows.iter().map(|&row| row as usize..row as usize + 1);
             let selection = RowSelection::from_consecutive_ranges(ranges, self.meta.group_rows(group).len());
-            picked.extend(self.decode(group, &missing, Some(selection)).await?);
+            picked.extend(self.decode(group, &missing, Some(selection), &mut self.unread()).await?);
         } else if !missing.is_empty() {
             whole = self.read_rows(group, ids).await?;
         }
@@ -411,23 +459,10 @@ impl Segment {
         ids.iter().all(|id| !self.has(*id) || self.is_cached(group, *id))
     }
 
-    /// Columns of some ranges of rows of a row group (counted from its first row; ascending, apart), by page and
-    /// without caching them; `None` as for [`Segment::read_rows`]. `Ok(None)`: rows of this row group have been read by
-    /// page so often that reading it whole is cheaper.
-    pub async fn read_ranges(
-        &self,
-        group: usize,
-        ids: &[u32],
-        ranges: &[Range<u32>],
-    ) -> Result<Option<Vec<Option<ArrayRef>>>> {
-        if self.partial[group].fetch_add(1, Ordering::Relaxed) >= PARTIAL_READS {
-            return Ok(None);
-        }
-        let written: Vec<u32> = ids.iter().copied().filter(|id| self.has(*id)).collect();
-        let ranges = ranges.iter().map(|r| r.start as usize..r.end as usize);
-        let selection = RowSelection::from_consecutive_ranges(ranges, self.meta.group_rows(group).len());
-        let read: HashMap<u32, ArrayRef> = self.decode(group, &written, Some(selection)).await?.into_iter().collect();
-        Ok(Some(ids.iter().map(|id| read.get(id).cloned()).collect()))
+    /// Whether a few rows of columns of a row group should be read by page, which keeps nothing for the next statement:
+    /// until that has happened often, or where the cache has no room for so many bytes of whole columns.
+    pub(super) fn reads_by_page(&self, group: usize, bytes: usize) -> bool {
+        self.partial[group].fetch_add(1, Ordering::Relaxed) < PARTIAL_READS || !self.cache.has_room(bytes)
     }
 
     /// `_seq` of every row of a row group.
@@ -506,7 +541,8 @@ impl Segment {
     ) -> Result<SegmentRows> {
         let (ids, _) = Self::all_ids(definition);
         let written: Vec<u32> = ids.iter().copied().filter(|id| self.has(*id)).collect();
-        let read: HashMap<u32, ArrayRef> = self.decode(group, &written, Some(selection)).await?.into_iter().collect();
+        let read: HashMap<u32, ArrayRef> =
+            self.decode(group, &written, Some(selection), &mut self.unread()).await?.into_iter().collect();
         self.converted(definition, ids.iter().map(|id| read.get(id).cloned()).collect(), keep.len(), Some(keep))
     }
 

@@ -146,6 +146,81 @@ fn rows_come_back_by_group_and_by_number() {
 }
 
 #[test]
+fn few_rows_are_read_without_the_rest() {
+    let fixture = wide();
+    let segment = fixture.open();
+    // Runs of single rows at both ends of a row group, and nothing on the pages between.
+    let kept = |row: usize| (row < 400 && row.is_multiple_of(2)) || (row > 28_700 && row % 100 == 3);
+    let mask = BooleanBuffer::collect_bool(ROW_GROUP_ROWS, kept);
+    let mut rows = GroupRows::new(&segment, 1, Some(mask.clone()));
+    assert_eq!((rows.len(), rows.decoded()), (mask.count_set_bits(), 0));
+    let ids = block_on(rows.columns(&[1, 99])).unwrap();
+    assert!(ids[1].is_none() && !segment.is_cached(1, 1));
+    let value = |row: u32| (row as usize + ROW_GROUP_ROWS) as i64 * 2;
+    let expected: Vec<i64> = rows.indices().map(value).collect();
+    assert_eq!(ids[0].as_ref().unwrap().as_primitive::<Int64Type>().values().to_vec(), expected);
+    assert_eq!(rows.decoded(), mask.count_set_bits());
+    // A condition, then another column of the rows that are left; what is held follows.
+    let third = BooleanBuffer::collect_bool(rows.len(), |i| i % 3 == 1);
+    rows.narrow(&third).unwrap();
+    let read = block_on(rows.columns(&[SEQ_FIELD_ID, 1])).unwrap();
+    let expected: Vec<i64> = rows.indices().map(value).collect();
+    assert_eq!(read[1].as_ref().unwrap().as_primitive::<Int64Type>().values().to_vec(), expected);
+    let seqs: Vec<i64> = expected.iter().map(|id| id / 2 + 100).collect();
+    assert_eq!(read[0].as_ref().unwrap().as_primitive::<Int64Type>().values().to_vec(), seqs);
+    assert_eq!(rows.len(), third.count_set_bits());
+    // Nothing of the file was read twice.
+    assert!(
+        segment.bytes_read() <= fixture.meta.bytes + u64::from(fixture.meta.footer_bytes).max(BLOB_PART_BYTES as u64)
+    );
+    // Most rows: the column is decoded whole and kept.
+    let mut rows = GroupRows::new(&segment, 1, None);
+    rows.retain_ranges(&[0..10, 20..30_000]);
+    rows.truncate(25_000);
+    let read = block_on(rows.columns(&[1])).unwrap();
+    let expected: Vec<i64> = (0..10).chain(20..25_010).map(value).collect();
+    assert_eq!(read[0].as_ref().unwrap().as_primitive::<Int64Type>().values().to_vec(), expected);
+    assert!(segment.is_cached(1, 1) && rows.decoded() == ROW_GROUP_ROWS);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn narrowed_rows_are_those_of_whole_columns(
+        steps in prop::collection::vec((2usize..400, 0usize..50, prop::sample::subsequence(vec![1u32, 2, 3], 0..3)), 1..4),
+        start in 0u32..32_768, length in 1u32..32_768, limit in prop::option::of(0usize..20_000), budget in 0usize..2,
+    ) {
+        let fixture = wide();
+        fixture.cache.set_budget(budget << 26);
+        let segment = fixture.open();
+        let whole = block_on(segment.read_rows(0, &[1, 2, 3])).unwrap();
+        fixture.cache.clear();
+        let mut rows = GroupRows::new(&segment, 0, None);
+        let end = (start + length).min(ROW_GROUP_ROWS as u32);
+        rows.retain_ranges(std::slice::from_ref(&(start..end)));
+        let mut expected: Vec<u32> = (start..end).collect();
+        if let Some(limit) = limit {
+            rows.truncate(limit);
+            expected.truncate(limit);
+        }
+        for (every, from, ids) in steps {
+            block_on(rows.columns(&ids)).unwrap();
+            rows.narrow(&BooleanBuffer::collect_bool(expected.len(), |i| i >= from && i % every == 0)).unwrap();
+            expected = expected.iter().enumerate().filter(|(i, _)| *i >= from && i % every == 0).map(|(_, r)| *r).collect();
+        }
+        prop_assert_eq!(rows.indices().collect::<Vec<_>>(), expected.clone());
+        if !expected.is_empty() {
+            let read = block_on(rows.columns(&[3, 1, 2])).unwrap();
+            let picked = arrow::array::UInt32Array::from(expected);
+            for (array, place) in read.iter().zip([2, 0, 1]) {
+                let array_of = compute::take(whole[place].as_ref().unwrap(), &picked, None).unwrap();
+                prop_assert_eq!(array.as_ref().unwrap(), &array_of);
+            }
+        }
+    }
+}
+
+#[test]
 fn keys_are_found_where_they_are() {
     let fixture = wide();
     let segment = fixture.open();

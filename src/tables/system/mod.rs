@@ -10,6 +10,7 @@ mod entities;
 mod provider;
 mod rows;
 mod spec;
+mod standard;
 mod upgrade;
 mod users;
 

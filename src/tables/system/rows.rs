@@ -7,17 +7,14 @@ use std::sync::Arc;
 
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
-use super::SystemTablesRegistry;
-use super::spec::{INFORMATION_SCHEMA, SYSTEM_NAMESPACE, SystemTable};
+use super::spec::SystemTable;
+use super::{SystemTablesRegistry, standard};
 use crate::error::{KalamError, Result};
 use crate::schema::{CachedTableData, SchemaRegistry, TableType};
-use crate::types::{ColumnBuilder, KalamDataType, Value};
-
-/// The one catalog there is, as the standard wants it named.
-const CATALOG: &str = "kalam";
+use crate::types::{ColumnBuilder, Value};
 
 /// Builds the columns of a system table's definition from rows in the order of its specification.
-struct RowWriter {
+pub(super) struct RowWriter {
     builders: Vec<ColumnBuilder>,
     /// For each column of the specification, its builder; none if the definition does not have it.
     places: Vec<Option<usize>>,
@@ -35,7 +32,7 @@ impl RowWriter {
         }
     }
 
-    fn push<const N: usize>(&mut self, row: [Value; N]) -> Result<()> {
+    pub fn push<const N: usize>(&mut self, row: [Value; N]) -> Result<()> {
         if N != self.places.len() {
             let expected = self.places.len();
             return Err(KalamError::internal(format_args!("a row of {N} values, expected {expected}")));
@@ -62,15 +59,15 @@ impl RowWriter {
     }
 }
 
-fn text(value: impl Into<String>) -> Value {
+pub(super) fn text(value: impl Into<String>) -> Value {
     Value::Text(value.into())
 }
 
-fn optional(value: Option<impl Into<String>>) -> Value {
+pub(super) fn optional(value: Option<impl Into<String>>) -> Value {
     value.map_or(Value::Null, text)
 }
 
-fn int(value: impl TryInto<i64>) -> Value {
+pub(super) fn int(value: impl TryInto<i64>) -> Value {
     Value::BigInt(value.try_into().unwrap_or(i64::MAX))
 }
 
@@ -112,6 +109,7 @@ impl SystemTablesRegistry {
             SystemTable::LiveQueries => self.write_live_queries(&mut out)?,
             SystemTable::Tables => write_tables(&mut out, &registry.tables(None).await?)?,
             SystemTable::Columns => write_columns(&mut out, &registry.tables(None).await?)?,
+            SystemTable::Indexes => write_indexes(&mut out, &registry.tables(None).await?)?,
             SystemTable::AuditLogs => {
                 for a in self.audit.list().await? {
                     let at = Value::Timestamp(a.at_us);
@@ -123,24 +121,22 @@ impl SystemTablesRegistry {
                     out.push([text(name), int(value)])?;
                 }
             }
-            SystemTable::StandardSchemata => {
-                let mut names: Vec<String> = registry.namespaces().await?.into_iter().map(|n| n.name).collect();
-                names.extend([SYSTEM_NAMESPACE.to_owned(), INFORMATION_SCHEMA.to_owned()]);
-                names.sort();
-                for name in names {
-                    out.push([text(CATALOG), text(name)])?;
-                }
+            SystemTable::StandardSchemata => standard::write_schemata(&mut out, registry.namespaces().await?)?,
+            SystemTable::StandardTables => standard::write_tables(&mut out, &registry.tables(None).await?)?,
+            SystemTable::StandardViews => standard::write_views(&mut out, &registry.tables(None).await?)?,
+            SystemTable::StandardColumns => standard::write_columns(&mut out, &registry.tables(None).await?)?,
+            SystemTable::StandardTableConstraints => {
+                standard::write_table_constraints(&mut out, &registry.tables(None).await?)?;
             }
-            SystemTable::StandardTables => write_standard_tables(&mut out, &registry.tables(None).await?)?,
-            SystemTable::StandardViews => {
-                for t in registry.tables(None).await? {
-                    if let Some(view) = &t.definition().view {
-                        let TableIdParts { namespace, name } = parts(&t);
-                        out.push([text(CATALOG), namespace, name, text(view.sql.as_str())])?;
-                    }
-                }
+            SystemTable::StandardKeyColumnUsage => {
+                standard::write_key_column_usage(&mut out, &registry.tables(None).await?)?;
             }
-            SystemTable::StandardColumns => write_standard_columns(&mut out, &registry.tables(None).await?)?,
+            SystemTable::StandardConstraintColumnUsage => {
+                standard::write_constraint_column_usage(&mut out, &registry.tables(None).await?)?;
+            }
+            SystemTable::StandardStatistics => {
+                standard::write_statistics(&mut out, &registry.tables(None).await?)?;
+            }
         }
         out.finish(table)
     }
@@ -267,52 +263,20 @@ fn write_columns(out: &mut RowWriter, tables: &[Arc<CachedTableData>]) -> Result
     Ok(())
 }
 
-fn write_standard_tables(out: &mut RowWriter, tables: &[Arc<CachedTableData>]) -> Result<()> {
+fn write_indexes(out: &mut RowWriter, tables: &[Arc<CachedTableData>]) -> Result<()> {
     for table in tables {
         let d = table.definition();
-        let kind = match d.table_type {
-            TableType::View => "VIEW",
-            TableType::System => "SYSTEM VIEW",
-            TableType::Shared | TableType::User | TableType::Stream => "BASE TABLE",
-        };
-        let TableIdParts { namespace, name } = parts(table);
-        out.push([text(CATALOG), namespace, name, text(kind)])?;
-    }
-    Ok(())
-}
-
-fn write_standard_columns(out: &mut RowWriter, tables: &[Arc<CachedTableData>]) -> Result<()> {
-    for table in tables {
-        for (i, c) in table.definition().columns_in_order().enumerate() {
-            let (precision, scale) = match c.data_type {
-                KalamDataType::Decimal { precision, scale } => (int(precision), int(scale)),
-                _ => (Value::Null, Value::Null),
-            };
-            let TableIdParts { namespace, name } = parts(table);
+        for index in d.listed_indexes() {
             out.push([
-                text(CATALOG),
-                namespace,
-                name,
-                text(c.name.as_str()),
-                // The standard counts the columns there are, without the gaps of dropped ones.
-                int(i as u64 + 1),
-                optional((!c.default.is_none()).then(|| c.default.to_string())),
-                text(if c.nullable { "YES" } else { "NO" }),
-                text(c.data_type.sql_name()),
-                precision,
-                scale,
+                text(d.table_id.namespace.as_ref()),
+                text(d.table_id.table.as_ref()),
+                text(index.name.as_str()),
+                text(index.kind),
+                Value::Boolean(index.unique),
+                text(index.column_list()),
+                text(index.sql(&d.table_id)),
             ])?;
         }
     }
     Ok(())
-}
-
-struct TableIdParts {
-    namespace: Value,
-    name: Value,
-}
-
-fn parts(table: &CachedTableData) -> TableIdParts {
-    let id = table.table_id();
-    TableIdParts { namespace: text(id.namespace.as_ref()), name: text(id.table.as_ref()) }
 }

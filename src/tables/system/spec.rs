@@ -3,6 +3,7 @@
 //! Invariant: the order of a table's columns here is the order in which `rows.rs` gives values. The definition that a
 //! database keeps was made from this list by a step of `upgrade.rs`; columns find each other by name.
 
+use super::standard;
 use crate::schema::TableId;
 use crate::types::KalamDataType as T;
 
@@ -24,11 +25,11 @@ pub(super) struct SystemColumn {
     pub nullable: bool,
 }
 
-const fn col(name: &'static str, data_type: T) -> SystemColumn {
+pub(super) const fn col(name: &'static str, data_type: T) -> SystemColumn {
     SystemColumn { name, data_type, nullable: false }
 }
 
-const fn opt(name: &'static str, data_type: T) -> SystemColumn {
+pub(super) const fn opt(name: &'static str, data_type: T) -> SystemColumn {
     SystemColumn { name, data_type, nullable: true }
 }
 
@@ -49,6 +50,8 @@ pub enum SystemTable {
     Tables,
     /// `system.columns`.
     Columns,
+    /// `system.indexes`.
+    Indexes,
     /// `system.audit_logs`.
     AuditLogs,
     /// `system.stats`.
@@ -61,11 +64,19 @@ pub enum SystemTable {
     StandardViews,
     /// `information_schema.columns`.
     StandardColumns,
+    /// `information_schema.table_constraints`.
+    StandardTableConstraints,
+    /// `information_schema.key_column_usage`.
+    StandardKeyColumnUsage,
+    /// `information_schema.constraint_column_usage`.
+    StandardConstraintColumnUsage,
+    /// `information_schema.statistics`.
+    StandardStatistics,
 }
 
 impl SystemTable {
     /// The tables of the namespace `system`.
-    pub const SYSTEM: [SystemTable; 9] = [
+    pub const SYSTEM: [SystemTable; 10] = [
         Self::Users,
         Self::Jobs,
         Self::Namespaces,
@@ -73,12 +84,21 @@ impl SystemTable {
         Self::LiveQueries,
         Self::Tables,
         Self::Columns,
+        Self::Indexes,
         Self::AuditLogs,
         Self::Stats,
     ];
     /// The tables of the namespace `information_schema`.
-    pub const STANDARD: [SystemTable; 4] =
-        [Self::StandardSchemata, Self::StandardTables, Self::StandardViews, Self::StandardColumns];
+    pub const STANDARD: [SystemTable; 8] = [
+        Self::StandardSchemata,
+        Self::StandardTables,
+        Self::StandardViews,
+        Self::StandardColumns,
+        Self::StandardTableConstraints,
+        Self::StandardKeyColumnUsage,
+        Self::StandardConstraintColumnUsage,
+        Self::StandardStatistics,
+    ];
 
     /// The namespace and the name.
     const fn names(self) -> (&'static str, &'static str) {
@@ -90,12 +110,17 @@ impl SystemTable {
             Self::LiveQueries => (SYSTEM_NAMESPACE, "live_queries"),
             Self::Tables => (SYSTEM_NAMESPACE, "tables"),
             Self::Columns => (SYSTEM_NAMESPACE, "columns"),
+            Self::Indexes => (SYSTEM_NAMESPACE, "indexes"),
             Self::AuditLogs => (SYSTEM_NAMESPACE, "audit_logs"),
             Self::Stats => (SYSTEM_NAMESPACE, "stats"),
             Self::StandardSchemata => (INFORMATION_SCHEMA, "schemata"),
             Self::StandardTables => (INFORMATION_SCHEMA, "tables"),
             Self::StandardViews => (INFORMATION_SCHEMA, "views"),
             Self::StandardColumns => (INFORMATION_SCHEMA, "columns"),
+            Self::StandardTableConstraints => (INFORMATION_SCHEMA, "table_constraints"),
+            Self::StandardKeyColumnUsage => (INFORMATION_SCHEMA, "key_column_usage"),
+            Self::StandardConstraintColumnUsage => (INFORMATION_SCHEMA, "constraint_column_usage"),
+            Self::StandardStatistics => (INFORMATION_SCHEMA, "statistics"),
         }
     }
 
@@ -126,8 +151,16 @@ impl SystemTable {
             Self::LiveQueries => &["live_id"],
             Self::Tables => &["namespace", "name"],
             Self::Columns => &["namespace", "table_name", "column_name"],
+            Self::Indexes => &["namespace", "index_name"],
             Self::AuditLogs => &["audit_id"],
-            Self::StandardSchemata | Self::StandardTables | Self::StandardViews | Self::StandardColumns => &[],
+            Self::StandardSchemata
+            | Self::StandardTables
+            | Self::StandardViews
+            | Self::StandardColumns
+            | Self::StandardTableConstraints
+            | Self::StandardKeyColumnUsage
+            | Self::StandardConstraintColumnUsage
+            | Self::StandardStatistics => &[],
         }
     }
 
@@ -219,6 +252,19 @@ impl SystemTable {
                     ]
                 }
             }
+            Self::Indexes => {
+                const {
+                    &[
+                        col("namespace", T::Text),
+                        col("table_name", T::Text),
+                        col("index_name", T::Text),
+                        col("kind", T::Text),
+                        col("is_unique", T::Boolean),
+                        col("columns", T::Text),
+                        col("definition", T::Text),
+                    ]
+                }
+            }
             Self::AuditLogs => {
                 const {
                     &[
@@ -232,43 +278,14 @@ impl SystemTable {
                 }
             }
             Self::Stats => const { &[col("name", T::Text), col("value", T::BigInt)] },
-            Self::StandardSchemata => const { &[opt("catalog_name", T::Text), opt("schema_name", T::Text)] },
-            Self::StandardTables => {
-                const {
-                    &[
-                        opt("table_catalog", T::Text),
-                        opt("table_schema", T::Text),
-                        opt("table_name", T::Text),
-                        opt("table_type", T::Text),
-                    ]
-                }
-            }
-            Self::StandardViews => {
-                const {
-                    &[
-                        opt("table_catalog", T::Text),
-                        opt("table_schema", T::Text),
-                        opt("table_name", T::Text),
-                        opt("view_definition", T::Text),
-                    ]
-                }
-            }
-            Self::StandardColumns => {
-                const {
-                    &[
-                        opt("table_catalog", T::Text),
-                        opt("table_schema", T::Text),
-                        opt("table_name", T::Text),
-                        opt("column_name", T::Text),
-                        opt("ordinal_position", T::Int),
-                        opt("column_default", T::Text),
-                        opt("is_nullable", T::Text),
-                        opt("data_type", T::Text),
-                        opt("numeric_precision", T::Int),
-                        opt("numeric_scale", T::Int),
-                    ]
-                }
-            }
+            Self::StandardSchemata => standard::SCHEMATA,
+            Self::StandardTables => standard::TABLES,
+            Self::StandardViews => standard::VIEWS,
+            Self::StandardColumns => standard::COLUMNS,
+            Self::StandardTableConstraints => standard::TABLE_CONSTRAINTS,
+            Self::StandardKeyColumnUsage => standard::KEY_COLUMN_USAGE,
+            Self::StandardConstraintColumnUsage => standard::CONSTRAINT_COLUMN_USAGE,
+            Self::StandardStatistics => standard::STATISTICS,
         }
     }
 }

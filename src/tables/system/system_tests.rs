@@ -67,7 +67,7 @@ fn ann() -> UserRecord {
 }
 
 #[test]
-fn a_catalog_of_version_1_opens_under_version_2() -> Result<()> {
+fn a_catalog_of_version_1_opens_under_version_3() -> Result<()> {
     block_on(async {
         let first = open(MemoryBackend::new(), &STEPS[..1]).await?;
         assert_eq!(SystemTablesRegistry::stored_version(first.backend.as_ref()).await?, 1);
@@ -77,7 +77,7 @@ fn a_catalog_of_version_1_opens_under_version_2() -> Result<()> {
         let local = first.system.storages().require("local").await?;
 
         let second = open(copy(&first).await?, STEPS).await?;
-        assert_eq!(SystemTablesRegistry::stored_version(second.backend.as_ref()).await?, 2);
+        assert_eq!(SystemTablesRegistry::stored_version(second.backend.as_ref()).await?, 3);
         let standard = second.registry.tables(Some(INFORMATION_SCHEMA)).await?;
         assert_eq!(standard.len(), SystemTable::STANDARD.len(), "created what was missing");
         assert_eq!(second.table(SystemTable::Users).await?.definition(), users.definition(), "kept what was there");
@@ -86,6 +86,35 @@ fn a_catalog_of_version_1_opens_under_version_2() -> Result<()> {
 
         let commits = open(copy(&second).await?, STEPS).await?.backend.counters().commits;
         assert_eq!(commits, 0, "nothing to do the next time");
+        Ok(())
+    })
+}
+
+#[test]
+fn version_3_gives_the_views_of_the_standard_all_their_columns() -> Result<()> {
+    /// A view as version 2 had it, and no index listed anywhere.
+    fn as_it_was(upgrade: &mut Upgrade) -> Result<()> {
+        let columns = vec![NewColumn::new("catalog_name", KalamDataType::Text)];
+        let (id, options) = (SystemTable::StandardSchemata.table_id(), TableOptions::default());
+        let old = TableDefinition::new(id.clone(), 0, TableType::System, columns, &[], options, 7, "")?;
+        upgrade.definitions.insert(id.clone(), old);
+        upgrade.changed.insert(id);
+        for later in [SystemTable::Indexes, SystemTable::StandardStatistics] {
+            upgrade.definitions.remove(&later.table_id());
+        }
+        Ok(())
+    }
+    block_on(async {
+        let second = open(MemoryBackend::new(), &[STEPS[0], as_it_was]).await?;
+        assert_eq!(second.table(SystemTable::StandardSchemata).await?.definition().columns.len(), 1);
+        assert!(second.table(SystemTable::Indexes).await.is_err());
+        let third = open(copy(&second).await?, STEPS).await?;
+        for table in SystemTable::SYSTEM.into_iter().chain(SystemTable::STANDARD) {
+            let found = third.table(table).await?;
+            let names = found.definition().columns_in_order().map(|c| c.name.as_str());
+            assert!(names.eq(table.columns().iter().map(|c| c.name)), "{table:?}");
+        }
+        assert_eq!(third.column(SystemTable::StandardSchemata, "schema_name").await?[0], "default");
         Ok(())
     })
 }

@@ -21,7 +21,7 @@ const VERSION_KEY: &[u8] = b"catalog_version";
 pub(super) type Step = fn(&mut Upgrade) -> Result<()>;
 
 /// The steps to today's version.
-pub(super) const STEPS: &[Step] = &[engine_tables, standard_tables];
+pub(super) const STEPS: &[Step] = &[engine_tables, standard_tables, indexes_and_constraints];
 
 /// 1: the tables of `system`, and the storage `local`.
 fn engine_tables(upgrade: &mut Upgrade) -> Result<()> {
@@ -31,6 +31,13 @@ fn engine_tables(upgrade: &mut Upgrade) -> Result<()> {
 
 /// 2: `information_schema`.
 fn standard_tables(upgrade: &mut Upgrade) -> Result<()> {
+    upgrade.create(&SystemTable::STANDARD)
+}
+
+/// 3: `system.indexes`, the views of constraints and indexes, and every column of PostgreSQL's in `information_schema`.
+fn indexes_and_constraints(upgrade: &mut Upgrade) -> Result<()> {
+    upgrade.renew(&SystemTable::STANDARD);
+    upgrade.create(&SystemTable::SYSTEM)?;
     upgrade.create(&SystemTable::STANDARD)
 }
 
@@ -69,6 +76,20 @@ impl Upgrade {
             self.changed.insert(id);
         }
         Ok(())
+    }
+
+    /// Forgets the tables that have other columns than they should, so that they are created anew: their rows are made
+    /// when they are asked, so none was written under the old definition.
+    fn renew(&mut self, tables: &[SystemTable]) {
+        for table in tables {
+            let as_it_should = |found: &TableDefinition| {
+                found.columns_in_order().map(|c| c.name.as_str()).eq(table.columns().iter().map(|c| c.name))
+            };
+            let id = table.table_id();
+            if self.definitions.get(&id).is_some_and(|found| !as_it_should(found)) {
+                self.definitions.remove(&id);
+            }
+        }
     }
 
     fn add_local_storage(&mut self) -> Result<()> {

@@ -80,6 +80,7 @@ export interface EngineStatus {
   usage?: number
   quota?: number
   memory: { wasm: number; hotRows: number; hotBytes: number; query: number }
+  log: { commits: number; groups: number }
 }
 
 export interface ImporterOptions extends SessionOptions {

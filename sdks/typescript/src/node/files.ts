@@ -17,6 +17,7 @@
 // - Commits run one after the other, in the order of their calls.
 // - A log with much garbage is rewritten: the new one is flushed before `CURRENT` names it.
 
+import { joined } from '../bytes.js'
 import { KalamError } from '../errors.js'
 import type { HostStorage, StorageOperation, StoragePartition, StorageScan, StorageStatistics } from '../storage.js'
 import type { Durability } from '../types.js'
@@ -453,14 +454,7 @@ class FileStorage implements HostStorage {
       total += count
       if (place.length < BLOB_PART) break
     }
-    if (pieces.length === 1) return pieces[0]
-    const out = new Uint8Array(total)
-    let at = 0
-    for (const piece of pieces) {
-      out.set(piece, at)
-      at += piece.length
-    }
-    return out
+    return joined(pieces)
   }
 
   stats(): StorageStatistics {
