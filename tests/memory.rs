@@ -1,146 +1,119 @@
-//! How much memory the engine takes: a table that is larger than its budgets is written, flushed, changed and read within
-//! them. An allocator that counts says so.
+//! One statement that is larger than the budget of memory: it works, or it fails cleanly.
 #![cfg(not(target_arch = "wasm32"))]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use arrow::array::AsArray;
-use arrow::datatypes::Int64Type;
 use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
-use kalamdb::error::Result;
-use kalamdb::sql::{Cursor, ExecuteOptions, Params, StatementResult};
+use kalamdb::error::{ErrorCode, KalamError, Result};
+use kalamdb::sql::{ExecuteOptions, Params, StatementResult};
 use kalamdb::storage::MemoryBackend;
+use kalamdb::types::{KalamDataType, Value};
 
-/// Counts the bytes that are there, and the most there ever were.
-struct Counting;
+const HOT: usize = 1 << 20;
+const QUERIES: usize = 6 << 20;
 
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-/// The tests of this file go one after the other: there is one count.
-static TURN: Mutex<()> = Mutex::new(());
+struct Database(Arc<AppContext>);
 
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(now, Ordering::Relaxed);
-        unsafe { System.alloc(layout) }
+impl Database {
+    fn open() -> Result<Self> {
+        let config = Config { hot_limit: HOT, memory_limit: QUERIES, segment_cache: 1 << 20, ..Config::default() };
+        block_on(AppContext::open(Arc::new(MemoryBackend::new()), config)).map(Self)
     }
 
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        unsafe { System.dealloc(at, layout) }
+    fn exec(&self, sql: &str) -> Result<StatementResult> {
+        let options = ExecuteOptions::default();
+        let results = block_on(self.0.executor().execute(self.0.session(), sql, &Params::default(), &options));
+        Ok(results.map_err(|e| e.in_context(sql))?.pop().unwrap_or_default())
+    }
+
+    fn changed(&self, sql: &str) -> Result<u64> {
+        Ok(self.exec(sql)?.rows_affected)
+    }
+
+    fn numbers(&self, sql: &str) -> Result<Vec<i64>> {
+        let rows = self.exec(sql)?.rows.expect("a query");
+        let value = |i| match Value::from_array(rows.batches[0].column(i), 0, &KalamDataType::BigInt) {
+            Ok(Value::BigInt(n)) => n,
+            other => panic!("{sql}: {other:?}"),
+        };
+        Ok((0..rows.schema.fields().len()).map(value).collect())
+    }
+
+    /// The statement does not fit: it says so, and nothing of it is there.
+    fn refused(&self, sql: &str) {
+        let error: KalamError = self.exec(sql).err().unwrap_or_else(|| panic!("{sql} should not fit"));
+        assert_eq!(error.code(), ErrorCode::OutOfMemory, "{sql}: {error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("memoryLimit")), "{error:?}");
+        assert_eq!(self.0.executor().query_memory(), 0, "{sql} still holds memory");
+    }
+
+    fn hot_bytes(&self) -> u64 {
+        self.0.store().statistics().hot_bytes
     }
 }
 
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// What a piece of work took at most above what was there before, in bytes.
-fn most_of<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let before = NOW.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
-    let done = work();
-    (done, PEAK.load(Ordering::Relaxed).saturating_sub(before))
+/// About 50 bytes a row.
+fn rows(from: u32, to: u32) -> String {
+    format!("SELECT value, 1, 'a text of this row ' || CAST(value AS TEXT) FROM generate_series({from}, {})", to - 1)
 }
 
-const MIB: usize = 1 << 20;
-
-fn open(backend: MemoryBackend, config: &Config) -> Result<Arc<AppContext>> {
-    block_on(AppContext::open(Arc::new(backend), config.clone()))
-}
-
-fn sql(context: &AppContext, text: &str) -> Result<StatementResult> {
-    let (params, options) = (Params::default(), ExecuteOptions::default());
-    let done = block_on(context.executor().execute(context.session(), text, &params, &options));
-    Ok(done.map_err(|e| e.in_context(text))?.pop().unwrap_or_default())
-}
-
-fn number(context: &AppContext, text: &str) -> Result<i64> {
-    let rows = sql(context, text)?.rows.expect("a query gives rows");
-    Ok(rows.batches[0].column(0).as_primitive::<Int64Type>().value(0))
-}
-
-/// A flush holds one segment's rows, however many there are.
 #[test]
-fn a_large_table_is_flushed_in_bounded_memory() -> Result<()> {
-    let _turn = TURN.lock();
-    let most = |segments: usize| -> Result<usize> {
-        let context = open(MemoryBackend::new(), &Config { hot_limit: usize::MAX, ..Config::default() })?;
-        sql(&context, "CREATE TABLE t (k BIGINT PRIMARY KEY, v BIGINT)")?;
-        let rows = segments * kalamdb::tables::SEGMENT_ROWS;
-        sql(&context, &format!("INSERT INTO t SELECT value, value % 10 FROM generate_series(1, {rows})"))?;
-        let (flushed, most) = most_of(|| sql(&context, "STORAGE FLUSH TABLE t"));
-        flushed?;
-        assert_eq!(number(&context, "SELECT count(*) FROM t")?, rows as i64);
-        Ok(most)
-    };
-    let (one, four) = (most(1)?, most(4)?);
-    println!("one segment: {} KiB, four: {} KiB", one >> 10, four >> 10);
-    assert!(four < one + one / 2, "one segment took {one} bytes, four {four}");
+fn a_statement_larger_than_the_hot_tier_works() -> Result<()> {
+    let db = Database::open()?;
+    db.exec("CREATE TABLE t (id INT PRIMARY KEY, n BIGINT, s TEXT)")?;
+    assert_eq!(db.changed(&format!("INSERT INTO t {}", rows(0, 80_000)))?, 80_000);
+    assert!(db.hot_bytes() > 2 * HOT as u64, "{} bytes", db.hot_bytes());
+    // Whoever writes next makes room first.
+    assert_eq!(db.changed("UPDATE t SET n = n + id WHERE id % 2 = 0")?, 40_000);
+    let statistics = db.0.store().statistics();
+    assert_eq!((statistics.cold_rows, statistics.hot_rows), (40_000, 40_000));
+    db.changed("INSERT INTO t VALUES (-1, 0, NULL)")?;
+    assert!(db.hot_bytes() < HOT as u64, "{} bytes", db.hot_bytes());
+    // All rows, from segments, through a cache that they do not fit in.
+    assert_eq!(db.changed("UPDATE t SET n = n + 1")?, 80_001);
+    assert_eq!(db.numbers("SELECT count(*), sum(n) FROM t")?, [80_001, 40_000 * 39_999 + 80_000 + 80_001]);
+    assert_eq!(db.changed("DELETE FROM t")?, 80_001);
+    assert_eq!(db.numbers("SELECT count(*) FROM t")?, [0]);
     Ok(())
 }
 
 #[test]
-fn a_table_larger_than_the_budget_works() -> Result<()> {
-    let _turn = TURN.lock();
-    const BATCH: i64 = 5_000;
-    const BATCHES: i64 = 100;
-    const ROWS: i64 = BATCH * BATCHES;
-    let config = Config { hot_limit: 4 * MIB, segment_cache: 4 * MIB, memory_limit: 24 * MIB, ..Config::default() };
-    let backend = Arc::new(MemoryBackend::new());
-    let context = block_on(AppContext::open(Arc::clone(&backend) as _, config.clone()))?;
-    sql(&context, "CREATE TABLE t (k BIGINT PRIMARY KEY, v BIGINT, text TEXT)")?;
-    // Rows take about 250 bytes each in memory, and little in a file.
-    let table_bytes = ROWS as usize * 250;
-    let (loaded, load) = most_of(|| {
-        (0..BATCHES).try_for_each(|batch| {
-            let (from, to) = (batch * BATCH, (batch + 1) * BATCH - 1);
-            let rows =
-                format!("SELECT value, value % 100, repeat('some text ', 24) FROM generate_series({from}, {to})");
-            sql(&context, &format!("INSERT INTO t {rows}")).map(drop)
-        })
-    });
-    loaded?;
-    let work = |context: &AppContext| -> Result<()> {
-        assert_eq!(number(context, "SELECT count(*) FROM t")?, ROWS);
-        assert_eq!(number(context, "SELECT sum(length(text)) FROM t")?, ROWS * 240);
-        assert_eq!(number(context, "SELECT count(*) FROM (SELECT v, max(text) FROM t GROUP BY v) q")?, 100);
-        assert_eq!(number(context, &format!("SELECT v FROM t WHERE k = {}", ROWS - 1))?, 99);
-        assert_eq!(number(context, "SELECT k FROM t ORDER BY v DESC, k DESC LIMIT 1")?, ROWS - 1);
-        Ok(())
-    };
-    let (read, reading) = most_of(|| work(&context));
-    read?;
-    // A cursor over all of it, in the order of the key.
-    let (read, streaming) = most_of(|| -> Result<i64> {
-        let (params, options) = (Params::default(), ExecuteOptions::default());
-        let text = "SELECT k, text FROM t ORDER BY k";
-        let mut cursor = block_on(Cursor::open(context.executor(), context.session(), text, &params, &options))?;
-        let mut next = 0;
-        while let Some(batch) = block_on(cursor.next(1000))? {
-            for k in batch.column(0).as_primitive::<Int64Type>().values() {
-                assert_eq!(*k, next);
-                next += 1;
-            }
+fn a_statement_larger_than_the_limit_leaves_nothing_behind() -> Result<()> {
+    let db = Database::open()?;
+    db.exec("CREATE TABLE t (id INT PRIMARY KEY, n BIGINT, s TEXT)")?;
+    let state = || db.numbers("SELECT count(*), coalesce(sum(n), 0) FROM t");
+    db.refused(&format!("INSERT INTO t {}", rows(0, 1_000_000)));
+    db.refused(&format!("CREATE TABLE u AS {}", rows(0, 1_000_000)));
+    assert_eq!(state()?, [0, 0]);
+    assert_eq!(db.exec("SELECT * FROM u").err().map(|e| e.code()), Some(ErrorCode::TableNotFound));
+    // Grown in pieces the table is larger than any statement may be.
+    for from in [0, 80_000, 160_000] {
+        db.changed(&format!("INSERT INTO t {}", rows(from, from + 80_000)))?;
+    }
+    for flushed in [false, true] {
+        for sql in [
+            "UPDATE t SET n = n + 1",
+            "UPDATE t SET id = -id",
+            "INSERT INTO t SELECT id, n + 1, s FROM t WHERE true ON CONFLICT (id) DO UPDATE SET n = excluded.n",
+            "INSERT OR REPLACE INTO t SELECT id, 0, s FROM t",
+        ] {
+            db.refused(sql);
+            assert_eq!(state()?, [240_000, 240_000], "{sql}");
         }
-        Ok(next)
-    });
-    assert_eq!(read?, ROWS);
-    let (changed, changing) = most_of(|| -> Result<()> {
-        sql(&context, "UPDATE t SET v = v + 0, text = text WHERE k % 20 = 3")?;
-        sql(&context, "STORAGE FLUSH ALL; STORAGE COMPACT ALL").map(drop)
-    });
-    changed?;
-    work(&context)?;
-    drop(context);
-    let (read, reopened) = most_of(|| work(&*open(backend.reopen(), &config)?));
-    read?;
-    let figures = [load, reading, streaming, changing, reopened];
-    println!("of {} MiB: {:?} MiB", table_bytes / MIB, figures.map(|bytes| bytes / MIB));
-    assert!(figures.iter().all(|bytes| *bytes < table_bytes / 2), "{figures:?} bytes, the table has {table_bytes}");
+        if !flushed {
+            db.exec("STORAGE FLUSH ALL")?;
+        }
+    }
+    // A transaction that runs into it is over; the session goes on.
+    db.exec("BEGIN")?;
+    db.changed("UPDATE t SET n = 7 WHERE id = 1")?;
+    db.refused("UPDATE t SET n = 8");
+    db.exec("ROLLBACK")?;
+    assert_eq!(state()?, [240_000, 240_000]);
+    for from in [0, 80_000, 160_000] {
+        assert_eq!(db.changed(&format!("UPDATE t SET n = n + 1 WHERE id >= {from} AND id < {from} + 80000"))?, 80_000);
+    }
+    assert_eq!(state()?, [240_000, 480_000]);
     Ok(())
 }
