@@ -443,7 +443,10 @@ impl ContextProvider for PlanContext<'_> {
     }
 
     fn udf_names(&self) -> Vec<String> {
-        self.state.scalar_functions().keys().cloned().collect()
+        // In order: of names that are equally near to a wrong one, the first is suggested.
+        let mut names: Vec<String> = self.state.scalar_functions().keys().cloned().collect();
+        names.sort_unstable();
+        names
     }
 
     fn higher_order_function_names(&self) -> Vec<String> {
@@ -451,7 +454,9 @@ impl ContextProvider for PlanContext<'_> {
     }
 
     fn udaf_names(&self) -> Vec<String> {
-        self.state.aggregate_functions().keys().cloned().collect()
+        let mut names: Vec<String> = self.state.aggregate_functions().keys().cloned().collect();
+        names.sort_unstable();
+        names
     }
 
     fn udwf_names(&self) -> Vec<String> {

@@ -225,15 +225,15 @@ fn known(what: &str) -> Option<KalamError> {
 }
 
 fn from_plan(what: &str) -> KalamError {
+    if what.contains(POSITION_COLUMN) && what.contains("GROUP BY") {
+        return KalamError::new(ErrorCode::InvalidStatement, "aggregate functions are not allowed in UPDATE")
+            .with_hint("Put the aggregate into a subquery.");
+    }
     if let Some(known) = known(what) {
         return known;
     }
     let what = first_line(what);
     let what = what.strip_prefix("Internal error: ").unwrap_or(what);
-    if what.contains(POSITION_COLUMN) && what.contains("GROUP BY") {
-        return KalamError::new(ErrorCode::InvalidStatement, "aggregate functions are not allowed in UPDATE")
-            .with_hint("Put the aggregate into a subquery.");
-    }
     let what = &what.replace("While expanding wildcard, column", "column");
     let lower = what.to_ascii_lowercase();
     let code = if lower.starts_with("invalid function") || lower.contains("no function matches") {

@@ -258,6 +258,13 @@ pub fn translated(what: &str) -> String {
             continue;
         }
         let (name, after) = rest.split_at(word);
+        if name == "Literal"
+            && let Some((inner, after)) = in_parentheses(after)
+        {
+            out.push_str(&translated(inner.trim_end_matches(", None")));
+            rest = after;
+            continue;
+        }
         let Some(sql) = sql_type(name) else {
             out.push_str(name);
             rest = after;
@@ -331,6 +338,7 @@ mod tests {
             ("sum(count(Int64(1)))", "sum(count(*))"),
             ("FixedSizeBinary(16), Time64(µs), List(Int64)", "UUID, TIME, ARRAY"),
             ("Int64Column and Utf8", "Int64Column and TEXT"),
+            ("got Literal(Utf8(\"x\"), None)", "got 'x'"),
             ("nothing here (at all", "nothing here (at all"),
             ("Int64(", "BIGINT("),
         ] {
