@@ -12,13 +12,13 @@ use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{DFSchema, DataFusionError, ExprSchema, Result as DfResult, ScalarValue};
-use datafusion::logical_expr::expr::{Between, Cast, InList, ScalarFunction, TryCast};
+use datafusion::logical_expr::expr::{Between, Case, Cast, InList, ScalarFunction, TryCast};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs,
-    ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ScalarUDF, ScalarUDFImpl, Signature, Volatility, when,
 };
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::sql::sqlparser::ast::BinaryOperator;
@@ -252,8 +252,30 @@ fn rewrite(expr: Expr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
             let (low, high) = (matched(*low, other, schema), matched(*high, other, schema));
             Transformed::yes(Expr::Between(Between { expr, negated, low: Box::new(low), high: Box::new(high) }))
         }
+        Expr::Case(Case { expr: Some(x), when_then_expr, else_expr }) if is_told_apart(&x, schema) => {
+            let equal = |(value, then): (Box<Expr>, Box<Expr>)| {
+                let (x, value) = pair(x.as_ref().clone(), *value, schema);
+                (Box::new(x.eq(value)), then)
+            };
+            let when_then_expr = when_then_expr.into_iter().map(equal).collect();
+            Transformed::yes(Expr::Case(Case { expr: None, when_then_expr, else_expr }))
+        }
+        Expr::ScalarFunction(call) if call.name() == "nullif" => match call.args.as_slice() {
+            [x, value] if is_told_apart(x, schema) => {
+                let (tested, value) = pair(x.clone(), value.clone(), schema);
+                let null = Expr::Literal(ScalarValue::try_from(x.get_type(schema)?)?, None);
+                Transformed::yes(when(tested.eq(value), null).otherwise(x.clone())?)
+            }
+            _ => Transformed::no(Expr::ScalarFunction(call)),
+        },
         other => Transformed::no(other),
     })
+}
+
+/// Whether NULLIF and `CASE x WHEN` compare values otherwise than `=`: Arrow tells -0 from 0, and knows no text of an id.
+fn is_told_apart(x: &Expr, schema: &DFSchema) -> bool {
+    let found = x.get_type(schema);
+    !x.is_volatile() && found.is_ok_and(|t| t == DataType::Float64 || t == DataType::Float32 || beside(&t).is_some())
 }
 
 fn compares(op: Operator) -> bool {

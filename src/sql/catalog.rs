@@ -224,22 +224,16 @@ fn wants_unique_names(error: &DataFusionError) -> bool {
     }
 }
 
-/// Whether planning failed because INTERSECT and EXCEPT, which are planned as joins, compare columns by name.
-fn is_set_of_same_names(error: &DataFusionError, statement: &ast::Statement) -> bool {
-    struct Finder;
-    impl ast::Visitor for Finder {
-        type Break = ();
-
-        fn pre_visit_query(&mut self, query: &ast::Query) -> ControlFlow<()> {
-            match query.body.as_ref() {
-                ast::SetExpr::SetOperation { .. } => ControlFlow::Break(()),
-                _ => ControlFlow::Continue(()),
-            }
-        }
+/// The name that planning found to be ambiguous: of columns of a table and of a SELECT list, which DataFusion does not
+/// tell apart, or of both sides of INTERSECT and EXCEPT, which are planned as joins. It may as well be a mistake.
+fn ambiguous_name(error: &DataFusionError) -> Option<&str> {
+    match error.find_root() {
+        DataFusionError::SchemaError(inner, _) => match inner.as_ref() {
+            SchemaError::AmbiguousReference { field } => Some(field.name.as_str()),
+            _ => None,
+        },
+        _ => None,
     }
-    matches!(error.find_root(), DataFusionError::SchemaError(inner, _)
-        if matches!(inner.as_ref(), SchemaError::AmbiguousReference { .. }))
-        && ast::Visit::visit(statement, &mut Finder).is_break()
 }
 
 type Lookup = std::result::Result<Arc<dyn TableSource>, KalamError>;
@@ -357,19 +351,28 @@ impl<'a> PlanContext<'a> {
 
     fn plan(&self, mut statement: ast::Statement) -> Result<LogicalPlan> {
         rewrite::standardise(&mut statement)?;
-        match SqlToRel::new(self).sql_statement_to_plan(statement.clone()) {
-            Err(error) if wants_unique_names(&error) || is_set_of_same_names(&error, &statement) => {
-                rewrite::name_columns(&mut statement);
-                match SqlToRel::new(self).sql_statement_to_plan(statement.clone()) {
-                    Err(error) if wants_unique_names(&error) => {
-                        rewrite::name_casts(&mut statement);
-                        SqlToRel::new(self).sql_statement_to_plan(statement).map_err(from_datafusion)
-                    }
-                    planned => planned.map_err(from_datafusion),
-                }
+        let written = statement.clone();
+        let mut planned = SqlToRel::new(self).sql_statement_to_plan(statement.clone());
+        let mut ambiguous = Vec::new();
+        // A name more in each round: of a statement with a mistake, one round is in vain.
+        while let Err(error) = &planned {
+            match ambiguous_name(error) {
+                Some(name) if !ambiguous.iter().any(|n| n == name) => ambiguous.push(name.to_owned()),
+                None if ambiguous.is_empty() && wants_unique_names(error) => {}
+                _ => break,
             }
-            planned => planned.map_err(from_datafusion),
+            statement = written.clone();
+            rewrite::name_columns(&mut statement, &ambiguous);
+            planned = SqlToRel::new(self).sql_statement_to_plan(statement.clone());
+            if ambiguous.is_empty() {
+                break;
+            }
         }
+        if matches!(&planned, Err(error) if wants_unique_names(error)) {
+            rewrite::name_casts(&mut statement);
+            planned = SqlToRel::new(self).sql_statement_to_plan(statement);
+        }
+        planned.map_err(from_datafusion)
     }
 
     fn expand_wildcards(&self, query: &mut ast::Query) -> Result<()> {

@@ -21,7 +21,6 @@ use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -33,13 +32,15 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::arithmetic::CheckedArithmetic;
 use super::casts::{KalamCasts, KalamComparisons};
-use super::correlated::CorrelatedScalars;
+use super::correlated::CorrelatedSubqueries;
 use super::counting_windows::CountingWindows;
 use super::guarded_rules;
+use super::in_lists::InLists;
 use super::index_order::IndexOrder;
 use super::interrupt::EnsureChecks;
 use super::json::JsonOperators;
 use super::not_in::NotIn;
+use super::subquery_places::SubqueryPlaces;
 use super::type_planner::KalamTypePlanner;
 use super::vectors::ArrayLiterals;
 use crate::error::{KalamError, Result};
@@ -68,10 +69,15 @@ pub fn session_state(memory: Arc<dyn MemoryPool>, store: &Arc<TableStore>) -> Re
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
         .build_arc()
         .map_err(KalamError::internal)?;
-    let mut analyzer_rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> =
-        vec![Arc::new(NotIn), Arc::new(CorrelatedScalars), Arc::new(KalamCasts)];
+    let mut analyzer_rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![
+        Arc::new(SubqueryPlaces),
+        Arc::new(NotIn),
+        Arc::new(CorrelatedSubqueries),
+        Arc::new(InLists),
+        Arc::new(KalamCasts),
+    ];
     analyzer_rules.extend(Analyzer::new().rules);
-    let mut physical_rules = PhysicalOptimizer::new().rules;
+    let mut physical_rules = guarded_rules::physical_rules();
     physical_rules.push(Arc::new(IndexOrder));
     physical_rules.push(Arc::new(InPlaceCoalesce));
     physical_rules.push(Arc::new(EnsureChecks));

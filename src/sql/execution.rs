@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::{Expr as DfExpr, LogicalPlan};
 use datafusion::physical_plan::ExecutionPlan;
@@ -21,6 +20,7 @@ use super::catalog::{Extras, Names, plan_statement};
 use super::datafusion_session;
 use super::errors::from_datafusion;
 use super::executor::{ExecuteOptions, SqlExecutor};
+use super::expressions::any_expression;
 use super::handlers;
 use super::params::Params;
 use super::parser::Statement;
@@ -334,16 +334,7 @@ fn tells_time(plan: &LogicalPlan) -> bool {
         DfExpr::ScalarFunction(call) => CLOCK_WORDS.iter().any(|word| call.name().starts_with(word)),
         _ => false,
     };
-    let mut found = false;
-    // The closures never fail.
-    let _ = plan.apply_with_subqueries(|node| {
-        node.apply_expressions(|expr| {
-            found = found || expr.exists(|e| Ok(calls(e))).unwrap_or(false);
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-    });
-    found
+    any_expression(plan, calls)
 }
 
 fn unsupported_statement(statement: &ast::Statement) -> KalamError {

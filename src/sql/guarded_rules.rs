@@ -3,18 +3,32 @@
 //! A join holds one setting for all of its keys. DataFusion's rules add a condition `a = b` to the keys of a join whose
 //! setting says that NULL equals NULL, and merge joins of either setting, so that `a = b` becomes true for NULLs. And
 //! a condition that names no column is moved below an aggregate without groups, which has a row for no rows.
+//! Of the rules for physical plans two go by the names of columns, which need not be unique: one moves a filter to the side
+//! of a join that has columns of its names, the other lets an aggregate drop groups by an order it takes for its own,
+//! and looks through windows on its way. Both are left out; a scan has its filters from the logical plan already.
 //! Invariant: a join with that setting keeps the keys that it was made with, and a filter above an aggregate that has
 //! a row for no rows stays above it.
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{NullEquality, Result as DfResult};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::optimizer::optimizer::{ApplyOrder, Optimizer};
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::projection::ProjectionExpr;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
+use datafusion::physical_plan::projection::ProjectionExec;
+
+use super::unsaid::Unsaid;
 
 type Rule = Arc<dyn OptimizerRule + Send + Sync>;
+type PhysicalRule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 
 /// DataFusion's rules, three of them guarded.
 pub fn optimizer_rules() -> Vec<Rule> {
@@ -28,6 +42,51 @@ pub fn optimizer_rules() -> Vec<Rule> {
         Arc::new(Guarded { rule, keeps }) as Rule
     };
     Optimizer::new().rules.into_iter().map(guard).collect()
+}
+
+/// DataFusion's rules for physical plans but those that go by names, with [`Unsaid`] among them.
+pub fn physical_rules() -> Vec<PhysicalRule> {
+    let mut rules = PhysicalOptimizer::new().rules;
+    rules.retain(|rule| !["FilterPushdown", "FilterPushdown(Post)", "LimitAggregation"].contains(&rule.name()));
+    // Behind what chooses the kinds of joins, before what places sorts.
+    let place = rules.iter().position(|rule| rule.name() == "EnsureRequirements").unwrap_or(0);
+    rules.insert(place, Arc::new(Unsaid));
+    let guard = |rule: PhysicalRule| match rule.name() {
+        "ProjectionPushdown" => Arc::new(WithoutFilterProjections(rule)) as PhysicalRule,
+        _ => rule,
+    };
+    rules.into_iter().map(guard).collect()
+}
+
+/// DataFusion's rule that moves projections down, without projections within filters: it takes the columns behind one for
+/// those before it, and the filter then compares others. The rule puts such projections back.
+#[derive(Debug)]
+struct WithoutFilterProjections(PhysicalRule);
+
+impl PhysicalOptimizerRule for WithoutFilterProjections {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, config: &ConfigOptions) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let plan = plan.transform_up(|plan| {
+            let Some(filter) = plan.downcast_ref::<FilterExec>() else { return Ok(Transformed::no(plan)) };
+            let Some(columns) = filter.projection().as_deref() else { return Ok(Transformed::no(plan)) };
+            let below = filter.input().schema();
+            let columns = columns.iter().map(|&i| {
+                let name = below.field(i).name();
+                ProjectionExpr { expr: Arc::new(Column::new(name, i)), alias: name.clone() }
+            });
+            let columns: Vec<ProjectionExpr> = columns.collect();
+            let whole = FilterExecBuilder::from(filter).apply_projection(None)?.build()?;
+            Ok(Transformed::yes(Arc::new(ProjectionExec::try_new(columns, Arc::new(whole))?) as _))
+        });
+        self.0.optimize(plan.data()?, config)
+    }
+
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn schema_check(&self) -> bool {
+        self.0.schema_check()
+    }
 }
 
 /// A rule, and what it leaves alone.

@@ -10,13 +10,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{DFSchema, DataFusionError, Result as DfResult, ScalarValue};
 use datafusion::logical_expr::expr::{Between, InList, Placeholder};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, lit};
 
+use super::expressions::any_expression;
 use super::params::{Params, placeholder_types};
 use crate::error::Result;
 use crate::tables::parameters::ParameterFunction;
@@ -193,16 +194,7 @@ pub fn casts_a_parameter(plan: &LogicalPlan) -> bool {
         },
         _ => false,
     };
-    let mut found = false;
-    // The closures never fail.
-    let _ = plan.apply_with_subqueries(|node| {
-        node.apply_expressions(|expr| {
-            found = found || expr.exists(|e| Ok(casts(e))).unwrap_or(true);
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-    });
-    found
+    any_expression(plan, casts)
 }
 
 fn is_comparison(op: Operator) -> bool {

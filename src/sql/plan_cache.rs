@@ -28,6 +28,7 @@ use super::catalog::Extras;
 use super::datafusion_session;
 use super::errors::from_datafusion;
 use super::executor::Execution;
+use super::expressions::any_expression;
 use super::lru::Lru;
 use super::open_parameters::{OpenParameter, OpenPlan, casts_a_parameter, number_parameters, open_parameters};
 use super::params::Params;
@@ -270,7 +271,7 @@ impl Execution<'_> {
         let logical = self.logical(ast::Statement::Query(Box::new(query)), &extras).await?;
         if let Some(key) = &mut key
             && key.users.is_none()
-            && who::is_asked(&logical)?
+            && who::is_asked(&logical)
         {
             cache.insert(key.clone(), catalog, Entry::ByUser);
             key.users = Some(self.users());
@@ -487,16 +488,7 @@ fn depends_on_the_moment(plan: &LogicalPlan) -> bool {
         Expr::ScalarVariable(..) => true,
         _ => false,
     };
-    let mut found = false;
-    // The closures never fail.
-    let _ = plan.apply_with_subqueries(|node| {
-        node.apply_expressions(|expr| {
-            found = found || expr.exists(|e| Ok(stable(e))).unwrap_or(true);
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-    });
-    found
+    any_expression(plan, stable)
 }
 
 /// Whether a plan can be set back to its start: not if operators share state that no reset reaches.

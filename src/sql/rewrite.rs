@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, Expr, Fetch, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, LimitClause, ObjectName,
-    Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, TableFactor, Value, VisitMut, VisitorMut,
+    OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, TableFactor, Value, VisitMut,
+    VisitorMut,
 };
 
 use super::casts::NAMED_CAST;
@@ -35,9 +36,10 @@ pub fn standardise(statement: &mut ast::Statement) -> Result<()> {
     }
 }
 
-/// Gives every column of every SELECT list a name of its own: DataFusion wants that, SQL does not.
-pub fn name_columns(statement: &mut ast::Statement) {
-    let _ = VisitMut::visit(statement, &mut NameColumns);
+/// Gives every column of every SELECT list a name of its own: DataFusion wants that, SQL does not. `ambiguous`: names
+/// that it takes for those of columns of a table too.
+pub fn name_columns(statement: &mut ast::Statement, ambiguous: &[String]) {
+    let _ = VisitMut::visit(statement, &mut NameColumns { ambiguous, depth: 0 });
 }
 
 /// Gives every cast a name of its own within expressions: DataFusion takes `max(x)` and `max(x::TEXT)` for one.
@@ -60,10 +62,26 @@ pub fn name_casts(statement: &mut ast::Statement) {
     let _ = VisitMut::visit(statement, &mut NameCasts);
 }
 
-struct NameColumns;
+struct NameColumns<'a> {
+    ambiguous: &'a [String],
+    depth: usize,
+}
 
-impl VisitorMut for NameColumns {
+impl VisitorMut for NameColumns<'_> {
     type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        self.depth += 1;
+        if self.depth == 1 {
+            order_by_places(query, self.ambiguous);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
         let mut taken = HashSet::new();
@@ -74,7 +92,9 @@ impl VisitorMut for NameColumns {
         for item in &mut select.projection {
             let Some(name) = item_name(item) else { continue };
             let is_column = matches!(item, SelectItem::UnnamedExpr(Expr::Identifier(_) | Expr::CompoundIdentifier(_)));
-            let free = taken.insert(name.clone()) && !(wildcard && is_column);
+            // Names of the rows that the statement gives are seen by its ORDER BY only, which goes by places now.
+            let clashes = !is_column && (wildcard || self.depth == 1) && self.ambiguous.contains(&name);
+            let free = taken.insert(name.clone()) && !(wildcard && is_column) && !clashes;
             if free && is_column {
                 continue;
             }
@@ -85,6 +105,23 @@ impl VisitorMut for NameColumns {
             *item = SelectItem::ExprWithAlias { expr, alias: Ident::with_quote('"', unique) };
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// ORDER BY an ambiguous name of the SELECT list, by its place there.
+fn order_by_places(query: &mut Query, ambiguous: &[String]) {
+    let SetExpr::Select(select) = query.body.as_ref() else { return };
+    let Some(OrderBy { kind: OrderByKind::Expressions(keys), .. }) = &mut query.order_by else { return };
+    for key in keys {
+        let Expr::Identifier(ident) = &key.expr else { continue };
+        let name = fold(ident);
+        // Behind a wildcard nobody knows the place.
+        let listed = select.projection.iter().map_while(item_name).position(|item| item == name);
+        if let Some(place) = listed
+            && ambiguous.contains(&name)
+        {
+            key.expr = Expr::Value(Value::Number((place + 1).to_string(), false).with_empty_span());
+        }
     }
 }
 
@@ -132,66 +169,12 @@ impl VisitorMut for Standardise {
         }
     }
 
-    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<KalamError> {
-        for item in &mut select.projection {
-            let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item else { continue };
-            let written = expr.to_string();
-            let mut visitor = InList { depth: 0, changed: false };
-            VisitMut::visit(expr, &mut visitor)?;
-            if visitor.changed
-                && let SelectItem::UnnamedExpr(expr) = item
-            {
-                *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::with_quote('"', written) };
-            }
-        }
-        ControlFlow::Continue(())
-    }
-
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<KalamError> {
         match rewritten(expr) {
             Ok(Some(new)) => *expr = new,
             Ok(None) => {}
             Err(error) => return ControlFlow::Break(error),
         }
-        ControlFlow::Continue(())
-    }
-}
-
-/// `x IN (q)` in a SELECT list, which DataFusion knows in WHERE only.
-struct InList {
-    depth: usize,
-    changed: bool,
-}
-
-impl VisitorMut for InList {
-    type Break = KalamError;
-
-    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<KalamError> {
-        self.depth += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<KalamError> {
-        self.depth -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<KalamError> {
-        if self.depth > 0 {
-            return ControlFlow::Continue(());
-        }
-        let Expr::InSubquery { expr: left, subquery, negated } = expr else { return ControlFlow::Continue(()) };
-        let (yes, no) = if *negated { ("false", "true") } else { ("true", "false") };
-        let template = format!(
-            "CASE WHEN (SELECT count(*) FROM q) = 0 THEN {no} \
-             WHEN (SELECT count(*) FROM q WHERE \"$c\" = \"$x\") > 0 THEN {yes} \
-             WHEN \"$x\" IS NULL OR (SELECT count(*) - count(\"$c\") FROM q) > 0 THEN NULL ELSE {no} END"
-        );
-        match filled(&template, left, subquery) {
-            Ok(new) => *expr = new,
-            Err(error) => return ControlFlow::Break(error),
-        }
-        self.changed = true;
         ControlFlow::Continue(())
     }
 }
@@ -453,7 +436,7 @@ mod tests {
         };
         standardise(&mut statement)?;
         if names {
-            name_columns(&mut statement);
+            name_columns(&mut statement, &[]);
         }
         Ok(statement.to_string())
     }

@@ -6,14 +6,14 @@
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Result as DfResult, ScalarValue, exec_err};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{ScalarValue, exec_err};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::{
-    ColumnarValue, Expr, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
-};
+use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF, Volatility};
 
 use super::errors::from_datafusion;
+use super::expressions::any_expression;
+use super::nullary;
 use crate::error::Result;
 
 /// The user that a statement runs as; also USER.
@@ -23,25 +23,16 @@ const SESSION_USER: &str = "session_user";
 
 /// The functions, to be planned with.
 pub fn functions() -> Vec<Arc<ScalarUDF>> {
-    let function = |name, aliases: &[&str]| {
-        let aliases = aliases.iter().map(|&a| a.to_owned()).collect();
-        Arc::new(ScalarUDF::from(NamedUser { name, aliases, signature: Signature::nullary(Volatility::Stable) }))
+    let function = |name: &'static str, aliases: &[&str]| {
+        let unbound = move |_| exec_err!("{name} was not bound to a user");
+        nullary::function(name, aliases, Volatility::Stable, DataType::Utf8, unbound)
     };
     vec![function(CURRENT_USER, &["user"]), function(SESSION_USER, &[])]
 }
 
 /// Whether a plan asks for the user.
-pub fn is_asked(plan: &LogicalPlan) -> Result<bool> {
-    let mut found = false;
-    plan.apply_with_subqueries(|node| {
-        node.apply_expressions(|expr| {
-            found = found || expr.exists(|e| Ok(name(e, "", "").is_some()))?;
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-    })
-    .map_err(from_datafusion)?;
-    Ok(found)
+pub fn is_asked(plan: &LogicalPlan) -> bool {
+    any_expression(plan, |expr| name(expr, "", "").is_some())
 }
 
 /// Which user an expression asks for.
@@ -55,7 +46,7 @@ fn name<'a>(expr: &Expr, current: &'a str, session: &'a str) -> Option<&'a str> 
 
 /// Puts the names into a plan.
 pub fn bind(plan: LogicalPlan, current: &str, session: &str) -> Result<LogicalPlan> {
-    if !is_asked(&plan)? {
+    if !is_asked(&plan) {
         return Ok(plan);
     }
     let name = |expr: &Expr| name(expr, current, session);
@@ -76,33 +67,4 @@ pub fn bind(plan: LogicalPlan, current: &str, session: &str) -> Result<LogicalPl
         })
     });
     Ok(bound.map_err(from_datafusion)?.data)
-}
-
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct NamedUser {
-    name: &'static str,
-    aliases: Vec<String>,
-    signature: Signature,
-}
-
-impl ScalarUDFImpl for NamedUser {
-    fn name(&self) -> &str {
-        self.name
-    }
-
-    fn aliases(&self) -> &[String] {
-        &self.aliases
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, _: &[DataType]) -> DfResult<DataType> {
-        Ok(DataType::Utf8)
-    }
-
-    fn invoke_with_args(&self, _: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
-        exec_err!("{} was not bound to a user", self.name)
-    }
 }

@@ -8,6 +8,7 @@
 //! `KALAM_DIFF_SEED` with which seed they begin, `KALAM_DIFF_ONLY` that one database, of a seed that failed.
 #![cfg(not(target_arch = "wasm32"))]
 
+mod families;
 mod query;
 mod random;
 mod schema;
@@ -52,9 +53,7 @@ enum Perturbation {
 /// Why the engine may refuse a statement that SQLite runs.
 fn explained(error: &KalamError) -> Option<&'static str> {
     match error.code() {
-        ErrorCode::FeatureNotSupported if error.message().contains("a subquery that refers to the query around it") => {
-            Some("a correlated subquery that the planner cannot turn into a join (COMPAT.md)")
-        }
+        ErrorCode::OutOfMemory => Some("a query that needs more memory than its limit (COMPAT.md)"),
         ErrorCode::FeatureNotSupported if error.message().contains("Conflicting ordering requirements") => {
             Some("two aggregates of one SELECT with an ORDER BY each that differ (COMPAT.md)")
         }

@@ -24,9 +24,9 @@ pub struct Generator<'a> {
 }
 
 /// A query block and what it gives.
-struct Block {
-    sql: String,
-    columns: Vec<Column>,
+pub struct Block {
+    pub sql: String,
+    pub columns: Vec<Column>,
 }
 
 impl<'a> Generator<'a> {
@@ -35,7 +35,7 @@ impl<'a> Generator<'a> {
         Self { r, tables, on_conflict, names: 0, avoid: None, next_id: 1000 + next_id }
     }
 
-    fn name(&mut self, prefix: &str) -> String {
+    pub fn name(&mut self, prefix: &str) -> String {
         self.names += 1;
         format!("{prefix}{}", self.names)
     }
@@ -48,7 +48,7 @@ impl<'a> Generator<'a> {
     /// A SELECT with everything around it.
     fn query(&mut self) -> Statement {
         let mut with = String::new();
-        let mut block = match self.r.below(12) {
+        let mut block = match self.r.below(18) {
             0 => self.set_operation(),
             1 => {
                 let (clause, block) = self.common_table();
@@ -63,6 +63,7 @@ impl<'a> Generator<'a> {
             }
             3 => self.recursive(),
             4 => self.using_star(),
+            12.. => self.family(),
             _ => self.block(2),
         };
         let mut ordered = false;
@@ -82,7 +83,7 @@ impl<'a> Generator<'a> {
         Statement { sql: with + &block.sql, changes: None, ordered }
     }
 
-    fn table(&mut self) -> &'a Table {
+    pub fn table(&mut self) -> &'a Table {
         loop {
             let table = self.r.pick(self.tables);
             if self.avoid.as_ref() != Some(&table.name) {
@@ -92,7 +93,7 @@ impl<'a> Generator<'a> {
     }
 
     /// A FROM clause and its columns.
-    fn from(&mut self) -> (String, Scope) {
+    pub fn from(&mut self) -> (String, Scope) {
         let table = self.table();
         let alias = self.name("a");
         let mut sql = format!("{} AS {alias}", table.name);
@@ -179,7 +180,7 @@ impl<'a> Generator<'a> {
         Block { sql, columns }
     }
 
-    fn select_from(&mut self, from: &str, scope: &Scope, depth: usize) -> Block {
+    pub fn select_from(&mut self, from: &str, scope: &Scope, depth: usize) -> Block {
         let filter = match self.r.below(3) {
             0 => String::new(),
             _ => format!(" WHERE {}", self.condition(scope, depth)),
@@ -207,7 +208,7 @@ impl<'a> Generator<'a> {
         }
     }
 
-    fn aggregate(&mut self, scope: &Scope) -> (String, Type) {
+    pub fn aggregate(&mut self, scope: &Scope) -> (String, Type) {
         let distinct = if self.r.one_in(4) { "DISTINCT " } else { "" };
         let numeric = *self.r.pick(&[Type::Int, Type::Real]);
         let any = any_type(self.r);
@@ -274,6 +275,8 @@ impl<'a> Generator<'a> {
             items.push(format!("{} AS {name}", column.name));
             columns.push(Column { name, ty: column.ty });
         }
+        // Which of the rows that are alike comes first, two windows need not agree on: one at the most may tell.
+        let mut tells = true;
         for _ in 0..1 + self.r.below(2) {
             let partition = match self.r.below(3) {
                 0 => String::new(),
@@ -294,7 +297,9 @@ impl<'a> Generator<'a> {
             ]);
             // Functions of rows take columns only: only they are the same in rows that are alike.
             let column = |g: &mut Self, ty| scope.column(g.r, ty).unwrap_or_else(|| literal(g.r, ty));
-            let (call, ty) = match self.r.below(9) {
+            let kind = *self.r.pick(if tells { &[0, 1, 2, 3, 4, 5, 6, 7, 8] } else { &[1, 2, 3, 4, 8][..] });
+            tells &= matches!(kind, 1..=4 | 8);
+            let (call, ty) = match kind {
                 0 => (format!("row_number() OVER ({whole})"), Type::Int),
                 1 => (format!("rank() OVER ({partition}ORDER BY {by} {direction})"), Type::Int),
                 2 => (format!("dense_rank() OVER ({partition}ORDER BY {by} {direction})"), Type::Int),
@@ -320,7 +325,7 @@ impl<'a> Generator<'a> {
     }
 
     /// A scalar subquery, correlated half of the time.
-    fn scalar(&mut self, outer: &Scope, ty: Type) -> String {
+    pub fn scalar(&mut self, outer: &Scope, ty: Type) -> String {
         let table = self.table();
         let alias = self.name("q");
         let inner = Scope::of(&alias, &table.columns);
@@ -333,7 +338,7 @@ impl<'a> Generator<'a> {
     }
 
     /// ` WHERE …` of a subquery.
-    fn correlation(&mut self, inner: &Scope, outer: &Scope) -> String {
+    pub fn correlation(&mut self, inner: &Scope, outer: &Scope) -> String {
         let ty = any_type(self.r);
         let correlated = match (inner.column(self.r, ty), outer.column(self.r, ty)) {
             (Some(a), Some(b)) if !self.r.one_in(3) => {
@@ -351,7 +356,7 @@ impl<'a> Generator<'a> {
     }
 
     /// A condition, with subqueries.
-    fn condition(&mut self, scope: &Scope, depth: usize) -> String {
+    pub fn condition(&mut self, scope: &Scope, depth: usize) -> String {
         if depth == 0 || !self.r.one_in(3) {
             return condition(self.r, scope, 2);
         }

@@ -1,0 +1,150 @@
+//! What the rows between two operators have in common, where DataFusion says too much of it.
+//!
+//! DataFusion notes which columns of an operator's rows are constant or equal, and plans sorts, windows and aggregates by
+//! it. It says of an outer join whatever it knows of its inputs, but the join fills their columns with NULLs where it
+//! finds no match. It replaces a column by an expression that a filter found equal, inside of that expression too, and
+//! then finds an order missing that it has made. And of a UNION it loses the order of inputs of which different columns
+//! are constant. Invariant: there stands an [`UnsaidExec`], which states nothing of its rows, not even their order: a sort
+//! moved below it would find that a constant column needs none.
+
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{JoinType, Result as DfResult, plan_datafusion_err};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::expressions::{Column, Literal};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::execution_plan::{CardinalityEffect, ChildrenPropertiesMode, ReplaceChildrenOptions};
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
+use datafusion::physical_plan::union::UnionExec;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+
+/// Puts an [`UnsaidExec`] where too much is said.
+#[derive(Debug)]
+pub struct Unsaid;
+
+impl PhysicalOptimizerRule for Unsaid {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> DfResult<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(|plan| {
+            if plan.is::<UnionExec>() {
+                if !plan.children().into_iter().any(states_equalities) {
+                    return Ok(Transformed::no(plan));
+                }
+                let inputs = plan.children().into_iter().map(|input| match states_equalities(input) {
+                    true => unsaid(Arc::clone(input)),
+                    false => Arc::clone(input),
+                });
+                let inputs = inputs.collect();
+                let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+                return plan.replace_children(inputs, options).map(Transformed::yes);
+            }
+            let too_much = (is_outer_join(&plan) && states_equalities(&plan))
+                || (plan.is::<FilterExec>() && states_equal_expressions(&plan));
+            Ok(if too_much { Transformed::yes(unsaid(plan)) } else { Transformed::no(plan) })
+        })
+        .data()
+    }
+
+    fn name(&self) -> &str {
+        "unsaid"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+fn unsaid(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    Arc::new(UnsaidExec::new(plan))
+}
+
+fn is_outer_join(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let kind = plan
+        .downcast_ref::<HashJoinExec>()
+        .map(|join| *join.join_type())
+        .or_else(|| plan.downcast_ref::<NestedLoopJoinExec>().map(|join| *join.join_type()))
+        .or_else(|| plan.downcast_ref::<SortMergeJoinExec>().map(|join| join.join_type()));
+    matches!(kind, Some(JoinType::Left | JoinType::Right | JoinType::Full))
+}
+
+fn states_equalities(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.properties().eq_properties.eq_group().iter().next().is_some()
+}
+
+/// Whether what is equal is more than columns and constants.
+fn states_equal_expressions(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let plain = |expr: &Arc<dyn PhysicalExpr>| expr.is::<Column>() || expr.is::<Literal>();
+    plan.properties().eq_properties.eq_group().iter().any(|class| class.len() > 1 && !class.iter().all(plain))
+}
+
+/// Hands rows on and says nothing of them.
+#[derive(Debug)]
+struct UnsaidExec {
+    input: Arc<dyn ExecutionPlan>,
+    properties: Arc<PlanProperties>,
+}
+
+impl UnsaidExec {
+    fn new(input: Arc<dyn ExecutionPlan>) -> Self {
+        let below = input.properties();
+        let stated = EquivalenceProperties::new(input.schema());
+        let properties = Arc::new(PlanProperties::clone(below).with_eq_properties(stated));
+        Self { input, properties }
+    }
+}
+
+impl DisplayAs for UnsaidExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UnsaidExec")
+    }
+}
+
+impl ExecutionPlan for UnsaidExec {
+    fn name(&self) -> &str {
+        "UnsaidExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn supports_limit_pushdown(&self) -> bool {
+        true
+    }
+
+    fn cardinality_effect(&self) -> CardinalityEffect {
+        CardinalityEffect::Equal
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
+    ) -> DfResult<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let input = children.pop().ok_or_else(|| plan_datafusion_err!("UnsaidExec needs an input"))?;
+        Ok(Arc::new(Self::new(input)))
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
+        self.input.execute(partition, context)
+    }
+}
