@@ -32,7 +32,7 @@ pub fn from_datafusion(error: DataFusionError) -> KalamError {
             ErrorCode::OutOfMemory,
             format!("the query needs more memory than its limit: {}", first_line(&what)),
         )
-        .with_hint("Raise `memoryLimit`, select fewer rows or columns, or add a filter."),
+        .with_hint("Raise `memoryLimit`, select fewer rows or columns, or add a filter; make a large change in several statements."),
         DataFusionError::Context(_, inner) => from_datafusion(*inner),
         DataFusionError::Diagnostic(diagnostic, inner) => {
             let position = diagnostic.span.and_then(position);
