@@ -7,6 +7,7 @@
 //! and a table has few chunks however it was written. The index knows hot rows only: whoever adds keys asks the segments
 //! before (`TableStore::check_keys`). Chunks and segments change together, under one lock (`switch.rs`).
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -488,20 +489,29 @@ impl State {
         pending: &[Arc<Chunk>],
     ) -> Option<u64> {
         let find = |p: u64| locate(&self.chunks, p).or_else(|| locate(pending, p));
-        let mut buffer = Vec::with_capacity(key.len());
+        // Needs no memory until a row of the same hash is met.
+        let mut buffer = Vec::new();
         let hash = self.hasher.hash_one(key);
         if let Some(slot) = index.find_mut(hash, |&p| key_equals(spec, find(p), key, &mut buffer)) {
             return Some(std::mem::replace(slot, position));
         }
-        index.insert_unique(hash, position, |&p| {
-            let mut key = Vec::new();
+        let hashes = self.hashes(spec);
+        index.insert_unique(hash, position, |&p| hashes(find(p)));
+        None
+    }
+
+    /// The hash of the key of a row that the index leads to.
+    fn hashes<'a>(&'a self, spec: &'a KeySpec) -> impl Fn(Option<(&Arc<Chunk>, usize)>) -> u64 + 'a {
+        let buffer = RefCell::new(Vec::new());
+        move |row| {
+            let mut key = buffer.borrow_mut();
+            key.clear();
             // A position whose key does not encode cannot be in the index.
-            if let Some((chunk, row)) = find(p) {
+            if let Some((chunk, row)) = row {
                 let _ = spec.codec().encode(&chunk.keys, row, &mut key);
             }
             self.hasher.hash_one(key.as_slice())
-        });
-        None
+        }
     }
 
     fn apply(
@@ -556,10 +566,11 @@ impl State {
         applied: &mut Applied,
     ) -> Result<()> {
         let Some(chunk) = chunks.last() else { return Ok(()) };
+        let keys = spec.codec().rows(&chunk.keys)?;
         let mut key = Vec::new();
         for row in 0..chunk.len() {
             key.clear();
-            spec.codec().encode(&chunk.keys, row, &mut key)?;
+            keys.encode(row, &mut key)?;
             let position = chunk.base + row as u64;
             let before = self.set(index, spec, &key, position, chunks);
             applied.indexed += 1;
@@ -585,13 +596,8 @@ impl State {
 
     /// Makes room for `more` keys at once: growing step by step would hash every key again each time.
     fn reserve(&self, index: &mut HashTable<u64>, spec: &KeySpec, more: usize) {
-        index.reserve(more, |&p| {
-            let mut key = Vec::new();
-            if let Some((chunk, row)) = locate(&self.chunks, p) {
-                let _ = spec.codec().encode(&chunk.keys, row, &mut key);
-            }
-            self.hasher.hash_one(key.as_slice())
-        });
+        let hashes = self.hashes(spec);
+        index.reserve(more, |&p| hashes(locate(&self.chunks, p)));
     }
 
     /// Takes the index and the superseded rows back to what they were; the new rows lie in `chunks`.
