@@ -286,6 +286,55 @@ fn scans_read_what_they_need() -> Result<()> {
 }
 
 #[test]
+fn unique_reads_only_segments_that_may_hold_the_value() -> Result<()> {
+    let db = Database::open()?;
+    db.exec("CREATE TABLE t (id INT PRIMARY KEY, code INT UNIQUE, kind TEXT, part INT, UNIQUE (kind, part))")?;
+    // Keys come in another order than codes, so that only bounds of `code` and `part` tell segments apart.
+    for segment in 0..4 {
+        db.exec(&format!(
+            "INSERT INTO t SELECT value * 4 + {segment}, {segment} * 1000 + value, CASE WHEN value % 2 = 0 THEN 'a' ELSE 'b' END, \
+             {segment} * 1000 + value FROM generate_series(0, 199)"
+        ))?;
+        db.exec("INSERT INTO t VALUES (1000000, NULL, 'c', -1)")?;
+        db.exec("DELETE FROM t WHERE id = 1000000")?;
+        db.exec("STORAGE FLUSH TABLE t")?;
+    }
+    let db = Database::on(Arc::new(db.backend.reopen()))?;
+    assert_eq!(db.rows("SHOW MANIFEST t")?.len(), 4);
+    // What a statement reads of the table's 4 segments: their footers and columns.
+    let reads = |sql: &str, violation: bool| -> Result<u64> {
+        let gauge = || -> Result<u64> {
+            let rows = db.rows("SELECT value FROM system.stats WHERE name = 'storage_scans'")?;
+            Ok(rows[0].parse::<u64>().unwrap_or_default())
+        };
+        db.context.store().cache().clear();
+        let before = gauge()?;
+        match violation {
+            false => drop(db.exec(sql)?),
+            true => assert_eq!(db.error(sql).code(), ErrorCode::UniqueViolation, "{sql}"),
+        }
+        Ok(gauge()? - before)
+    };
+    // Hydration.
+    db.rows("SELECT count(*) FROM t")?;
+    let nothing = reads("SELECT 1", false)?;
+    // A key, a code and a pair that no segment may hold.
+    assert_eq!(reads("INSERT INTO t VALUES (-1, 90000, 'a', 90000), (-2, NULL, 'zzz', NULL)", false)?, nothing);
+    // Between the codes of two segments.
+    assert_eq!(reads("INSERT INTO t VALUES (-3, 1500, 'a', 90001), (-4, 90002, 'a', 90002)", false)?, nothing);
+    // A code that one segment holds: its footer and its column.
+    let one = reads("INSERT INTO t VALUES (-5, 1020, 'a', 90003)", true)?;
+    assert!(one > nothing && one - nothing <= 3, "{one} of {nothing}");
+    let one = reads("INSERT INTO t VALUES (-6, 90003, 'b', 2021)", true)?;
+    assert!(one > nothing && one - nothing <= 3, "{one} of {nothing}");
+    assert_eq!(reads("SELECT * FROM t WHERE code = 50000", false)?, nothing);
+    assert_eq!(reads("INSERT INTO t VALUES (-7, 50000, 'a', 50000) ON CONFLICT (code) DO NOTHING", false)?, nothing);
+    assert_eq!(db.rows("SELECT id FROM t WHERE code = 1020")?, ["81"]);
+    assert_eq!(db.exec("INSERT INTO t VALUES (-8, 1020, 'a', 50001) ON CONFLICT (code) DO NOTHING")?, 0);
+    Ok(())
+}
+
+#[test]
 fn changes_of_cold_rows() -> Result<()> {
     let db = large()?;
     assert_eq!(db.exec("UPDATE t SET v = -1 WHERE id % 1000 = 500")?, 100);
@@ -297,9 +346,18 @@ fn changes_of_cold_rows() -> Result<()> {
         assert_eq!(db.rows("SELECT count(*) FROM (SELECT * FROM t LIMIT 50000) q")?, ["50000"]);
         Ok(())
     };
+    // Rows that have ended are counted off without reading any.
+    let counts = |db: &Database| -> Result<()> {
+        let scan = db.scan_of("SELECT count(*) FROM t")?;
+        let figures = ["output_rows", "rows_read", "bytes_read"].map(|name| metric(&scan, name));
+        assert_eq!(figures, [80e3, figures[1], 0.0], "{scan}");
+        Ok(())
+    };
     check(&db)?;
+    counts(&Database::on(Arc::new(db.backend.reopen()))?)?;
     check(&Database::on(Arc::new(db.backend.reopen()))?)?;
     db.exec("STORAGE FLUSH TABLE t")?;
+    counts(&Database::on(Arc::new(db.backend.reopen()))?)?;
     check(&db)?;
     check(&Database::on(Arc::new(db.backend.reopen()))?)
 }

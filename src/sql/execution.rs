@@ -22,6 +22,7 @@ use super::errors::from_datafusion;
 use super::executor::{ExecuteOptions, SqlExecutor};
 use super::expressions::any_expression;
 use super::handlers;
+use super::memory::HeldRows;
 use super::params::Params;
 use super::parser::Statement;
 use super::plan_cache::{Origin, PlanFor, ReadyPlan};
@@ -31,7 +32,7 @@ use super::session::Session;
 use super::statement_cache::CLOCK_WORDS;
 use super::who;
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::platform::{self, Instant};
+use crate::platform::Turns;
 use crate::schema::Role;
 use crate::tables::{Request, Transaction};
 
@@ -290,16 +291,15 @@ impl<'a> Execution<'a> {
     pub async fn collect_ready(&self, plan: &ReadyPlan, request: Arc<Request>) -> Result<Vec<RecordBatch>> {
         let mut stream = self.start(plan, &request)?;
         let mut batches = Vec::new();
-        let mut worked = Instant::now();
+        let mut held = HeldRows::new(&self.state.runtime_env().memory_pool);
+        let mut turns = Turns::begin();
         while let Some(batch) = stream.next().await {
             let batch = batch.map_err(from_datafusion)?;
             if batch.num_rows() > 0 {
+                held.add(&batch).map_err(from_datafusion)?;
                 batches.push(batch);
             }
-            if worked.elapsed().as_millis() > 40 {
-                platform::yield_to_host().await;
-                worked = Instant::now();
-            }
+            turns.pass().await;
             request.check()?;
         }
         Ok(batches)

@@ -1,11 +1,16 @@
 //! The memory of running queries: one pool for all, with its high-water mark.
 //!
+//! What operators hold they reserve themselves. The rows that a query gives, to its caller or to the change that a
+//! statement makes of them, are reserved by [`HeldRows`] while they are gathered.
+//!
 //! Invariant: the peak is read from the pool right after each growth, so it is never below what was reserved at any
 //! moment on the engine's one thread.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use arrow::array::{Array, RecordBatch};
 use datafusion::common::Result as DfResult;
 use datafusion::execution::memory_pool::{
     GreedyMemoryPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
@@ -91,10 +96,39 @@ impl Gauges for QueryMemory {
     }
 }
 
+/// Fewer rows than this are not counted: most statements give a few.
+const COUNTED_FROM: usize = 4096;
+
+/// The rows that a query has given so far, as far as they take memory. Rows that are shared with a table count in full:
+/// whoever changes them holds them once more.
+#[derive(Debug)]
+pub struct HeldRows<'a> {
+    pool: &'a Arc<dyn MemoryPool>,
+    rows: usize,
+    reservation: Option<MemoryReservation>,
+}
+
+impl<'a> HeldRows<'a> {
+    /// None yet.
+    pub fn new(pool: &'a Arc<dyn MemoryPool>) -> Self {
+        Self { pool, rows: 0, reservation: None }
+    }
+
+    /// Counts some more; an error if that is more than the limit leaves.
+    pub fn add(&mut self, batch: &RecordBatch) -> DfResult<()> {
+        self.rows += batch.num_rows();
+        if self.rows < COUNTED_FROM {
+            return Ok(());
+        }
+        let bytes = batch.columns().iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or(0)).sum();
+        let consumer = || MemoryConsumer::new("rows").register(self.pool);
+        self.reservation.get_or_insert_with(consumer).try_grow(bytes)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     #[test]
     fn the_peak_stays_when_memory_is_given_back() {

@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use arrow::array::{Array, ArrayRef};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -20,7 +21,7 @@ use super::index::{self, IndexCodec};
 use super::log::ScopeKey;
 use super::manifest;
 use super::rewrite::{self, Built, Keep, retained_since};
-use super::segment::{DeleteVector, Segment, cold_position};
+use super::segment::{DeleteVector, IndexBounds, Segment, cold_position};
 use super::seq::SeqSpan;
 use super::store::{ColdCheck, Commits, GroupFuture, Member, ScopeWrite, TableStore};
 use super::switch::{LogCut, Switch, Switched};
@@ -79,6 +80,65 @@ impl ScopeWrite {
 fn moved() -> KalamError {
     KalamError::new(ErrorCode::Conflict, "rows of the table were moved by a flush or compaction meanwhile")
         .with_hint("Run the statement or transaction again.")
+}
+
+/// A value that is new in a unique index, and its row among the new ones.
+#[derive(Clone, Copy)]
+struct NewValue<'a> {
+    bytes: &'a [u8],
+    row: usize,
+}
+
+impl AsRef<[u8]> for NewValue<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
+/// The values without NULL that new rows bring for a unique index, encoded.
+struct NewValues {
+    bytes: Vec<u8>,
+    /// Where each of them ends, and its row.
+    ends: Vec<(usize, usize)>,
+    /// The least and the greatest of each column.
+    bounds: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl NewValues {
+    fn of(codec: &IndexCodec, columns: &[ArrayRef], rows: usize) -> Result<Self> {
+        let mut new = Self { bytes: Vec::new(), ends: Vec::with_capacity(rows), bounds: Vec::new() };
+        for row in (0..rows).filter(|row| columns.iter().all(|column| column.is_valid(*row))) {
+            for (place, column) in columns.iter().enumerate() {
+                let start = new.bytes.len();
+                codec.encode_column(place, column, row, &mut new.bytes)?;
+                let value = &new.bytes[start..];
+                match new.bounds.get_mut(place) {
+                    None => new.bounds.push((value.to_vec(), value.to_vec())),
+                    Some((least, _)) if value < least.as_slice() => *least = value.to_vec(),
+                    Some((_, greatest)) if value > greatest.as_slice() => *greatest = value.to_vec(),
+                    Some(_) => {}
+                }
+            }
+            new.ends.push((new.bytes.len(), row));
+        }
+        Ok(new)
+    }
+
+    /// Those that may be in a segment whose columns have some bounds.
+    fn within(&self, bounds: &[IndexBounds]) -> Vec<NewValue<'_>> {
+        let apart = |(of, (least, greatest)): (&IndexBounds, &(Vec<u8>, Vec<u8>))| !of.may_hold(least, greatest);
+        if bounds.iter().zip(&self.bounds).any(apart) {
+            return Vec::new();
+        }
+        let mut start = 0;
+        let values = self.ends.iter().map(|&(end, row)| {
+            let bytes = &self.bytes[start..end];
+            start = end;
+            NewValue { bytes, row }
+        });
+        // The columns after the first can only make a value greater than the bound that its first column has.
+        values.filter(|value| bounds.first().is_none_or(|first| first.may_hold(value.bytes, value.bytes))).collect()
+    }
 }
 
 impl TableStore {
@@ -161,24 +221,23 @@ impl TableStore {
 
     /// Asks the segments whether they hold live rows with the values of new ones in a unique index.
     async fn ask_unique(&self, write: &ScopeWrite, definition: &TableDefinition, view: &View) -> Result<()> {
-        let own: HashSet<u64> = write.replaced.iter().chain(&write.deleted).copied().collect();
+        let mut own: Option<HashSet<u64>> = None;
         let mut pace = rewrite::Pace::new();
         for index in definition.indexes.iter().filter(|index| index.unique) {
             let codec = IndexCodec::new(definition, index)?;
             for part in &write.rows {
                 let columns = part.columns_of(index.columns.iter().map(|c| c.column_id))?;
-                let (mut values, mut places) = (Vec::new(), Vec::new());
-                for row in 0..part.len() {
-                    let mut value = Vec::new();
-                    if !codec.encode(&columns, row, &mut value)? {
-                        values.push(value);
-                        places.push(row);
-                    }
-                }
+                let new = NewValues::of(&codec, &columns, part.len())?;
                 for segment in view.segments.iter().filter(|s| s.live_rows() > 0) {
+                    let values = new.within(&segment.index_bounds(definition, index)?);
+                    if values.is_empty() {
+                        continue;
+                    }
                     for (place, row) in segment.live_with(definition, index, &values).await? {
+                        let own =
+                            own.get_or_insert_with(|| write.replaced.iter().chain(&write.deleted).copied().collect());
                         if !own.contains(&cold_position(segment.meta().number, row)) {
-                            return Err(index::violation(definition, index, &columns, places[place]));
+                            return Err(index::violation(definition, index, &columns, values[place].row));
                         }
                     }
                     pace.rest().await;
@@ -294,6 +353,13 @@ impl TableStore {
             self.check_free(scope)?;
             let keep = self.keep(definition);
             let Some(remove) = rewrite::pick(&hot.segments(), definition, keep, full) else { break };
+            if remove.iter().any(|segment| segment.memory().is_none()) {
+                // How many of them fit into memory is known now.
+                for segment in &remove {
+                    segment.learn_size().await?;
+                }
+                continue;
+            }
             let sources = rewrite::segment_sources(definition, &remove, keep).await?;
             let built = rewrite::build(definition, hot.take_segment_number(), sources).await?;
             done.segments += u64::from(built.is_some());

@@ -119,7 +119,9 @@ fn columns(columns: &[IndexColumn]) -> Result<Vec<(String, bool)>> {
         .iter()
         .map(|column| {
             let Expr::Identifier(ident) = &column.column.expr else {
-                return unsupported("an index on an expression");
+                let message = format!("an index on the expression '{}' is not supported", column.column.expr);
+                return Err(KalamError::new(ErrorCode::FeatureNotSupported, message)
+                    .with_hint("Keep its value in a column of its own, and index that."));
             };
             let descending = column.column.options.asc == Some(false);
             let nulls_first = column.column.options.nulls_first.unwrap_or(descending);
@@ -149,14 +151,19 @@ pub fn requests(columns: &[ColumnDef], constraints: &[TableConstraint]) -> Resul
 
 /// Runs a CREATE INDEX.
 pub async fn create(execution: &Execution<'_>, create: &CreateIndex) -> Result<StatementResult> {
-    if create.predicate.is_some()
-        || !create.include.is_empty()
+    if let Some(predicate) = &create.predicate {
+        let message = format!("a partial index (CREATE INDEX … WHERE {predicate}) is not supported");
+        return Err(KalamError::new(ErrorCode::FeatureNotSupported, message)
+            .with_hint("An index of all rows serves the same queries, but it makes a UNIQUE rule for all of them.")
+            .at(position_of_name(&create.table_name)));
+    }
+    if !create.include.is_empty()
         || !create.with.is_empty()
         || create.nulls_distinct == Some(false)
         || !create.index_options.is_empty()
         || !create.alter_options.is_empty()
     {
-        return unsupported("CREATE INDEX with WHERE, INCLUDE, WITH or NULLS NOT DISTINCT");
+        return unsupported("CREATE INDEX with INCLUDE, WITH or NULLS NOT DISTINCT");
     }
     if create.using.as_ref().is_some_and(|using| *using != IndexType::BTree) {
         return unsupported("an index that is not USING BTREE");

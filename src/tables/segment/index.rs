@@ -1,6 +1,7 @@
 //! A secondary index over the rows of a segment: encoded values in order, each with its row.
 //!
-//! Nothing of it is stored: it is built from the decoded columns when it is first asked and kept in the cache. Segments
+//! Nothing of it is stored: it is built from the decoded columns when it is first asked for values that lie within the
+//! bounds of its columns, and kept in the cache. Segments
 //! never change, so it stays right. Invariant: it has every row of the segment, or, where the values have to be led
 //! through an ALTER that rows which have ended need not follow, every row that had not ended when it was built;
 //! then it serves snapshots from [`SegmentIndex::covers`] on.
@@ -11,10 +12,11 @@ use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
 use arrow::compute;
 
 use super::cache::{Cached, Item};
+use super::prune::bounds_convert;
 use super::reader::Segment;
 use crate::error::{KalamError, Result};
 use crate::schema::{IndexDefinition, TableDefinition};
-use crate::tables::index::{IndexCodec, IndexRange};
+use crate::tables::index::{IndexCodec, IndexRange, successor};
 use crate::tables::replay::outdated;
 use crate::tables::{IndexAccess, Seq};
 use crate::types::{ColumnBuilder, coerce_array};
@@ -61,6 +63,33 @@ impl SegmentIndex {
     }
 }
 
+/// Where the encoded values of a column lie, in every row of a segment; see [`Segment::index_bounds`].
+#[derive(Debug, Clone, Default)]
+pub struct IndexBounds {
+    /// The values that are not NULL; `None`: not known.
+    values: Option<IndexRange>,
+    /// NULL, if there is any.
+    null: Option<IndexRange>,
+}
+
+impl IndexBounds {
+    /// Whether there may be values from one to another, both included and not NULL.
+    pub fn may_hold(&self, least: &[u8], greatest: &[u8]) -> bool {
+        self.values.as_ref().is_none_or(|values| {
+            greatest >= values.from.as_slice() && values.to.as_ref().is_none_or(|to| least < to.as_slice())
+        })
+    }
+
+    /// Whether there may be values, of this column and those after it, in a range.
+    fn meets(&self, range: &IndexRange) -> bool {
+        let Some(values) = &self.values else { return true };
+        let meets = |part: &IndexRange| {
+            range.to.as_ref().is_none_or(|to| *to > part.from) && part.to.as_ref().is_none_or(|to| range.from < *to)
+        };
+        meets(values) || self.null.as_ref().is_some_and(meets)
+    }
+}
+
 impl Segment {
     /// The rows in a part of an index that a snapshot sees and that are not among `hidden`, ascending: at most `limit`
     /// of them, the first ones in the order that is asked for.
@@ -72,6 +101,10 @@ impl Segment {
         hidden: impl Fn(u32) -> bool,
         limit: usize,
     ) -> Result<Vec<u32>> {
+        let bounds = self.index_bounds(definition, &access.index)?;
+        if bounds.first().is_some_and(|first| !access.ranges.iter().any(|range| first.meets(range))) {
+            return Ok(Vec::new());
+        }
         let index = self.index(definition, &access.index).await?;
         if index.covers > snapshot {
             return Err(outdated());
@@ -106,20 +139,50 @@ impl Segment {
     }
 
     /// The rows with some encoded values that have not ended, each with the place of its value.
-    pub async fn live_with(
+    pub async fn live_with<V: AsRef<[u8]> + Sync>(
         &self,
         definition: &TableDefinition,
         index: &IndexDefinition,
-        values: &[Vec<u8>],
+        values: &[V],
     ) -> Result<Vec<(usize, u32)>> {
         let index = self.index(definition, index).await?;
         let marks = self.marks();
         let mut found = Vec::new();
         for (place, value) in values.iter().enumerate() {
-            let rows = index.range(&IndexRange::prefix(value.clone())).iter();
+            let rows = index.range(&IndexRange::prefix(value.as_ref().to_vec())).iter();
             found.extend(rows.filter(|row| !marks.has_ended(**row)).map(|row| (place, *row)));
         }
         Ok(found)
+    }
+
+    /// Where the encoded values of each column of an index lie, by the manifest.
+    pub fn index_bounds(&self, definition: &TableDefinition, index: &IndexDefinition) -> Result<Vec<IndexBounds>> {
+        let codec = IndexCodec::new(definition, index)?;
+        let bounds = |(place, id): (usize, u32)| {
+            let Some(column) = definition.column_by_id(id) else { return Ok(IndexBounds::default()) };
+            let written = self.meta().column(id);
+            let written = written.filter(|w| !w.has_nan && bounds_convert(&w.data_type, &column.data_type));
+            let Some(written) = written else { return Ok(IndexBounds::default()) };
+            let null = (written.nulls > 0).then(|| IndexRange::prefix(vec![codec.first_bytes(place).1]));
+            if written.nulls == self.meta().rows {
+                let nothing = IndexRange { from: Vec::new(), to: Some(Vec::new()) };
+                return Ok(IndexBounds { values: Some(nothing), null });
+            }
+            let mut ends: Vec<Vec<u8>> = Vec::with_capacity(2);
+            for bound in [&written.min, &written.max] {
+                let bound = bound.as_ref().and_then(|bound| bound.cast_to(&column.data_type.arrow_type()).ok());
+                let Some(array) = bound.and_then(|bound| bound.to_array().ok()) else {
+                    return Ok(IndexBounds::default());
+                };
+                let mut end = Vec::new();
+                codec.encode_column(place, &array, 0, &mut end)?;
+                ends.push(end);
+            }
+            ends.sort_unstable();
+            let to = ends.pop().and_then(successor);
+            Ok(IndexBounds { values: ends.pop().map(|from| IndexRange { from, to }), null })
+        };
+        index.columns.iter().map(|c| c.column_id).enumerate().map(bounds).collect()
     }
 
     async fn index(&self, definition: &TableDefinition, index: &IndexDefinition) -> Result<Arc<SegmentIndex>> {

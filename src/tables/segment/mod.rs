@@ -31,6 +31,7 @@ mod writer;
 
 pub use cache::{CacheStatistics, SegmentCache};
 pub(super) use group_rows::GroupRows;
+pub use index::IndexBounds;
 pub(super) use marks::read_bitmap;
 pub use marks::{DeleteVector, encode_bitmap};
 pub use meta::{ColumnMeta, SegmentMeta};

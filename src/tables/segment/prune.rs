@@ -241,7 +241,7 @@ impl ScanFilter {
 }
 
 /// Whether bounds of a column that was written with one type are bounds of its values in another.
-fn bounds_convert(written: &KalamDataType, now: &KalamDataType) -> bool {
+pub(super) fn bounds_convert(written: &KalamDataType, now: &KalamDataType) -> bool {
     written == now || (written.is_integer() && now.is_integer())
 }
 
