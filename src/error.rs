@@ -26,6 +26,12 @@ macro_rules! error_codes {
                 match self { $(ErrorCode::$variant => $name,)* }
             }
 
+            /// Whether the storage could not do what it was asked: nothing is said about what is stored.
+            pub const fn is_of_storage(self) -> bool {
+                use ErrorCode as E;
+                matches!(self, E::StorageError | E::StorageClosed | E::Closed | E::QuotaExceeded)
+            }
+
             /// The five-character SQLSTATE of PostgreSQL's appendix A.
             pub const fn sqlstate(self) -> &'static str {
                 match self { $(ErrorCode::$variant => $sqlstate,)* }

@@ -90,6 +90,28 @@ pub async fn yield_to_host() {
     let _ = SendFuture::new(wasm_bindgen_futures::JsFuture::from(promise)).await;
 }
 
+/// Work goes on for so long before the host may run what is waiting.
+const TURN_MS: u128 = 40;
+
+/// Long work in turns: between two of them the host may run what is waiting.
+#[derive(Debug)]
+pub struct Turns(Instant);
+
+impl Turns {
+    /// Begins the first turn.
+    pub fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Lets the host run what is waiting if this turn has lasted long enough, and begins the next one.
+    pub async fn pass(&mut self) {
+        if self.0.elapsed().as_millis() > TURN_MS {
+            yield_to_host().await;
+            self.0 = Instant::now();
+        }
+    }
+}
+
 /// Waits for so many milliseconds, without keeping a process alive that has nothing else to do.
 #[cfg(target_arch = "wasm32")]
 pub async fn idle_for(ms: u64) {

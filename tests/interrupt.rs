@@ -48,3 +48,43 @@ fn endless_statements_end_when_they_are_told_to() -> Result<()> {
         Ok(())
     })
 }
+
+/// What takes all of its rows before it gives any is asked between the batches that it gives.
+#[test]
+fn whatever_collects_rows_is_interrupted_between_its_batches() -> Result<()> {
+    const COLLECT: [&str; 5] = ["SortExec", "AggregateExec", "WindowAggExec", "BoundedWindowAggExec", "HashJoinExec"];
+    block_on(async {
+        let context = AppContext::open(Arc::new(MemoryBackend::new()), Config::default()).await?;
+        let run = async |sql: &str| {
+            let options = ExecuteOptions::default();
+            context.executor().execute(context.session(), sql, &Params::default(), &options).await
+        };
+        run("CREATE TABLE t (k INT, n INT); INSERT INTO t SELECT value, value FROM generate_series(1, 100)").await?;
+        let mut seen = Vec::new();
+        for sql in [
+            "SELECT sum(r) FROM (SELECT row_number() OVER (PARTITION BY k ORDER BY n) AS r FROM t) x",
+            "SELECT sum(s) FROM (SELECT sum(n) OVER (PARTITION BY k) AS s FROM t) x",
+            "SELECT count(*) FROM (SELECT max(n) OVER (ORDER BY k ROWS BETWEEN 1 PRECEDING AND UNBOUNDED FOLLOWING) FROM t) x",
+            "SELECT a.k, count(*) FROM t a JOIN t b ON a.k = b.n GROUP BY a.k ORDER BY a.k",
+        ] {
+            let results = run(&format!("EXPLAIN {sql}")).await?;
+            let rows = results[0].rows.clone().expect("a plan");
+            let batches: Vec<_> = rows.batches.iter().map(|b| b.column(1)).collect();
+            let text: Vec<&str> = batches
+                .iter()
+                .flat_map(|a| arrow::array::AsArray::as_string::<i32>(a.as_ref()).iter().flatten())
+                .collect();
+            let physical = text.last().expect("the physical plan");
+            let mut above = "";
+            for line in physical.lines().map(str::trim) {
+                if let Some(operator) = COLLECT.iter().find(|name| line.starts_with(**name)) {
+                    assert_eq!(above, "CheckExec", "{operator} in {physical}");
+                    seen.push(*operator);
+                }
+                above = line;
+            }
+        }
+        assert!(COLLECT.iter().all(|operator| seen.contains(operator)), "{seen:?}");
+        Ok(())
+    })
+}

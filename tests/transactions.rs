@@ -4,14 +4,14 @@
 //! possible. `transactions_model.rs` runs random histories against an oracle.
 #![cfg(not(target_arch = "wasm32"))]
 
-#[path = "support/failing.rs"]
-mod failing;
+#[path = "support/faulty.rs"]
+mod faulty;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use failing::Failing;
+use faulty::Faulty;
 use futures::executor::block_on;
 use futures::future::{join, join_all};
 use kalamdb::context::{AppContext, Config};
@@ -21,13 +21,13 @@ use kalamdb::storage::MemoryBackend;
 use kalamdb::types::{KalamDataType, Value};
 
 struct Db {
-    backend: Arc<Failing>,
+    backend: Arc<Faulty>,
     context: Arc<AppContext>,
 }
 
 impl Db {
     async fn new() -> Result<Self> {
-        let db = Self::open(Failing::new(MemoryBackend::new()), Config::default()).await?;
+        let db = Self::open(Faulty::slow(MemoryBackend::new()), Config::default()).await?;
         db.session()
             .run(
                 "CREATE TABLE account (id INT PRIMARY KEY, amount BIGINT);
@@ -38,15 +38,14 @@ impl Db {
         Ok(db)
     }
 
-    async fn open(backend: Failing, config: Config) -> Result<Self> {
-        let backend = Arc::new(backend);
+    async fn open(backend: Arc<Faulty>, config: Config) -> Result<Self> {
         let context = AppContext::open(Arc::clone(&backend) as _, config).await?;
         Ok(Self { backend, context })
     }
 
     /// Loses the process and opens what storage holds.
     async fn reopen(&self) -> Result<Self> {
-        Self::open(Failing::new(self.backend.inner.reopen()), Config::default()).await
+        Self::open(self.backend.crash(), Config::default()).await
     }
 
     fn session(&self) -> Client {
@@ -414,7 +413,7 @@ fn a_transaction_that_is_left_open_times_out() {
     check(async {
         // Idle for any time is too long.
         let config = Config { transaction_timeout: Duration::ZERO, ..Config::default() };
-        let db = Db::open(Failing::new(MemoryBackend::new()), config).await?;
+        let db = Db::open(Faulty::slow(MemoryBackend::new()), config).await?;
         let client = db.session();
         client.run("CREATE TABLE t (id INT PRIMARY KEY)").await?;
         for statement in ["INSERT INTO t VALUES (1)", "SELECT * FROM t", "SAVEPOINT s", "BEGIN", "COMMIT"] {
@@ -442,7 +441,7 @@ fn overlapping_calls_of_a_session_go_one_after_the_other() {
         let db = Db::new().await?;
         let client = db.session();
         // The storage is slower than everything else.
-        db.backend.delay.store(50, Ordering::Relaxed);
+        db.backend.polls.store(50, Ordering::Relaxed);
         client.run("BEGIN").await?;
         let texts: Vec<String> =
             (10..30).map(|id| format!("INSERT INTO account SELECT {id}, count(*) FROM account")).collect();

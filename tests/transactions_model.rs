@@ -6,14 +6,14 @@
 //! (UNIQUE_VIOLATION); COMMIT asks both again of the newest state. Every read must give exactly the session's copy.
 #![cfg(not(target_arch = "wasm32"))]
 
-#[path = "support/failing.rs"]
-mod failing;
+#[path = "support/faulty.rs"]
+mod faulty;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use failing::Failing;
+use faulty::Faulty;
 use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
@@ -213,7 +213,7 @@ impl Working {
 }
 
 struct Run {
-    backend: Arc<Failing>,
+    backend: Arc<Faulty>,
     context: Arc<AppContext>,
     sessions: Vec<Session>,
     oracle: Oracle,
@@ -225,7 +225,7 @@ fn sessions() -> Vec<Session> {
 
 impl Run {
     async fn new() -> Result<Self> {
-        let backend = Arc::new(Failing::new(MemoryBackend::new()));
+        let backend = Faulty::slow(MemoryBackend::new());
         let context = AppContext::open(Arc::clone(&backend) as _, Config::default()).await?;
         let run = Self { backend, context, sessions: sessions(), oracle: Oracle::default() };
         run.sql(0, "CREATE TABLE keyed (k BIGINT PRIMARY KEY, v BIGINT); CREATE TABLE bag (k BIGINT, v BIGINT)")
@@ -387,7 +387,7 @@ impl Run {
             }
             Step::Fail(n) => self.backend.failures.store(*n, Ordering::Relaxed),
             Step::Reopen => {
-                self.backend = Arc::new(Failing::new(self.backend.inner.reopen()));
+                self.backend = self.backend.crash();
                 self.context = AppContext::open(Arc::clone(&self.backend) as _, Config::default()).await?;
                 self.sessions = sessions();
                 self.oracle.open = Default::default();

@@ -143,7 +143,7 @@ fn distance(a: &TableId, b: &TableId) -> usize {
 }
 
 /// Levenshtein's distance.
-fn edit_distance(a: &str, b: &str) -> usize {
+pub fn edit_distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.chars().enumerate() {
@@ -446,7 +446,10 @@ impl ContextProvider for PlanContext<'_> {
     }
 
     fn udf_names(&self) -> Vec<String> {
-        self.state.scalar_functions().keys().cloned().collect()
+        // In order: of names that are equally near to a wrong one, the first is suggested.
+        let mut names: Vec<String> = self.state.scalar_functions().keys().cloned().collect();
+        names.sort_unstable();
+        names
     }
 
     fn higher_order_function_names(&self) -> Vec<String> {
@@ -454,7 +457,9 @@ impl ContextProvider for PlanContext<'_> {
     }
 
     fn udaf_names(&self) -> Vec<String> {
-        self.state.aggregate_functions().keys().cloned().collect()
+        let mut names: Vec<String> = self.state.aggregate_functions().keys().cloned().collect();
+        names.sort_unstable();
+        names
     }
 
     fn udwf_names(&self) -> Vec<String> {

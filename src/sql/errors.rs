@@ -7,6 +7,7 @@ use arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, SchemaError, Span};
 
 use super::parser::syntax_error;
+use super::plain_words::{self, translated};
 use crate::error::{ErrorCode, KalamError, Position};
 use crate::tables::POSITION_COLUMN;
 
@@ -17,7 +18,7 @@ pub fn from_datafusion(error: DataFusionError) -> KalamError {
             Ok(ours) => *ours,
             Err(other) => match other.downcast::<DataFusionError>() {
                 Ok(inner) => from_datafusion(*inner),
-                Err(other) => KalamError::internal(other),
+                Err(other) => from_unknown(other.as_ref()),
             },
         },
         DataFusionError::ArrowError(inner, _) => from_arrow(*inner),
@@ -46,7 +47,26 @@ pub fn from_datafusion(error: DataFusionError) -> KalamError {
     }
 }
 
+/// An error of a library below DataFusion.
+fn from_unknown(error: &(dyn std::error::Error + Send + Sync)) -> KalamError {
+    let text = error.to_string();
+    if text.starts_with("regex parse error") {
+        // What is wrong stands in the last line, below a picture of where.
+        let what =
+            text.lines().next_back().and_then(|line| line.strip_prefix("error: ")).unwrap_or("it does not parse");
+        return KalamError::new(ErrorCode::InvalidValue, format!("the regular expression is not valid: {what}"));
+    }
+    KalamError::internal(text)
+}
+
 fn not_implemented(what: &str) -> KalamError {
+    if let Some((from, to)) = what.strip_prefix("Unsupported CAST from ").and_then(|types| types.split_once(" to ")) {
+        let message = format!("cannot cast {} to {}", translated(from), translated(first_line(to)));
+        return KalamError::new(ErrorCode::DatatypeMismatch, message);
+    }
+    if what.starts_with("Unsupported ast node ") {
+        return KalamError::new(ErrorCode::FeatureNotSupported, "not supported: an expression of this kind");
+    }
     let misplaced =
         |name: &str| what.starts_with("Physical plan does not support logical expression ") && what.contains(name);
     if misplaced("expression ScalarSubquery")
@@ -64,7 +84,7 @@ fn not_implemented(what: &str) -> KalamError {
         return KalamError::new(ErrorCode::InvalidStatement, "window functions are not allowed here")
             .with_hint("Put the window function into a subquery, or use QUALIFY.");
     }
-    KalamError::new(ErrorCode::FeatureNotSupported, format!("not supported: {}", first_line(what)))
+    KalamError::new(ErrorCode::FeatureNotSupported, format!("not supported: {}", translated(first_line(what))))
 }
 
 /// A shared error cannot be taken apart by value: what matters of it is looked up by reference.
@@ -142,32 +162,18 @@ fn from_cast(what: &str) -> KalamError {
     } else {
         ErrorCode::InvalidText
     };
+    if let Some((value, arrow)) = what.strip_prefix("Can't cast value ").and_then(|w| w.rsplit_once(" to type ")) {
+        return KalamError::new(code, format!("{value} is out of range for {}", translated(arrow)));
+    }
     // "Cannot cast string 'x' to value of Int32 type" in the words of this engine.
     if let Some((value, arrow)) = what
         .strip_prefix("Cannot cast string ")
         .and_then(|w| w.strip_suffix(" type"))
         .and_then(|w| w.rsplit_once(" to value of "))
     {
-        return KalamError::new(code, format!("{value} is not a valid {}", sql_type(arrow)));
+        return KalamError::new(code, format!("{value} is not a valid {}", translated(arrow)));
     }
     KalamError::new(code, what.to_owned())
-}
-
-/// The SQL name of an Arrow type in a message.
-fn sql_type(arrow: &str) -> &str {
-    match arrow {
-        "Int16" => "SMALLINT",
-        "Int32" => "INT",
-        "Int64" => "BIGINT",
-        "Float32" => "FLOAT",
-        "Float64" => "DOUBLE",
-        "Boolean" => "BOOLEAN",
-        "Date32" => "DATE",
-        _ if arrow.starts_with("Decimal") => "DECIMAL",
-        _ if arrow.starts_with("Timestamp") => "TIMESTAMP",
-        _ if arrow.starts_with("Time") => "TIME",
-        other => other,
-    }
 }
 
 fn from_schema(error: SchemaError) -> KalamError {
@@ -204,20 +210,30 @@ fn from_schema(error: SchemaError) -> KalamError {
     }
 }
 
+/// A message of DataFusion's that is known, in other words.
+fn known(what: &str) -> Option<KalamError> {
+    let what = ["Error during planning: ", "Execution error: ", "Internal error: "]
+        .iter()
+        .fold(what, |what, prefix| what.strip_prefix(prefix).unwrap_or(what));
+    plain_words::reworded(what).map(|reworded| {
+        let error = KalamError::new(reworded.code, reworded.message);
+        match reworded.hint {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
+    })
+}
+
 fn from_plan(what: &str) -> KalamError {
-    let what = first_line(what);
-    let what = what.strip_prefix("Internal error: ").unwrap_or(what);
-    if let Some((function, reasons)) = what.split_once(" failed to match any signature") {
-        let found = reasons.rsplit_once("received ").map_or("", |(_, f)| f);
-        let found = found.split_once(" (").map_or(found, |(f, _)| f).trim_end_matches('.');
-        let found = if found == "String" { "TEXT" } else { found };
-        let message = format!("{function} takes no argument of type {found}");
-        return KalamError::new(ErrorCode::FunctionNotFound, message);
-    }
     if what.contains(POSITION_COLUMN) && what.contains("GROUP BY") {
         return KalamError::new(ErrorCode::InvalidStatement, "aggregate functions are not allowed in UPDATE")
             .with_hint("Put the aggregate into a subquery.");
     }
+    if let Some(known) = known(what) {
+        return known;
+    }
+    let what = first_line(what);
+    let what = what.strip_prefix("Internal error: ").unwrap_or(what);
     let what = &what.replace("While expanding wildcard, column", "column");
     let lower = what.to_ascii_lowercase();
     let code = if lower.starts_with("invalid function") || lower.contains("no function matches") {
@@ -241,10 +257,13 @@ fn from_plan(what: &str) -> KalamError {
     } else {
         ErrorCode::InvalidStatement
     };
-    KalamError::new(code, what.to_owned())
+    KalamError::new(code, translated(what))
 }
 
 fn from_execution(what: &str) -> KalamError {
+    if let Some(known) = known(what) {
+        return known;
+    }
     let lower = what.to_ascii_lowercase();
     let code = if lower.contains("more than one row") || lower.contains("scalar subquery") {
         ErrorCode::TooManyRows
@@ -258,7 +277,7 @@ fn from_execution(what: &str) -> KalamError {
         ErrorCode::InvalidValue
     };
     let what = first_line(what);
-    KalamError::new(code, what.strip_prefix("Execution error: ").unwrap_or(what).to_owned())
+    KalamError::new(code, translated(what.strip_prefix("Execution error: ").unwrap_or(what)))
 }
 
 /// DataFusion appends backtraces and plans after the first line.

@@ -32,7 +32,7 @@ use super::session::Session;
 use super::statement_cache::CLOCK_WORDS;
 use super::who;
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::platform::{self, Instant};
+use crate::platform::Turns;
 use crate::schema::Role;
 use crate::tables::{Request, Transaction};
 
@@ -292,17 +292,14 @@ impl<'a> Execution<'a> {
         let mut stream = self.start(plan, &request)?;
         let mut batches = Vec::new();
         let mut held = HeldRows::new(&self.state.runtime_env().memory_pool);
-        let mut worked = Instant::now();
+        let mut turns = Turns::begin();
         while let Some(batch) = stream.next().await {
             let batch = batch.map_err(from_datafusion)?;
             if batch.num_rows() > 0 {
                 held.add(&batch).map_err(from_datafusion)?;
                 batches.push(batch);
             }
-            if worked.elapsed().as_millis() > 40 {
-                platform::yield_to_host().await;
-                worked = Instant::now();
-            }
+            turns.pass().await;
             request.check()?;
         }
         Ok(batches)

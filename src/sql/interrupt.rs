@@ -1,8 +1,10 @@
 //! Lets a running plan be cancelled, run out of time, and make room for other requests.
 //!
 //! A table scan looks at its request between batches, but a plan may work for minutes without reading a table: a join
-//! of generated rows, say. Invariant: in every plan, each leaf that is not a table scan and each join hands its
-//! batches on through a [`CheckExec`], so between two checks lies the work of a few batches at the most.
+//! of generated rows, say. Invariant: in every plan, each leaf that is not a table scan, and each join, sort, aggregate
+//! and window, hands its batches on through a [`CheckExec`], so between two checks lies the work of a few batches at the
+//! most. What an operator does with all of its rows at once (the hash table of a join, one partition of a window) is one
+//! step.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,19 +15,19 @@ use datafusion::common::{DataFusionError, Result as DfResult, plan_datafusion_er
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
+use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::StreamExt;
 
-use crate::platform::{self, Instant};
+use crate::platform::Turns;
 use crate::tables::{Request, TableScanExec};
 
-/// Work goes on for so long before the host may run what is waiting.
-const YIELD_AFTER_MS: u128 = 40;
-
-/// Puts a [`CheckExec`] above leaves and joins.
+/// Puts a [`CheckExec`] above leaves, and above what gives its rows only after it has taken all.
 #[derive(Debug)]
 pub struct EnsureChecks;
 
@@ -37,7 +39,12 @@ impl PhysicalOptimizerRule for EnsureChecks {
                 || plan.is::<NestedLoopJoinExec>()
                 || plan.is::<HashJoinExec>()
                 || plan.is::<SortMergeJoinExec>();
-            if leaf || join {
+            // Who reads a sort to its end (a window, an aggregate) would merge all of its runs in one go.
+            let collects = plan.is::<SortExec>()
+                || plan.is::<AggregateExec>()
+                || plan.is::<WindowAggExec>()
+                || plan.is::<BoundedWindowAggExec>();
+            if leaf || join || collects {
                 Ok(Transformed::yes(Arc::new(CheckExec { input: plan }) as Arc<dyn ExecutionPlan>))
             } else {
                 Ok(Transformed::no(plan))
@@ -108,16 +115,13 @@ impl ExecutionPlan for CheckExec {
         let request = context.session_config().get_extension::<Request>();
         let stream = self.input.execute(partition, context)?;
         let checked =
-            futures::stream::unfold((stream, request, Instant::now()), |(mut stream, request, mut since)| async move {
-                if since.elapsed().as_millis() > YIELD_AFTER_MS {
-                    platform::yield_to_host().await;
-                    since = Instant::now();
-                }
+            futures::stream::unfold((stream, request, Turns::begin()), |(mut stream, request, mut turns)| async move {
+                turns.pass().await;
                 if let Some(Err(error)) = request.as_ref().map(|request| request.check()) {
-                    return Some((Err(DataFusionError::External(Box::new(error))), (stream, request, since)));
+                    return Some((Err(DataFusionError::External(Box::new(error))), (stream, request, turns)));
                 }
                 let batch = stream.next().await?;
-                Some((batch, (stream, request, since)))
+                Some((batch, (stream, request, turns)))
             });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.input.schema(), checked)))
     }

@@ -40,6 +40,10 @@ impl Params {
             }
             Params::Named(values) => values.get(name),
         };
+        if found.is_none() && !placeholder.starts_with('$') {
+            let message = format!("'{placeholder}' is not how parameters are written here");
+            return Err(KalamError::new(ErrorCode::ParameterCount, message).with_hint("Write $1, $2, … or $name."));
+        }
         found.ok_or_else(|| match self {
             Params::Positional(values) => KalamError::new(
                 ErrorCode::ParameterCount,
@@ -186,10 +190,15 @@ fn coerced(value: &Value, data_type: &arrow::datatypes::DataType, placeholder: &
         return natural(value);
     }
     scalar(value, &target, placeholder).map_err(|error| {
-        KalamError::new(
-            ErrorCode::ParameterType,
-            format!("{placeholder} is {value}, expected a value of type {}: {}", target.sql_name(), error.message()),
-        )
+        // It has no column and no row.
+        let place = format!("column '{placeholder}', row 1: ");
+        let reason = error.message().strip_prefix(&place).unwrap_or(error.message());
+        let message = format!("{placeholder} is {value}, expected a value of type {}: {reason}", target.sql_name());
+        let ours = KalamError::new(ErrorCode::ParameterType, message);
+        match error.hint() {
+            Some(hint) => ours.with_hint(hint.to_owned()),
+            None => ours,
+        }
     })
 }
 

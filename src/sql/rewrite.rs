@@ -16,7 +16,7 @@ use super::casts::NAMED_CAST;
 use super::catalog::fold;
 use super::handlers::query::item_name;
 use super::parser::{self, Statement};
-use super::using;
+use super::{synonyms, using};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::types::KalamDataType;
 
@@ -194,6 +194,16 @@ fn counted_operation(body: &SetExpr) -> Option<SetOperator> {
 }
 
 fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
+    if let Expr::Function(function) = expr
+        && let Some(name) = synonyms::name_here(function)
+    {
+        function.name = ObjectName::from(vec![Ident::new(name)]);
+    }
+    if let Expr::Function(function) = expr
+        && let Some(meant) = synonyms::expression(function)
+    {
+        return Ok(Some(meant));
+    }
     match expr {
         Expr::Like { pattern, escape_char: escape @ Some(_), .. }
         | Expr::ILike { pattern, escape_char: escape @ Some(_), .. } => {
@@ -207,6 +217,27 @@ fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
                 *escape = None;
             }
             Ok(None)
+        }
+        // As MySQL and SQLite write `~`.
+        Expr::RLike { negated, expr, pattern, .. } => Ok(Some(matches_regex(expr, pattern.as_ref().clone(), *negated))),
+        Expr::SimilarTo { negated, expr, pattern, escape_char } => {
+            let escape = escape_char.as_ref().and_then(|e| e.value.clone().into_string());
+            let mut letters = escape.as_deref().unwrap_or("\\").chars();
+            match (pattern.as_ref(), letters.next(), letters.next()) {
+                (
+                    Expr::Value(ast::ValueWithSpan { value: Value::SingleQuotedString(text), .. }),
+                    Some(escape),
+                    None,
+                ) => {
+                    let regex = Value::SingleQuotedString(synonyms::similar_pattern(text, escape));
+                    Ok(Some(matches_regex(expr, Expr::Value(regex.with_empty_span()), *negated)))
+                }
+                _ => Err(KalamError::new(
+                    ErrorCode::FeatureNotSupported,
+                    "SIMILAR TO takes its pattern as text in the statement, and one letter to ESCAPE",
+                )
+                .with_hint("~ takes a regular expression from anywhere.")),
+            }
         }
         Expr::Function(function)
             if function.name.to_string().eq_ignore_ascii_case("mod") && function.over.is_none() =>
@@ -245,6 +276,12 @@ fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
         },
         _ => Ok(None),
     }
+}
+
+fn matches_regex(expr: &Expr, pattern: Expr, negated: bool) -> Expr {
+    let op = if negated { BinaryOperator::PGRegexNotMatch } else { BinaryOperator::PGRegexMatch };
+    let matches = Expr::BinaryOp { left: Box::new(expr.clone()), op, right: Box::new(pattern) };
+    Expr::Nested(Box::new(matches))
 }
 
 fn subquery(expr: &Expr) -> Option<&Query> {

@@ -58,7 +58,7 @@ pub use store::{
 };
 pub use store_cold::{Due, DueWork, Rewritten};
 pub use system::{
-    AuditRecord, Gauges, INFORMATION_SCHEMA, JobRecord, JobStatus, Jobs, LiveQueries, LiveQueryRow, SYSTEM_NAMESPACE,
-    StorageRecord, StorageRegistry, StorageStore, SystemProviders, SystemTable, SystemTableExec, SystemTableProvider,
-    SystemTablesRegistry, UserRecord, is_system_namespace,
+    AuditRecord, CATALOG, Gauges, INFORMATION_SCHEMA, JobRecord, JobStatus, Jobs, LiveQueries, LiveQueryRow,
+    SYSTEM_NAMESPACE, StorageRecord, StorageRegistry, StorageStore, SystemProviders, SystemTable, SystemTableExec,
+    SystemTableProvider, SystemTablesRegistry, UserRecord, is_system_namespace,
 };

@@ -1,8 +1,8 @@
 //! The building half of flush and compaction: rows from chunks or segments become one sorted segment.
 //!
 //! Invariant: nothing here changes a scope. What is built stands beside it until `switch.rs` puts it in place, or is
-//! thrown away. One rewrite makes at most one segment, so it holds the rows of at most one in memory; between its pieces
-//! the host runs.
+//! thrown away. One rewrite makes at most one segment, of rows that take at most [`REWRITE_BYTES`] in memory unless they were
+//! one chunk or segment before; between its pieces the host runs.
 //!
 //! A row is kept if it is live, if a snapshot that is read can still see it, or if it was deleted and its tombstone is
 //! retained. Tombstones of rows that do not convert to the types that columns have by now are dropped: nobody asked,
@@ -34,6 +34,8 @@ use crate::types::{ColumnBuilder, coerce_array};
 const YIELD_AFTER_MS: u128 = 20;
 /// Segments with fewer rows are merged when there are enough of them.
 const SMALL_ROWS: u64 = SEGMENT_ROWS as u64 / 2;
+/// A rewrite takes no more rows than have about so many bytes in memory, if that is more than one segment or chunk.
+const REWRITE_BYTES: u64 = 32 << 20;
 /// So many small segments of a size are merged.
 const TIER_SEGMENTS: usize = 4;
 /// Segments with more dead rows than this, in percent, are rewritten.
@@ -132,7 +134,7 @@ pub async fn chunk_sources(
 ) -> Result<(Vec<Source>, Range<u64>)> {
     let mut pace = Pace::new();
     let start = chunks.first().map_or(0, |c| c.base);
-    let (mut sources, mut end, mut rows) = (Vec::new(), start, 0);
+    let (mut sources, mut end, mut rows, mut bytes) = (Vec::new(), start, 0, 0);
     for chunk in chunks.iter().take_while(|c| c.base < below) {
         if chunk.schema_version > definition.schema_version {
             return Err(outdated());
@@ -143,7 +145,8 @@ pub async fn chunk_sources(
                 ended => Some((row as u32, keep.row(Some(ended), chunk.deleted_at(row))?)),
             })
             .collect();
-        if rows + kept.len() > SEGMENT_ROWS && rows > 0 {
+        bytes += chunk.bytes as u64;
+        if (rows + kept.len() > SEGMENT_ROWS || bytes > REWRITE_BYTES) && rows > 0 {
             break;
         }
         let source = chunk_source(definition, chunk, kept)?;
@@ -172,9 +175,14 @@ fn live(kept: &[(u32, Kept)]) -> u64 {
     kept.iter().filter(|(_, why)| *why == Kept::Live).count() as u64
 }
 
+/// Whether an error may say that values do not convert, and not that they cannot be read.
+fn may_be_of_values(error: &KalamError) -> bool {
+    error.code() != ErrorCode::DataCorrupted && !error.code().is_of_storage()
+}
+
 /// A row that an old snapshot sees does not convert: the rewrite waits until nobody reads that snapshot.
 fn still_seen(error: KalamError) -> KalamError {
-    if matches!(error.code(), ErrorCode::DataCorrupted | ErrorCode::Closed) {
+    if !may_be_of_values(&error) {
         return error;
     }
     KalamError::new(ErrorCode::Conflict, format!("rows cannot be rewritten yet: {}", error.message()))
@@ -225,10 +233,7 @@ pub async fn segment_sources(
                 continue;
             }
             let rows = match read_group(definition, segment, group, &range, &kept).await {
-                Err(error)
-                    if error.code() != ErrorCode::DataCorrupted
-                        && kept.iter().any(|(_, why)| *why == Kept::Tombstone) =>
-                {
+                Err(error) if may_be_of_values(&error) && kept.iter().any(|(_, why)| *why == Kept::Tombstone) => {
                     kept.retain(|(_, why)| *why != Kept::Tombstone);
                     read_group(definition, segment, group, &range, &kept).await
                 }
@@ -364,10 +369,12 @@ pub fn pick(
     let together = |candidates: Vec<(&Arc<Segment>, u64)>, least: usize| {
         let mut best: Vec<Arc<Segment>> = Vec::new();
         for start in 0..candidates.len() {
-            let mut rows = 0;
-            let fitting = candidates[start..].iter().take_while(|(_, kept)| {
+            let (mut rows, mut bytes) = (0, 0);
+            let fitting = candidates[start..].iter().take_while(|(segment, kept)| {
                 rows += kept;
-                rows <= SEGMENT_ROWS as u64
+                // Until more is known: rows take no less than their file.
+                bytes += segment.memory().unwrap_or(segment.meta().bytes);
+                rows <= SEGMENT_ROWS as u64 && bytes <= REWRITE_BYTES
             });
             let found: Vec<Arc<Segment>> = fitting.map(|(s, _)| Arc::clone(s)).collect();
             if found.len() > best.len() {

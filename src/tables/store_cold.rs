@@ -349,6 +349,13 @@ impl TableStore {
             self.check_free(scope)?;
             let keep = self.keep(definition);
             let Some(remove) = rewrite::pick(&hot.segments(), definition, keep, full) else { break };
+            if remove.iter().any(|segment| segment.memory().is_none()) {
+                // How many of them fit into memory is known now.
+                for segment in &remove {
+                    segment.learn_size().await?;
+                }
+                continue;
+            }
             let sources = rewrite::segment_sources(definition, &remove, keep).await?;
             let built = rewrite::build(definition, hot.take_segment_number(), sources).await?;
             done.segments += u64::from(built.is_some());

@@ -1,18 +1,20 @@
 //! A backend whose n-th call goes wrong.
 //!
 //! Invariant: exactly the calls that were armed go wrong, each in exactly one way, and what storage then holds is known:
-//! after `Fail` and `Refuse` nothing of the call, after `Lose` all of it, and a corrupted read changes nothing.
+//! after `Fail` and `Refuse` nothing of the call, after `Lose` and `Delay` all of it, after `Spoil` all of it but for one
+//! value, and a read that goes wrong changes nothing. After the process has died every call fails.
 
 #![allow(dead_code)] // each test binary uses a part of it
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::storage::{
     Durability, KeyRange, KeyValue, MemoryBackend, Partition, ScanOptions, StorageBackend, StorageStats, WriteBatch,
+    WriteOp,
 };
 use parking_lot::Mutex;
 
@@ -27,12 +29,24 @@ pub enum Fault {
     Lose,
     /// It takes long.
     Delay,
-    /// A byte of a value that is read is another one.
+    /// A bit of a value that is read is another one.
     Corrupt,
+    /// A value that is read is cut.
+    Tear,
+    /// A value that is written, counted from 0, is not what is stored: a bit of it is another one, or it is cut.
+    Spoil { value: usize, cut: bool },
 }
 
 impl Fault {
-    pub const ALL: [Fault; 5] = [Fault::Fail, Fault::Refuse, Fault::Lose, Fault::Delay, Fault::Corrupt];
+    /// Those after which storage holds what it should.
+    pub const ALL: [Fault; 6] = [Fault::Fail, Fault::Refuse, Fault::Lose, Fault::Delay, Fault::Corrupt, Fault::Tear];
+}
+
+/// Whether the process dies at a call, and what becomes of that call if it is a commit.
+#[derive(Debug, Clone, Copy)]
+struct Death {
+    at: u64,
+    applied: bool,
 }
 
 /// A backend in memory, which outlives what is opened on it, with faults in front.
@@ -44,6 +58,15 @@ pub struct Faulty {
     armed: Mutex<Option<(u64, Fault, ErrorCode)>>,
     /// Every so many calls go wrong, with this fault.
     storm: Mutex<Option<(u64, Fault)>>,
+    death: Mutex<Option<Death>>,
+    dead: AtomicBool,
+    paused: AtomicBool,
+    /// So many commits from now on find no room.
+    pub failures: AtomicU32,
+    /// How often a commit is polled before it is begun: another group may fill while it is on its way.
+    pub polls: AtomicU32,
+    /// The value that was spoiled, as it is stored.
+    spoiled: Mutex<Option<(Partition, Vec<u8>, Bytes)>>,
     fired: AtomicBool,
     /// Whether the call that was to go wrong could not: a read that was to be lost, a commit that was to be corrupted.
     skipped: AtomicBool,
@@ -67,14 +90,61 @@ impl Faulty {
             calls: AtomicU64::new(0),
             armed: Mutex::new(None),
             storm: Mutex::new(None),
+            death: Mutex::new(None),
+            dead: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            failures: AtomicU32::new(0),
+            polls: AtomicU32::new(0),
+            spoiled: Mutex::new(None),
             fired: AtomicBool::new(false),
             skipped: AtomicBool::new(false),
         })
     }
 
+    /// One whose commits are polled once before they are begun.
+    pub fn slow(inner: MemoryBackend) -> Arc<Self> {
+        let faulty = Self::new(inner);
+        faulty.polls.store(1, Ordering::Relaxed);
+        faulty
+    }
+
     /// Another one with the same contents, as a process that died leaves them.
     pub fn crash(&self) -> Arc<Self> {
-        Self::new(self.inner.reopen())
+        let faulty = Self::new(self.inner.reopen());
+        faulty.polls.store(self.polls.load(Ordering::Relaxed), Ordering::Relaxed);
+        faulty
+    }
+
+    /// What it stores in.
+    pub fn inner(&self) -> &MemoryBackend {
+        &self.inner
+    }
+
+    /// The process dies at the n-th call from now, counted from 0; a commit then is there, if `applied`, or not.
+    pub fn die(&self, n: u64, applied: bool) {
+        *self.death.lock() = Some(Death { at: self.calls.load(Ordering::Relaxed) + n, applied });
+    }
+
+    /// It does not die after all.
+    pub fn live(&self) {
+        *self.death.lock() = None;
+    }
+
+    /// Whether it has died.
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
+    }
+
+    /// Calls while it is paused do not count, and nothing goes wrong with them.
+    pub fn pause(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
+    }
+
+    /// What was spoiled, if storage still holds it.
+    pub async fn spoiled(&self) -> Option<(Partition, Vec<u8>)> {
+        let (partition, key, value) = self.spoiled.lock().clone()?;
+        let stored = self.inner.get(partition, &key).await.ok()??;
+        (stored == value).then_some((partition, key))
     }
 
     /// The n-th call from now, counted from 0, goes wrong.
@@ -105,8 +175,20 @@ impl Faulty {
         self.calls.load(Ordering::Relaxed)
     }
 
-    fn next(&self, commit: bool) -> Option<(Fault, ErrorCode, u64)> {
+    /// What goes wrong with the call that comes now. `values`: how many a commit writes.
+    fn next(&self, values: Option<usize>) -> Option<(Fault, ErrorCode, u64)> {
+        if self.paused.load(Ordering::Relaxed) {
+            return None;
+        }
         let n = self.calls.fetch_add(1, Ordering::Relaxed);
+        if self.is_dead() {
+            return Some((Fault::Fail, ErrorCode::StorageClosed, n));
+        }
+        if let Some(death) = self.death.lock().take_if(|death| death.at <= n) {
+            self.dead.store(true, Ordering::Relaxed);
+            let fault = if death.applied && values.is_some() { Fault::Lose } else { Fault::Fail };
+            return Some((fault, ErrorCode::StorageClosed, n));
+        }
         if let Some((every, fault)) = *self.storm.lock()
             && n % every == every - 1
         {
@@ -115,7 +197,12 @@ impl Faulty {
         }
         let mut armed = self.armed.lock();
         let (_, fault, code) = armed.take_if(|(at, ..)| *at == n)?;
-        if fault == if commit { Fault::Corrupt } else { Fault::Lose } {
+        let cannot = match (fault, values) {
+            (Fault::Corrupt | Fault::Tear, Some(_)) | (Fault::Lose | Fault::Spoil { .. }, None) => true,
+            (Fault::Spoil { value, .. }, Some(values)) => value >= values,
+            _ => false,
+        };
+        if cannot {
             self.skipped.store(true, Ordering::Relaxed);
             return None;
         }
@@ -123,18 +210,13 @@ impl Faulty {
         Some((fault, code, n))
     }
 
-    fn corrupt(&self, value: &Bytes, n: u64) -> Bytes {
-        let mut bytes = value.to_vec();
-        if !bytes.is_empty() {
-            let at = (n as usize).wrapping_mul(7919) % bytes.len();
-            bytes[at] ^= 1 << (n % 8);
-        }
-        bytes.into()
-    }
-
-    async fn read<T>(&self, call: impl Future<Output = Result<T>>, corrupt: impl FnOnce(T, u64) -> T) -> Result<T> {
-        match self.next(false) {
-            None => call.await,
+    async fn read<T>(
+        &self,
+        call: impl Future<Output = Result<T>>,
+        change: impl FnOnce(T, u64, &dyn Fn(&Bytes) -> Bytes) -> T,
+    ) -> Result<T> {
+        match self.next(None) {
+            None | Some((Fault::Spoil { .. }, ..)) => call.await,
             Some((Fault::Fail, code, n)) => Err(error(code, n)),
             Some((Fault::Refuse | Fault::Lose, code, n)) => {
                 linger().await;
@@ -144,12 +226,25 @@ impl Faulty {
                 linger().await;
                 call.await
             }
-            Some((Fault::Corrupt, _, n)) => {
+            Some((fault, _, n)) => {
                 let read = call.await?;
-                Ok(corrupt(read, n))
+                Ok(change(read, n, &|value| spoil(value, n, fault == Fault::Tear)))
             }
         }
     }
+}
+
+/// Another value: cut, or with another bit.
+fn spoil(value: &Bytes, n: u64, cut: bool) -> Bytes {
+    if cut {
+        return value.slice(..(n as usize).wrapping_mul(7919) % value.len().max(1));
+    }
+    let mut bytes = value.to_vec();
+    if !bytes.is_empty() {
+        let at = (n as usize).wrapping_mul(7919) % bytes.len();
+        bytes[at] ^= 1 << (n % 8);
+    }
+    bytes.into()
 }
 
 fn error(code: ErrorCode, n: u64) -> KalamError {
@@ -159,16 +254,20 @@ fn error(code: ErrorCode, n: u64) -> KalamError {
 /// Lets everything else that is polled beside this go on for a while.
 async fn linger() {
     for _ in 0..50 {
-        let mut yielded = false;
-        futures::future::poll_fn(|cx| {
-            if std::mem::replace(&mut yielded, true) {
-                return std::task::Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            std::task::Poll::Pending
-        })
-        .await;
+        yield_once().await;
     }
+}
+
+async fn yield_once() {
+    let mut yielded = false;
+    futures::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return std::task::Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
 }
 
 #[async_trait]
@@ -178,14 +277,14 @@ impl StorageBackend for Faulty {
     }
 
     async fn get(&self, partition: Partition, key: &[u8]) -> Result<Option<Bytes>> {
-        self.read(self.inner.get(partition, key), |found, n| found.map(|v| self.corrupt(&v, n))).await
+        self.read(self.inner.get(partition, key), |found, _, spoil| found.map(|v| spoil(&v))).await
     }
 
     async fn scan(&self, partition: Partition, range: &KeyRange, options: ScanOptions) -> Result<Vec<KeyValue>> {
-        self.read(self.inner.scan(partition, range, options), |mut found, n| {
+        self.read(self.inner.scan(partition, range, options), |mut found, n, spoil| {
             let count = found.len();
             if let Some((_, value)) = found.get_mut(n as usize % count.max(1)) {
-                *value = self.corrupt(value, n);
+                *value = spoil(value);
             }
             found
         })
@@ -193,8 +292,40 @@ impl StorageBackend for Faulty {
     }
 
     async fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<Durability> {
-        match self.next(true) {
-            None | Some((Fault::Corrupt, ..)) => self.inner.commit(batch, durability).await,
+        for _ in 0..self.polls.load(Ordering::Relaxed) {
+            yield_once().await;
+        }
+        let full = |left: u32| left.checked_sub(1);
+        let paused = self.paused.load(Ordering::Relaxed);
+        if !paused && self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, full).is_ok() {
+            return Err(KalamError::new(ErrorCode::QuotaExceeded, "no room: used 10 of 10 bytes"));
+        }
+        let values = batch.ops().iter().filter(|op| matches!(op, WriteOp::Put { .. })).count();
+        match self.next(Some(values)) {
+            None | Some((Fault::Corrupt | Fault::Tear, ..)) => self.inner.commit(batch, durability).await,
+            Some((Fault::Spoil { value: spoiled, cut }, _, n)) => {
+                let (mut other, mut at) = (WriteBatch::new(), 0);
+                for op in batch.ops() {
+                    match op {
+                        WriteOp::Put { partition, key, value } => {
+                            let mut value = value.clone();
+                            if at == spoiled {
+                                value = spoil(&value, n + at as u64, cut);
+                                *self.spoiled.lock() = Some((*partition, key.clone(), value.clone()));
+                            }
+                            other.put(*partition, key.clone(), value);
+                            at += 1;
+                        }
+                        WriteOp::Delete { partition, key } => {
+                            other.delete(*partition, key.clone());
+                        }
+                        WriteOp::DeleteRange { partition, range } => {
+                            other.delete_range(*partition, range.clone());
+                        }
+                    }
+                }
+                self.inner.commit(other, durability).await
+            }
             Some((Fault::Fail, code, n)) => Err(error(code, n)),
             Some((Fault::Refuse, code, n)) => {
                 linger().await;
@@ -215,7 +346,7 @@ impl StorageBackend for Faulty {
     }
 
     async fn read_blob(&self, id: &[u8], offset: u64, length: u64) -> Result<Option<Bytes>> {
-        self.read(self.inner.read_blob(id, offset, length), |found, n| found.map(|v| self.corrupt(&v, n))).await
+        self.read(self.inner.read_blob(id, offset, length), |found, _, spoil| found.map(|v| spoil(&v))).await
     }
 
     async fn stats(&self) -> Result<StorageStats> {

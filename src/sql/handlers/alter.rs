@@ -24,7 +24,7 @@ use super::index::IndexRequest;
 use super::rewrite::Rewritten;
 use super::table::{column_default, new_column, set_options};
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::platform;
+use crate::platform::{self, Turns};
 use crate::schema::{
     ColumnDefault, ColumnDefinition, DefaultFunction, IndexDefinition, NewColumn, TableDefinition, TableId, TableType,
 };
@@ -163,9 +163,13 @@ impl Steps<'_, '_> {
             index.columns.iter().filter_map(|c| self.now.column_by_id(c.column_id)).collect();
         let types: Vec<KalamDataType> = columns.iter().map(|c| c.data_type).collect();
         let codec = KeyCodec::new(&types)?;
+        let request = self.execution.request();
+        let mut turns = Turns::begin();
         for scope in self.live(&columns).await? {
             let mut found = HashSet::new();
             for arrays in scope {
+                turns.pass().await;
+                request.check()?;
                 for row in 0..arrays[0].len() {
                     if arrays.iter().any(|a| a.is_null(row)) {
                         continue;

@@ -27,6 +27,8 @@ use crate::tables::is_system_namespace;
 pub struct IndexRequest {
     name: Option<String>,
     columns: Vec<(String, bool)>,
+    /// Where the columns stand.
+    places: Vec<Option<Position>>,
     unique: bool,
     constraint: bool,
     position: Option<Position>,
@@ -42,6 +44,7 @@ impl IndexRequest {
         Ok(Self {
             name: name.map(fold),
             columns: columns(&unique.columns)?,
+            places: places(&unique.columns),
             unique: true,
             constraint: true,
             position: name.and_then(position_of),
@@ -64,7 +67,7 @@ impl IndexRequest {
 
     /// The index that a statement makes of a table, with its name.
     fn named(self, table: &TableDefinition, taken: &HashSet<String>) -> Result<NewIndex> {
-        let Self { name, columns, unique, constraint, position } = self;
+        let Self { name, columns, unique, constraint, position, .. } = self;
         let name = match name {
             Some(name) if taken.contains(&name) => return Err(name_is_taken(&name).at(position)),
             Some(name) => name,
@@ -93,9 +96,15 @@ pub async fn add_all(
     }
     let taken = taken_names(execution.executor.registry(), &table.table_id.namespace).await?;
     for request in requests {
-        let position = request.position;
+        let (position, places) = (request.position, request.places.clone());
         let index = request.named(&table, &taken)?;
-        table = add(table, index).map_err(|e| e.at(position))?;
+        let named: Vec<String> = index.columns.iter().map(|(name, _)| format!("column '{name}'")).collect();
+        table = add(table, index).map_err(|e| {
+            // At the column that the error is about, the last time it stands there.
+            let column = named.iter().rposition(|column| e.message().starts_with(column.as_str()));
+            let place = column.and_then(|column| places.get(column).copied().flatten());
+            e.at(place.or(position))
+        })?;
     }
     Ok(table)
 }
@@ -119,7 +128,9 @@ fn columns(columns: &[IndexColumn]) -> Result<Vec<(String, bool)>> {
         .iter()
         .map(|column| {
             let Expr::Identifier(ident) = &column.column.expr else {
-                return unsupported("an index on an expression");
+                let message = format!("an index on the expression '{}' is not supported", column.column.expr);
+                return Err(KalamError::new(ErrorCode::FeatureNotSupported, message)
+                    .with_hint("Keep its value in a column of its own, and index that."));
             };
             let descending = column.column.options.asc == Some(false);
             let nulls_first = column.column.options.nulls_first.unwrap_or(descending);
@@ -131,6 +142,15 @@ fn columns(columns: &[IndexColumn]) -> Result<Vec<(String, bool)>> {
             Ok((fold(ident), descending))
         })
         .collect()
+}
+
+/// Where the columns of an index stand in the text.
+fn places(columns: &[IndexColumn]) -> Vec<Option<Position>> {
+    let place = |column: &IndexColumn| match &column.column.expr {
+        Expr::Identifier(ident) => position_of(ident),
+        _ => None,
+    };
+    columns.iter().map(place).collect()
 }
 
 /// The UNIQUE constraints of a CREATE TABLE.
@@ -149,14 +169,19 @@ pub fn requests(columns: &[ColumnDef], constraints: &[TableConstraint]) -> Resul
 
 /// Runs a CREATE INDEX.
 pub async fn create(execution: &Execution<'_>, create: &CreateIndex) -> Result<StatementResult> {
-    if create.predicate.is_some()
-        || !create.include.is_empty()
+    if let Some(predicate) = &create.predicate {
+        let message = format!("a partial index (CREATE INDEX … WHERE {predicate}) is not supported");
+        return Err(KalamError::new(ErrorCode::FeatureNotSupported, message)
+            .with_hint("An index of all rows serves the same queries, but it makes a UNIQUE rule for all of them.")
+            .at(position_of_name(&create.table_name)));
+    }
+    if !create.include.is_empty()
         || !create.with.is_empty()
         || create.nulls_distinct == Some(false)
         || !create.index_options.is_empty()
         || !create.alter_options.is_empty()
     {
-        return unsupported("CREATE INDEX with WHERE, INCLUDE, WITH or NULLS NOT DISTINCT");
+        return unsupported("CREATE INDEX with INCLUDE, WITH or NULLS NOT DISTINCT");
     }
     if create.using.as_ref().is_some_and(|using| *using != IndexType::BTree) {
         return unsupported("an index that is not USING BTREE");
@@ -165,6 +190,7 @@ pub async fn create(execution: &Execution<'_>, create: &CreateIndex) -> Result<S
     let request = IndexRequest {
         name: name.as_ref().map(fold),
         columns: columns(&create.columns)?,
+        places: places(&create.columns),
         unique: create.unique,
         constraint: false,
         position: name.as_ref().and_then(position_of),

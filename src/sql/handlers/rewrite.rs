@@ -21,7 +21,7 @@ use super::super::errors::from_datafusion;
 use super::alter::Steps;
 use super::dml::{TARGET, checked_batch, column_item, item, select_from, unsupported};
 use crate::error::{KalamError, Result};
-use crate::platform;
+use crate::platform::{self, Turns};
 use crate::schema::{CachedTableData, ColumnDefinition, TableDefinition, TableType};
 use crate::tables::{NewScope, ROW_ID_COLUMN, ScopeKey, TableProviderCore, prepare_rows, stored_provider};
 use crate::types::{ColumnBuilder, KalamDataType, coerce_array};
@@ -154,11 +154,15 @@ impl Steps<'_, '_> {
             items.push(column_item(&alias, ROW_ID_COLUMN, "$rowid"));
         }
         let table = CachedTableData::new(next.clone());
+        let request = self.execution.request();
+        let mut turns = Turns::begin();
         let mut scopes = Vec::new();
         for (scope, found) in self.select_all(&alias, items).await? {
             let mut batches = Vec::with_capacity(found.len());
             let mut first_row = 1;
             for batch in found {
+                turns.pass().await;
+                request.check()?;
                 let values = computed.and(batch.column_by_name("$computed"));
                 let mut columns = Vec::with_capacity(next.columns.len());
                 for column in next.columns_in_order() {

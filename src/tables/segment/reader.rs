@@ -8,8 +8,8 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use ::bytes::Bytes;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, UInt32Array};
@@ -21,6 +21,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelectionPolicy,
 };
+use parquet::basic::Type as PhysicalType;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
 use super::cache::{Cached, Item, SegmentCache};
@@ -62,6 +63,8 @@ pub struct Segment {
     /// Its number in the cache.
     pub(super) uid: u64,
     marks: RwLock<Arc<DeleteVector>>,
+    /// Bytes that its rows take in memory, about; known once its footer was read.
+    memory: OnceLock<u64>,
     /// How often rows were read by page, by row group.
     partial: Box<[AtomicU32]>,
     bytes_read: AtomicU64,
@@ -108,6 +111,7 @@ impl Segment {
             partial: (0..meta.groups()).map(|_| AtomicU32::new(0)).collect(),
             meta,
             file,
+            memory: OnceLock::new(),
             cache: source.cache,
             marks: RwLock::new(Arc::new(marks)),
             bytes_read: AtomicU64::new(0),
@@ -138,6 +142,19 @@ impl Segment {
     /// Rows that have not ended.
     pub fn live_rows(&self) -> u64 {
         u64::from(self.meta.rows).saturating_sub(self.marks.read().ended_rows())
+    }
+
+    /// Bytes that its rows take in memory, about; `None` until [`Segment::learn_size`] was called, or something read.
+    pub fn memory(&self) -> Option<u64> {
+        self.memory.get().copied()
+    }
+
+    /// Finds out what [`Segment::memory`] tells.
+    pub async fn learn_size(&self) -> Result<()> {
+        match self.memory() {
+            Some(_) => Ok(()),
+            None => self.footer().await.map(drop),
+        }
     }
 
     /// Its file is durable: from now on it is read from storage.
@@ -237,6 +254,7 @@ impl Segment {
             return Err(self.undecodable(format_args!("row groups of {rows:?} rows, expected {expected:?}")));
         }
         let bytes = parquet.memory_size();
+        let _ = self.memory.set(memory_of(&parquet));
         let reader = ArrowReaderMetadata::try_new(Arc::new(parquet), ArrowReaderOptions::new())
             .map_err(|e| self.undecodable(e))?;
         let id = |field: &arrow::datatypes::FieldRef| field.metadata().get(FIELD_ID_KEY)?.parse().ok();
@@ -570,6 +588,26 @@ impl Segment {
         let file = self.read(&[start..start + length as u64]).await?;
         file.slice(start, length).ok_or_else(|| self.undecodable(format_args!("byte {start} is missing")))
     }
+}
+
+/// Bytes that the rows of a file take in memory, about.
+fn memory_of(parquet: &ParquetMetaData) -> u64 {
+    let chunks = parquet.row_groups().iter().flat_map(|group| group.columns());
+    let bytes = chunks.map(|chunk| {
+        let values = u64::try_from(chunk.num_values()).unwrap_or(0);
+        let of_values = match chunk.column_type() {
+            PhysicalType::BOOLEAN => values / 8,
+            PhysicalType::INT32 | PhysicalType::FLOAT => values * 4,
+            PhysicalType::INT64 | PhysicalType::DOUBLE => values * 8,
+            PhysicalType::INT96 | PhysicalType::FIXED_LEN_BYTE_ARRAY => values * 16,
+            PhysicalType::BYTE_ARRAY => {
+                let bytes = chunk.unencoded_byte_array_data_bytes().unwrap_or(chunk.uncompressed_size());
+                values * 4 + u64::try_from(bytes).unwrap_or(0)
+            }
+        };
+        of_values + values / 8
+    });
+    bytes.sum()
 }
 
 impl Drop for Segment {

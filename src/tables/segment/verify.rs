@@ -19,7 +19,7 @@ use super::meta::{ColumnMeta, key_above, key_below};
 use super::reader::{Footer, Segment};
 use super::writer::SegmentRows;
 use super::{ROW_ID_FIELD_ID, SEQ_FIELD_ID};
-use crate::error::{ErrorCode, KalamError, Result};
+use crate::error::Result;
 use crate::platform;
 use crate::schema::TableDefinition;
 use crate::tables::{KeySpec, Seq};
@@ -177,7 +177,7 @@ impl Segment {
             let read = if wanted.count_set_bits() > 0 {
                 match self.rows_of_group(definition, group, &readable, &wanted).await {
                     Ok(rows) => Some(rows),
-                    Err(error) if is_of_storage(&error) => return Err(error),
+                    Err(error) if error.code().is_of_storage() => return Err(error),
                     Err(_) => None,
                 }
             } else {
@@ -248,9 +248,4 @@ impl Segment {
         lost.into_iter().for_each(|range| readable[range].fill(false));
         BooleanBuffer::from(readable)
     }
-}
-
-/// Whether an error says that the storage did not answer, and nothing about what is stored.
-fn is_of_storage(error: &KalamError) -> bool {
-    matches!(error.code(), ErrorCode::StorageError | ErrorCode::StorageClosed | ErrorCode::Closed)
 }

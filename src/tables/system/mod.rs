@@ -29,6 +29,7 @@ use parking_lot::{Mutex, RwLock};
 pub use entities::{AuditRecord, JobRecord, JobStatus, StorageRecord, StorageRegistry, StorageStore, UserRecord};
 pub use provider::{SystemProviders, SystemTableExec, SystemTableProvider};
 pub use spec::{INFORMATION_SCHEMA, SYSTEM_NAMESPACE, SystemTable, is_system_namespace};
+pub use standard::CATALOG;
 
 use super::store::TableStore;
 use crate::error::{KalamError, Result};

@@ -14,7 +14,7 @@ use crate::types::KalamDataType as T;
 use crate::types::Value::{self, Null};
 
 /// The one catalog there is, as the standard wants it named.
-const CATALOG: &str = "kalam";
+pub const CATALOG: &str = "kalam";
 
 /// The columns of `schemata`.
 pub(super) const SCHEMATA: &[SystemColumn] = &[

@@ -5,11 +5,15 @@
 //! is in memory) or cold (the fault may meet the opening). Then it has either succeeded or ended in a typed error; the
 //! engine shows the state before it or the state after it (before, where storage did nothing); what the engine shows is
 //! what a process that starts on the same storage finds; and without reopening anything the workload goes on.
+//!
+//! Two more ways: a call takes long, and others, of this statement and of others, overtake it; and a value that is written
+//! is not what is stored, which only the next process can find, and must find, or not need.
 #![cfg(not(target_arch = "wasm32"))]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use arrow::array::AsArray;
 use futures::executor::block_on;
 use futures::future::join_all;
 use kalamdb::context::{AppContext, Config};
@@ -17,225 +21,16 @@ use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::ingest::{CsvOptions, Format};
 use kalamdb::schema::{TableId, TableType};
 use kalamdb::sql::{ExecuteOptions, ImportOptions, Importer, Params, StatementResult};
-use kalamdb::storage::MemoryBackend;
+use kalamdb::storage::{MemoryBackend, Partition};
+use kalamdb::tables::Health;
 use kalamdb::types::{KalamDataType, Value};
 
-#[path = "support/faulty.rs"]
+#[path = "../support/faulty.rs"]
 mod faulty;
+mod workload;
 
 use faulty::{Fault, Faulty, Outcome};
-
-type Rows = Vec<Vec<String>>;
-
-/// What a database shows: the columns with their types and the sorted rows of every table and view, and the namespaces.
-#[derive(Debug, Clone, Default, PartialEq)]
-struct World {
-    tables: BTreeMap<String, (Vec<String>, Rows)>,
-    namespaces: BTreeSet<String>,
-}
-
-impl World {
-    fn create(&mut self, table: &str, columns: &[&str]) {
-        let columns = columns.iter().map(|c| (*c).to_owned()).collect();
-        self.tables.insert(table.to_owned(), (columns, Vec::new()));
-    }
-
-    fn rows(&mut self, table: &str) -> &mut Rows {
-        &mut self.tables.get_mut(table).expect("a table of the oracle").1
-    }
-
-    fn columns(&mut self, table: &str) -> &mut Vec<String> {
-        &mut self.tables.get_mut(table).expect("a table of the oracle").0
-    }
-
-    fn add(&mut self, table: &str, rows: impl IntoIterator<Item = Vec<String>>) {
-        let all = self.rows(table);
-        all.extend(rows);
-        all.sort();
-    }
-
-    fn each(&mut self, table: &str, change: impl Fn(&mut Vec<String>)) {
-        let all = self.rows(table);
-        all.iter_mut().for_each(change);
-        all.sort();
-    }
-
-    fn keep(&mut self, table: &str, keep: impl Fn(&Vec<String>) -> bool) {
-        self.rows(table).retain(keep);
-    }
-}
-
-enum Work {
-    Sql(String),
-    /// A CSV file into a table, created if it is not there.
-    Csv(&'static str, String),
-}
-
-struct Step {
-    work: Work,
-    change: Box<dyn Fn(&mut World) + Send + Sync>,
-}
-
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
-    cells.map(str::to_owned).to_vec()
-}
-
-fn int(cell: &str) -> i64 {
-    cell.parse().expect("an integer of the oracle")
-}
-
-/// The workload; see the module's comment.
-fn workload() -> Vec<Step> {
-    let mut steps: Vec<Step> = Vec::new();
-    let mut sql = |text: &str, change: fn(&mut World)| {
-        steps.push(Step { work: Work::Sql(text.to_owned()), change: Box::new(change) });
-    };
-    sql("CREATE TABLE t (id INT PRIMARY KEY, name TEXT, n INT NOT NULL DEFAULT 7)", |w| {
-        w.create("default.t", &["id INT", "name TEXT", "n INT"]);
-    });
-    sql("INSERT INTO t VALUES (1, 'one', 10), (2, 'two', 20), (3, 'three', 30)", |w| {
-        w.add("default.t", [row(["1", "one", "10"]), row(["2", "two", "20"]), row(["3", "three", "30"])]);
-    });
-    sql("CREATE NAMESPACE shop", |w| {
-        w.namespaces.insert("shop".into());
-    });
-    sql("CREATE TABLE shop.bag (a INT, b TEXT)", |w| w.create("shop.bag", &["a INT", "b TEXT"]));
-    sql("INSERT INTO shop.bag VALUES (1, 'x'), (1, 'x'), (2, NULL)", |w| {
-        w.add("shop.bag", [row(["1", "x"]), row(["1", "x"]), row(["2", "NULL"])]);
-    });
-    sql("INSERT INTO t (id, name) VALUES (4, 'four')", |w| w.add("default.t", [row(["4", "four", "7"])]));
-    sql("UPDATE t SET n = n + 1", |w| w.each("default.t", |r| r[2] = (int(&r[2]) + 1).to_string()));
-    sql("UPDATE shop.bag SET b = 'y' WHERE a = 1", |w| {
-        w.each("shop.bag", |r| {
-            if r[0] == "1" {
-                r[1] = "y".into();
-            }
-        });
-    });
-    sql("DELETE FROM t WHERE id = 2", |w| w.keep("default.t", |r| r[0] != "2"));
-    sql("CREATE VIEW big AS SELECT id, n FROM t WHERE n > 10", |w| w.create("default.big", &["id INT", "n INT"]));
-    sql("ALTER TABLE t ADD COLUMN note TEXT DEFAULT 'none'", |w| {
-        w.columns("default.t").push("note TEXT".into());
-        w.each("default.t", |r| r.push("none".into()));
-    });
-    sql("INSERT INTO t VALUES (5, 'five', 50, 'new')", |w| w.add("default.t", [row(["5", "five", "50", "new"])]));
-    sql("ALTER TABLE t RENAME COLUMN name TO title", |w| w.columns("default.t")[1] = "title TEXT".into());
-    sql("UPDATE t SET id = id + 100 WHERE id >= 4", |w| {
-        w.each("default.t", |r| {
-            if int(&r[0]) >= 4 {
-                r[0] = (int(&r[0]) + 100).to_string();
-            }
-        });
-    });
-    sql("ALTER TABLE t ALTER COLUMN id TYPE BIGINT", |w| w.columns("default.t")[0] = "id BIGINT".into());
-    sql("INSERT INTO t VALUES (5000000000, 'far', 1, NULL)", |w| {
-        w.add("default.t", [row(["5000000000", "far", "1", "NULL"])]);
-    });
-    sql("ALTER TABLE t DROP COLUMN note", |w| {
-        w.columns("default.t").pop();
-        w.each("default.t", |r| drop(r.pop()));
-    });
-    sql("CREATE TABLE copy AS SELECT id, n FROM t WHERE n > 10", |w| {
-        w.create("default.copy", &["id BIGINT", "n INT"]);
-        let rows: Rows = w.rows("default.t").iter().filter(|r| int(&r[2]) > 10).map(|r| row([&r[0], &r[2]])).collect();
-        w.add("default.copy", rows);
-    });
-    sql("STORAGE FLUSH ALL", |_| {});
-    sql("INSERT INTO t VALUES (200, 'hot', 9)", |w| w.add("default.t", [row(["200", "hot", "9"])]));
-    // Rows of segments, of memory, and a key of each that moves.
-    sql("UPDATE t SET n = n + 1", |w| w.each("default.t", |r| r[2] = (int(&r[2]) + 1).to_string()));
-    sql("DELETE FROM t WHERE id = 3", |w| w.keep("default.t", |r| r[0] != "3"));
-    sql("STORAGE FLUSH TABLE t", |_| {});
-    sql("UPDATE t SET id = id + 1 WHERE id = 200", |w| {
-        w.each("default.t", |r| {
-            if r[0] == "200" {
-                r[0] = "201".into();
-            }
-        });
-    });
-    sql("ALTER TABLE t ADD COLUMN extra INT DEFAULT 3", |w| {
-        w.columns("default.t").push("extra INT".into());
-        w.each("default.t", |r| r.push("3".into()));
-    });
-    sql("ALTER TABLE t DROP COLUMN extra", |w| {
-        w.columns("default.t").pop();
-        w.each("default.t", |r| drop(r.pop()));
-    });
-    sql("STORAGE COMPACT TABLE t", |_| {});
-    sql("DELETE FROM t WHERE id = 201", |w| w.keep("default.t", |r| r[0] != "201"));
-    sql("STORAGE COMPACT ALL", |_| {});
-    sql("DELETE FROM shop.bag", |w| w.keep("shop.bag", |_| false));
-    sql("INSERT INTO shop.bag SELECT id, title FROM t WHERE id < 1000", |w| {
-        let rows: Rows =
-            w.rows("default.t").iter().filter(|r| int(&r[0]) < 1000).map(|r| row([&r[0], &r[1]])).collect();
-        w.add("shop.bag", rows);
-    });
-    sql("ALTER TABLE copy RENAME TO kept", |w| {
-        let table = w.tables.remove("default.copy").expect("there");
-        w.tables.insert("default.kept".into(), table);
-    });
-    sql("CREATE OR REPLACE VIEW big AS SELECT title FROM t WHERE n > 20", |w| w.create("default.big", &["title TEXT"]));
-    let csv: String = (0..40).map(|n| format!("{n},row {n}\n")).collect();
-    steps.push(Step {
-        work: Work::Csv("shop.loaded", format!("k,v\n{csv}")),
-        change: Box::new(|w| {
-            w.create("shop.loaded", &["k BIGINT", "v TEXT"]);
-            w.add("shop.loaded", (0..40).map(|n| vec![n.to_string(), format!("row {n}")]));
-        }),
-    });
-    steps.push(Step {
-        work: Work::Csv("shop.loaded", "k,v\n77,again\n".into()),
-        change: Box::new(|w| w.add("shop.loaded", [row(["77", "again"])])),
-    });
-    // More than one stored value holds.
-    let long: &'static str = Box::leak(
-        (0..90_000u64)
-            .map(|n| format!("{:016x}", n.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
-            .collect::<String>()
-            .into_boxed_str(),
-    );
-    steps.push(Step {
-        work: Work::Sql(format!("INSERT INTO shop.bag VALUES (9, '{long}')")),
-        change: Box::new(move |w| w.add("shop.bag", [row(["9", long])])),
-    });
-    let mut sql = |text: &str, change: fn(&mut World)| {
-        steps.push(Step { work: Work::Sql(text.to_owned()), change: Box::new(change) });
-    };
-    sql("DELETE FROM shop.bag WHERE a = 9", |w| w.keep("shop.bag", |r| r[0] != "9"));
-    sql("DROP VIEW big", |w| drop(w.tables.remove("default.big")));
-    sql("DROP TABLE shop.loaded", |w| drop(w.tables.remove("shop.loaded")));
-    sql("CREATE TABLE shop.loaded (z INT PRIMARY KEY)", |w| w.create("shop.loaded", &["z INT"]));
-    sql("DROP TABLE shop.loaded", |w| drop(w.tables.remove("shop.loaded")));
-    sql("DROP TABLE shop.bag", |w| drop(w.tables.remove("shop.bag")));
-    sql("DROP NAMESPACE shop", |w| {
-        w.namespaces.remove("shop");
-    });
-    sql("UPDATE t SET title = 'end' WHERE id = 1", |w| {
-        w.each("default.t", |r| {
-            if r[0] == "1" {
-                r[1] = "end".into();
-            }
-        });
-    });
-    steps
-}
-
-/// The views of the workload, computed as their definitions say.
-fn with_views(mut world: World) -> World {
-    let Some((columns, _)) = world.tables.get("default.big").cloned() else { return world };
-    let t = world.rows("default.t").clone();
-    if columns.len() == 2 {
-        world.columns("default.big")[0] = world.columns("default.t")[0].clone();
-    }
-    let mut rows: Rows = if columns.len() == 2 {
-        t.iter().filter(|r| int(&r[2]) > 10).map(|r| row([&r[0], &r[2]])).collect()
-    } else {
-        t.iter().filter(|r| int(&r[2]) > 20).map(|r| row([&r[1]])).collect()
-    };
-    rows.sort();
-    *world.rows("default.big") = rows;
-    world
-}
+use workload::{Rows, Step, Work, World, int, with_views, workload};
 
 async fn sql(context: &AppContext, text: &str) -> Result<Vec<StatementResult>> {
     context.executor().execute(context.session(), text, &Params::default(), &ExecuteOptions::default()).await
@@ -292,10 +87,14 @@ async fn show(context: &AppContext) -> Result<World> {
     Ok(world)
 }
 
+fn is_damage(error: &KalamError) -> bool {
+    matches!(error.code(), ErrorCode::DataCorrupted | ErrorCode::UnsupportedFormat)
+}
+
 /// Whether an error is one that a caller can understand, given the fault.
 fn check_error(error: &KalamError, fault: Fault, code: ErrorCode, what: &str) {
     let fine = match fault {
-        Fault::Corrupt => matches!(error.code(), ErrorCode::DataCorrupted | ErrorCode::UnsupportedFormat),
+        Fault::Corrupt | Fault::Tear => is_damage(error),
         _ => error.code() == code,
     };
     assert!(fine, "{what}: {error}");
@@ -411,7 +210,7 @@ impl Course {
     }
 }
 
-const FAULTS: [Fault; 3] = [Fault::Fail, Fault::Lose, Fault::Corrupt];
+const FAULTS: [Fault; 4] = [Fault::Fail, Fault::Lose, Fault::Corrupt, Fault::Tear];
 
 #[test]
 fn every_call_of_warm_statements() -> Result<()> {
@@ -428,6 +227,195 @@ fn every_call_of_an_opening_and_its_first_statement() -> Result<()> {
     // The opening makes the same calls each time: every third step is enough.
     let fired = course.every_call(true, (0..course.steps.len()).step_by(3), &FAULTS)?;
     println!("{fired} faults");
+    assert!(fired > 150, "{fired}");
+    Ok(())
+}
+
+impl Course {
+    /// Runs one step with one call that takes long, while others write and read beside it.
+    async fn overtaken(&self, at: usize, n: u64) -> Result<Outcome> {
+        let what = format!("step {at}, call {n} takes long");
+        let (before, after) = (&self.worlds[at], &self.worlds[at + 1]);
+        let backend = self.stored[at].crash();
+        let context = open(&backend).await?;
+        sql(&context, "CREATE TABLE side (k INT PRIMARY KEY)").await?;
+        backend.arm(n, Fault::Delay, ErrorCode::Internal);
+        let beside = async {
+            for k in 0..3 {
+                sql(&context, &format!("INSERT INTO side VALUES ({k})")).await?;
+                for name in before.tables.keys() {
+                    let (namespace, table) = name.split_once('.').expect("a qualified name");
+                    match rows_of(&context, &TableId::new(namespace, table)).await {
+                        Ok(rows) => {
+                            let shown = Some(&rows);
+                            let is = |world: &World| world.tables.get(name) == shown;
+                            assert!(is(before) || is(after), "{what}: {name} is neither as before nor as after");
+                        }
+                        // Its definition is being changed.
+                        Err(error) => assert!(
+                            before.tables.get(name).map(|t| &t.0) != after.tables.get(name).map(|t| &t.0),
+                            "{what}: {error}"
+                        ),
+                    }
+                }
+            }
+            Ok::<(), KalamError>(())
+        };
+        let (outcome, others) = futures::join!(run(&context, &self.steps[at]), beside);
+        let happened = backend.disarm();
+        outcome.and(others).map_err(|e| e.in_context(&what))?;
+        let again = open(&backend.crash()).await?;
+        for context in [&context, &again] {
+            let mut shown = show(context).await?;
+            let side = shown.tables.remove("default.side").map(|(_, rows)| rows.concat());
+            assert_eq!(side, Some(vec!["0".to_owned(), "1".to_owned(), "2".to_owned()]), "{what}");
+            assert_eq!(&shown, after, "{what}");
+        }
+        Ok(happened)
+    }
+
+    /// Runs one step of which one value is stored as another one. Whoever opens the database then is told, or does not
+    /// need the value.
+    async fn spoiled(&self, at: usize, n: u64, value: usize, cut: bool) -> Result<Outcome> {
+        let what = format!("step {at}, call {n}, value {value}, cut: {cut}");
+        let (before, after) = (&self.worlds[at], &self.worlds[at + 1]);
+        let backend = self.stored[at].crash();
+        let context = open(&backend).await?;
+        assert_eq!(&show(&context).await?, before, "{what}: the state before");
+        backend.arm(n, Fault::Spoil { value, cut }, ErrorCode::Internal);
+        let outcome = run(&context, &self.steps[at]).await;
+        let happened = backend.disarm();
+        if happened != Outcome::Fired {
+            outcome.map_err(|e| e.in_context(&what))?;
+            return Ok(happened);
+        }
+        let fine = |error: &KalamError| {
+            assert!(is_damage(error), "{what}: {error}");
+            let names = ["record", "segment", "_seq ceiling", "next table number"];
+            assert!(names.iter().any(|name| error.message().contains(name)), "{what}: nothing is named: {error}");
+        };
+        // The statement may have read what it wrote.
+        let whole = outcome.inspect_err(fine).is_ok();
+        let is = |name: &String, shown: &(Vec<String>, Rows)| {
+            after.tables.get(name) == Some(shown) || (!whole && before.tables.get(name) == Some(shown))
+        };
+        let spoiled = backend.spoiled().await;
+        let stored = backend.crash();
+        let mut told = false;
+        match open(&stored).await {
+            Err(error) => {
+                fine(&error);
+                told = true;
+            }
+            Ok(context) => {
+                match context.registry().tables(None).await {
+                    Err(error) => {
+                        fine(&error);
+                        told = true;
+                    }
+                    Ok(tables) => {
+                        let own = tables.iter().filter(|t| t.definition().table_type != TableType::System);
+                        let names: BTreeSet<String> =
+                            own.map(|t| format!("{}.{}", t.table_id().namespace, t.table_id().table)).collect();
+                        let expected = |world: &World| names.iter().eq(world.tables.keys());
+                        assert!(expected(after) || (!whole && expected(before)), "{what}: {names:?}");
+                    }
+                }
+                let unlisted = told;
+                for name in after.tables.keys().filter(|_| !unlisted) {
+                    let (namespace, table) = name.split_once('.').expect("a qualified name");
+                    match rows_of(&context, &TableId::new(namespace, table)).await {
+                        Ok(rows) => assert!(is(name, &rows), "{what}: {name} shows {rows:?}"),
+                        Err(error) if is_damage(&error) => {
+                            fine(&error);
+                            told = true;
+                        }
+                        Err(error) => assert!(!whole, "{what}: {name}: {error}"),
+                    }
+                }
+            }
+        }
+        // Rescue finds it, and gives a database that opens, goes on, and holds no row that never was.
+        let (mut backup, findings) = AppContext::rescue(Arc::clone(&stored) as _).await?;
+        let found = findings.iter().any(|f| f.health == Health::Damaged);
+        assert!(found || !told, "{what}: somebody was told, and the scrub finds nothing: {findings:?}");
+        if let Some((partition, key)) = spoiled
+            && partition != Partition::Blob
+        {
+            assert!(found, "{what}: the scrub does not find {} {key:?}: {findings:?}", partition.name());
+        }
+        let mut bytes = Vec::new();
+        while let Some(chunk) = backup.next().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        let rescued = AppContext::restore(Arc::new(MemoryBackend::new()), &bytes, Config::default()).await;
+        let rescued = rescued.map_err(|e| e.in_context(&what))?;
+        for table in rescued.registry().tables(None).await? {
+            let (id, kind) = (table.table_id(), table.definition().table_type);
+            if kind == TableType::System {
+                continue;
+            }
+            let name = format!("{}.{}", id.namespace, id.table);
+            let rows = match rows_of(&rescued, id).await {
+                Ok((_, rows)) => rows,
+                // The table below is what was lost.
+                Err(_) if kind == TableType::View => continue,
+                Err(error) => return Err(error.in_context(&what)),
+            };
+            let ever = self.worlds.iter().filter_map(|world| world.tables.get(&name)).flat_map(|(_, rows)| rows);
+            let ever: BTreeSet<&String> = ever.filter_map(|row| row.first()).collect();
+            assert!(rows.iter().all(|row| ever.contains(&row[0])), "{what}, rescued: {name} has rows that never were");
+        }
+        sql(&rescued, "CREATE TABLE more (k INT PRIMARY KEY); INSERT INTO more VALUES (1); STORAGE FLUSH ALL").await?;
+        let report = sql(&rescued, "STORAGE CHECK").await?.pop().and_then(|r| r.rows).expect("a report");
+        let status = report.batches.iter().flat_map(|b| b.column(1).as_string::<i32>().iter().flatten());
+        assert!(status.into_iter().all(|s| s != "damaged"), "{what}: the rescued database is damaged");
+        Ok(Outcome::Fired)
+    }
+}
+
+#[test]
+fn every_call_is_overtaken_by_others() -> Result<()> {
+    let course = Course::new()?;
+    let mut fired = 0;
+    for at in 0..course.steps.len() {
+        for n in 0.. {
+            match block_on(course.overtaken(at, n))? {
+                Outcome::NotReached => break,
+                Outcome::Fired => fired += 1,
+                Outcome::Skipped => {}
+            }
+        }
+    }
+    println!("{fired} calls");
+    assert!(fired > 300, "{fired}");
+    Ok(())
+}
+
+#[test]
+fn every_value_that_is_stored_as_another_is_found() -> Result<()> {
+    let course = Course::new()?;
+    let mut fired = 0;
+    for at in 0..course.steps.len() {
+        for n in 0.. {
+            let mut reached = true;
+            for value in (0..).flat_map(|value| [(value, false), (value, true)]) {
+                match block_on(course.spoiled(at, n, value.0, value.1))? {
+                    Outcome::NotReached => reached = false,
+                    Outcome::Fired => {
+                        fired += 1;
+                        continue;
+                    }
+                    Outcome::Skipped => {}
+                }
+                break;
+            }
+            if !reached {
+                break;
+            }
+        }
+    }
+    println!("{fired} values");
     assert!(fired > 150, "{fired}");
     Ok(())
 }

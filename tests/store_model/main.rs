@@ -2,142 +2,43 @@
 //!
 //! Each case runs a script of statements on two tables (one with a key, one without) and, beside it, on maps. Storage
 //! fails at random commits: then the statement must fail with a typed error, the oracle stays as it was, and the
-//! engine must go on. Rows are flushed, compacted and read by snapshots that were taken long before; columns come, go
-//! and change their types. After every reopening, and at the end, both must agree row for row.
+//! engine must go on. The process dies at a random call: then the next one finds every statement that was acknowledged, and
+//! of those that were under way each whole or not at all. Transactions change both tables, while others write, flush and
+//! compact. Rows are read by snapshots that were taken long before; columns come, go and change their types. After every
+//! reopening, and at the end, both must agree row for row, and a scrub must find nothing.
+//! (`transactions_model.rs` has the isolation of several open transactions.)
 #![cfg(not(target_arch = "wasm32"))]
 
-#[path = "support/failing.rs"]
-mod failing;
+#[path = "../support/faulty.rs"]
+mod faulty;
+mod script;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use arrow::array::AsArray;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::prelude::SessionContext;
-use failing::Failing;
+use faulty::Faulty;
 use futures::executor::block_on;
 use futures::future::join_all;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::schema::{Role, TableId};
-use kalamdb::sql::{ExecuteOptions, Params, StatementResult};
+use kalamdb::sql::{ExecuteOptions, Params, Session, StatementResult};
 use kalamdb::storage::MemoryBackend;
 use kalamdb::tables::{Request, SnapshotPin};
 use kalamdb::types::{KalamDataType, Value};
 use proptest::prelude::*;
+use script::{Beside, Change, Maybe, Oracle, Step, insert_maybe, only, step};
 
-#[derive(Debug, Clone)]
-enum Step {
-    /// Inserts rows with these keys: fails as a whole when one is there.
-    Insert(Vec<i64>),
-    /// Statements awaited together, each inserting one row.
-    Together(Vec<i64>),
-    /// `UPDATE … SET v = v + n WHERE k % m = 0`.
-    Update(i64, i64),
-    /// `UPDATE … SET k = k + n`: moves every key.
-    Shift(i64),
-    /// `DELETE … WHERE k < n`.
-    Delete(i64),
-    /// `INSERT … ON CONFLICT DO UPDATE SET v = v + 1`: refused as a whole when a key comes twice.
-    Upsert(Vec<i64>),
-    /// The same, one statement for each key, awaited together.
-    UpsertTogether(Vec<i64>),
-    /// `TRUNCATE` of both tables.
-    Truncate,
-    /// `INSERT`, `TRUNCATE` and `INSERT` awaited together.
-    TruncateTogether(i64, i64),
-    /// `ALTER COLUMN v TYPE BIGINT USING v + n`.
-    Rewrite(i64),
-    /// Storage fails for the next so many commits.
-    Fail(u32),
-    /// Closes and opens again, or loses the process without closing.
-    Reopen { clean: bool },
-    /// `STORAGE FLUSH` of one table or of all.
-    Flush(u8),
-    /// `STORAGE COMPACT ALL`.
-    Compact,
-    /// Awaited together: inserts of keys from 30 on, an update of those below, a flush and a compaction.
-    Race(Vec<i64>, i64),
-    /// A snapshot is kept, and must show the same rows whatever comes.
-    Pin,
-    /// The oldest snapshot is let go.
-    Unpin,
-    /// A column with a default comes.
-    AddColumn,
-    /// The oldest of them goes.
-    DropColumn,
-    /// The type of `k` or `v` becomes a wider one.
-    Widen(bool),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        3 => prop::collection::vec(0..60i64, 1..12).prop_map(Step::Insert),
-        2 => prop::collection::vec(0..60i64, 1..6).prop_map(Step::Together),
-        2 => (1..100i64, 1..5i64).prop_map(|(n, m)| Step::Update(n, m)),
-        1 => prop_oneof![Just(1i64), Just(7), Just(-3)].prop_map(Step::Shift),
-        1 => (0..60i64).prop_map(Step::Delete),
-        2 => prop::collection::vec(0..60i64, 1..12).prop_map(Step::Upsert),
-        1 => prop::collection::vec(0..20i64, 1..8).prop_map(Step::UpsertTogether),
-        1 => Just(Step::Truncate),
-        1 => (0..60i64, 0..60i64).prop_map(|(a, b)| Step::TruncateTogether(a, b)),
-        1 => (1..100i64).prop_map(Step::Rewrite),
-        2 => (1..3u32).prop_map(Step::Fail),
-        1 => any::<bool>().prop_map(|clean| Step::Reopen { clean }),
-        3 => (0..3u8).prop_map(Step::Flush),
-        2 => Just(Step::Compact),
-        2 => (prop::collection::vec(30..60i64, 1..6), 1..100i64).prop_map(|(keys, n)| Step::Race(keys, n)),
-        1 => Just(Step::Pin),
-        1 => Just(Step::Unpin),
-        1 => Just(Step::AddColumn),
-        1 => Just(Step::DropColumn),
-        1 => any::<bool>().prop_map(Step::Widen),
-    ]
-}
-
-#[derive(Debug, Clone, Default, PartialEq)]
-struct Oracle {
-    /// Rows of `keyed (k BIGINT PRIMARY KEY, v BIGINT)`.
-    keyed: BTreeMap<i64, i64>,
-    /// Rows of `bag (k BIGINT, v BIGINT)`, counted.
-    bag: BTreeMap<(i64, i64), usize>,
-}
-
-impl Oracle {
-    fn insert(&self, keys: &[i64]) -> Option<Oracle> {
-        let mut next = self.clone();
-        for &k in keys {
-            if next.keyed.insert(k, 0).is_some() {
-                return None;
-            }
-        }
-        Some(next)
-    }
-
-    fn bag_rows(&self) -> Vec<(i64, i64)> {
-        self.bag.iter().flat_map(|(row, n)| std::iter::repeat_n(*row, *n)).collect()
-    }
-
-    fn map(&self, change: impl Fn(i64, i64) -> Option<(i64, i64)>) -> Oracle {
-        let mut next = Oracle::default();
-        for (&k, &v) in &self.keyed {
-            if let Some((k, v)) = change(k, v) {
-                next.keyed.insert(k, v);
-            }
-        }
-        for (&(k, v), &n) in &self.bag {
-            if let Some(row) = change(k, v) {
-                *next.bag.entry(row).or_default() += n;
-            }
-        }
-        next
-    }
-}
+/// How often a process has died: `--nocapture` shows it after the cases.
+static DEATHS: AtomicUsize = AtomicUsize::new(0);
 
 struct Run {
-    backend: Arc<Failing>,
+    backend: Arc<Faulty>,
     context: Arc<AppContext>,
     oracle: Oracle,
     config: Config,
@@ -217,7 +118,7 @@ async fn pairs_at(context: &AppContext, table: &str, pin: &Arc<SnapshotPin>) -> 
 
 impl Run {
     async fn new(config: Config) -> Result<Self> {
-        let backend = Arc::new(Failing::new(MemoryBackend::new()));
+        let backend = Faulty::slow(MemoryBackend::new());
         let context = AppContext::open(Arc::clone(&backend) as _, config.clone()).await?;
         sql(&context, "CREATE TABLE keyed (k SMALLINT PRIMARY KEY, v INT); CREATE TABLE bag (k SMALLINT, v INT)")
             .await?;
@@ -226,16 +127,135 @@ impl Run {
     }
 
     /// Runs a statement that changes no row.
-    async fn quiet(&self, text: &str) -> Result<bool> {
+    async fn quiet(&mut self, text: &str) -> Result<bool> {
         let failing = self.failing();
         match sql(&self.context, text).await {
             Ok(_) => Ok(true),
-            Err(error) if failing => {
-                assert_eq!(error.code(), ErrorCode::QuotaExceeded, "{error}");
+            Err(error) => {
+                self.expect(failing, &error, text);
+                self.settle(&[]).await?;
                 Ok(false)
             }
-            Err(error) => Err(error.in_context(text)),
         }
+    }
+
+    /// Asserts that an error says what storage did.
+    fn expect(&self, failing: bool, error: &KalamError, what: &str) {
+        let fine = match error.code() {
+            ErrorCode::QuotaExceeded => failing,
+            ErrorCode::StorageClosed => self.backend.is_dead(),
+            _ => false,
+        };
+        assert!(fine, "{what}: {error}");
+    }
+
+    /// If the process has died: opens what it left, and finds the oracle's state, with some of the changes that were
+    /// under way, each whole or not at all.
+    async fn settle(&mut self, maybe: &[&dyn Fn(&mut Oracle)]) -> Result<()> {
+        if !self.backend.is_dead() {
+            return Ok(());
+        }
+        DEATHS.fetch_add(1, Ordering::Relaxed);
+        self.reopen().await?;
+        let keyed: BTreeMap<i64, i64> = pairs(&self.context, "keyed").await?.into_iter().collect();
+        let mut bag: BTreeMap<(i64, i64), usize> = BTreeMap::new();
+        pairs(&self.context, "bag").await?.into_iter().for_each(|row| *bag.entry(row).or_default() += 1);
+        let found = Oracle { keyed, bag };
+        let some = (0..1u32 << maybe.len()).map(|chosen| {
+            let mut state = self.oracle.clone();
+            let applied = maybe.iter().enumerate().filter(|(i, _)| chosen & 1 << i != 0);
+            applied.for_each(|(_, change)| change(&mut state));
+            state
+        });
+        assert!(some.into_iter().any(|state| state == found), "found {found:?}, expected {:?} and more", self.oracle);
+        self.oracle = found;
+        self.check().await
+    }
+
+    async fn reopen(&mut self) -> Result<()> {
+        self.pinned.clear();
+        self.backend = self.backend.crash();
+        self.context = AppContext::open(Arc::clone(&self.backend) as _, self.config.clone()).await?;
+        Ok(())
+    }
+
+    async fn transaction(&mut self, changes: &[Change], beside: Beside, after: usize, commit: bool) -> Result<()> {
+        let session = Session::new("default");
+        let (context, mut failing) = (Arc::clone(&self.context), self.failing());
+        let run = async |text: &str| {
+            context.executor().execute(&session, text, &Params::default(), &ExecuteOptions::default()).await.map(drop)
+        };
+        run("BEGIN").await?;
+        let (mut own, mut theirs) = (self.oracle.clone(), None);
+        for i in 0..changes.len().max(after + 1) {
+            if i == after {
+                match beside {
+                    Beside::Nothing => {}
+                    Beside::Flush | Beside::Compact => {
+                        let action = if matches!(beside, Beside::Flush) { "FLUSH" } else { "COMPACT" };
+                        match sql(&context, &format!("STORAGE {action} ALL")).await {
+                            Ok(_) => {}
+                            // The transaction holds its rows where they are.
+                            Err(error) if error.code() == ErrorCode::Conflict => {}
+                            Err(error) => self.expect(failing, &error, action),
+                        }
+                    }
+                    Beside::Insert(k) => {
+                        let text = format!(
+                            "BEGIN; INSERT INTO keyed VALUES ({k}, 2); INSERT INTO bag VALUES ({k}, 2); COMMIT"
+                        );
+                        let other = Session::new("default");
+                        let (params, options) = (Params::default(), ExecuteOptions::default());
+                        match context.executor().execute(&other, &text, &params, &options).await {
+                            Ok(_) => theirs = Some(k),
+                            Err(error) if error.code() == ErrorCode::UniqueViolation => {
+                                assert!(self.oracle.keyed.contains_key(&k), "{error}");
+                            }
+                            Err(error) => {
+                                self.expect(failing, &error, &text);
+                                if self.backend.is_dead() {
+                                    return self.settle(&[&|o: &mut Oracle| o.add(k, 2)]).await;
+                                }
+                            }
+                        }
+                        if theirs.is_some() {
+                            self.oracle.add(k, 2);
+                        }
+                    }
+                }
+                failing |= self.failing();
+            }
+            let Some(change) = changes.get(i) else { continue };
+            let (texts, next) = change.apply(&own);
+            for (n, text) in texts.iter().enumerate() {
+                let Err(error) = run(text).await else { continue };
+                // A key that is there; with a failing storage its rows may have been read again, or not be flushed.
+                let taken = next.is_none() && n == 0 && error.code() == ErrorCode::UniqueViolation;
+                let moved = failing && error.code() == ErrorCode::Conflict;
+                if !taken && !moved {
+                    self.expect(failing, &error, text);
+                }
+                if self.backend.is_dead() {
+                    return self.settle(&[]).await;
+                }
+                return run("ROLLBACK").await;
+            }
+            own = next.expect("a key that is there was inserted");
+        }
+        if !commit {
+            return run("ROLLBACK").await;
+        }
+        let outcome = run("COMMIT").await;
+        theirs.into_iter().for_each(|k| own.add(k, 2));
+        match outcome {
+            Ok(()) => self.oracle = own,
+            Err(error) if failing && error.code() == ErrorCode::Conflict => {}
+            Err(error) => {
+                self.expect(failing, &error, "COMMIT");
+                self.settle(&[&|o: &mut Oracle| *o = own.clone()]).await?;
+            }
+        }
+        Ok(())
     }
 
     fn failing(&self) -> bool {
@@ -245,10 +265,14 @@ impl Run {
     /// Runs a statement that the oracle answers with `after`; when storage fails nothing may change.
     async fn change(&mut self, text: &str, after: impl FnOnce(&Oracle) -> Oracle) -> Result<()> {
         let failing = self.failing();
-        match sql(&self.context, text).await {
-            Ok(_) => self.oracle = after(&self.oracle),
-            Err(error) if failing => assert_eq!(error.code(), ErrorCode::QuotaExceeded, "{error}"),
-            Err(error) => return Err(error.in_context(text)),
+        let outcome = sql(&self.context, text).await;
+        let after = after(&self.oracle);
+        match outcome {
+            Ok(_) => self.oracle = after,
+            Err(error) => {
+                self.expect(failing, &error, text);
+                self.settle(&[&|o: &mut Oracle| *o = after.clone()]).await?;
+            }
         }
         Ok(())
     }
@@ -267,8 +291,10 @@ impl Run {
                         let failing = self.failing();
                         let error = sql(&self.context, &text).await.expect_err("a key is there");
                         // With little memory the statement flushes first, and that may fail.
-                        let refused = failing && error.code() == ErrorCode::QuotaExceeded;
-                        assert!(refused || error.code() == ErrorCode::UniqueViolation, "{error}");
+                        if error.code() != ErrorCode::UniqueViolation {
+                            self.expect(failing, &error, &text);
+                        }
+                        self.settle(&[]).await?;
                     }
                 }
                 self.change(&text.replace("keyed", "bag"), |o| {
@@ -282,15 +308,20 @@ impl Run {
             }
             Step::Together(keys) => {
                 let texts: Vec<String> = keys.iter().map(|k| format!("INSERT INTO keyed VALUES ({k}, 1)")).collect();
-                let context = Arc::clone(&self.context);
+                let (context, failing) = (Arc::clone(&self.context), self.failing());
                 let outcomes = join_all(texts.iter().map(|text| sql(&context, text))).await;
+                let mut maybe = Vec::new();
                 for (k, outcome) in keys.iter().zip(outcomes) {
                     match outcome {
                         Ok(_) => assert_eq!(self.oracle.keyed.insert(*k, 1), None, "key {k} twice"),
                         Err(e) if e.code() == ErrorCode::UniqueViolation => {}
-                        Err(e) => assert_eq!(e.code(), ErrorCode::QuotaExceeded, "{e}"),
+                        Err(e) => {
+                            self.expect(failing, &e, "together");
+                            maybe.push(insert_maybe(*k));
+                        }
                     }
                 }
+                self.settle(&maybe.iter().map(AsRef::as_ref).collect::<Vec<_>>()).await?;
             }
             Step::Update(n, m) => {
                 for table in ["keyed", "bag"] {
@@ -321,8 +352,9 @@ impl Run {
                 texts.insert(texts.len() / 2, "STORAGE FLUSH ALL".into());
                 texts.push("STORAGE COMPACT TABLE keyed".into());
                 texts.push(format!("UPDATE keyed SET v = v + {n} WHERE k < 30"));
-                let context = Arc::clone(&self.context);
+                let (context, failing) = (Arc::clone(&self.context), self.failing());
                 let outcomes = join_all(texts.iter().map(|text| sql(&context, text))).await;
+                let mut maybe = Vec::new();
                 for (text, outcome) in texts.iter().zip(outcomes) {
                     let key = text.strip_prefix("INSERT INTO keyed VALUES (").and_then(|t| t.split(',').next());
                     match (outcome, key.and_then(|k| k.parse().ok())) {
@@ -333,9 +365,20 @@ impl Run {
                         }
                         (Ok(_), None) => {}
                         (Err(e), Some(_)) if e.code() == ErrorCode::UniqueViolation => {}
-                        (Err(e), _) => assert_eq!(e.code(), ErrorCode::QuotaExceeded, "{text}: {e}"),
+                        (Err(e), key) => {
+                            self.expect(failing, &e, text);
+                            match key {
+                                Some(k) => maybe.push(insert_maybe(k)),
+                                None if text.starts_with("UPDATE") => maybe.push(Box::new(move |o: &mut Oracle| {
+                                    let next = o.map(|k, v| Some(if k < 30 { (k, v + n) } else { (k, v) }));
+                                    o.keyed = next.keyed;
+                                })),
+                                None => {}
+                            }
+                        }
                     }
                 }
+                self.settle(&maybe.iter().map(AsRef::as_ref).collect::<Vec<_>>()).await?;
             }
             Step::Pin if self.pinned.len() < 3 => {
                 self.pinned.push((Arc::new(self.context.store().pin()), self.oracle.clone(), false));
@@ -367,7 +410,9 @@ impl Run {
                 let (column, types) =
                     if *key { ("k", ["SMALLINT", "INT", "BIGINT"]) } else { ("v", ["INT", "BIGINT", "DECIMAL(20,2)"]) };
                 for table in ["keyed", "bag"] {
+                    self.backend.pause(true);
                     let now = self.type_of(table, column).await?;
+                    self.backend.pause(false);
                     let place = types.iter().position(|ty| *ty == now).expect("a type of the list");
                     if let Some(wider) = types.get(place + 1) {
                         self.quiet(&format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE {wider}")).await?;
@@ -383,9 +428,10 @@ impl Run {
                 if keys.iter().enumerate().any(|(i, k)| keys[..i].contains(k)) {
                     let failing = self.failing();
                     let error = sql(&self.context, &text).await.expect_err("a key twice");
-                    let refused = failing && error.code() == ErrorCode::QuotaExceeded;
-                    assert!(refused || error.code() == ErrorCode::TooManyRows, "{error}");
-                    return Ok(());
+                    if error.code() != ErrorCode::TooManyRows {
+                        self.expect(failing, &error, &text);
+                    }
+                    return self.settle(&[]).await;
                 }
                 self.change(&text, |o| {
                     let mut next = o.clone();
@@ -400,12 +446,17 @@ impl Run {
                 let texts: Vec<String> = keys.iter().map(upsert).collect();
                 let (context, failing) = (Arc::clone(&self.context), self.failing());
                 let outcomes = join_all(texts.iter().map(|text| sql(&context, text))).await;
-                for (k, outcome) in keys.iter().zip(outcomes) {
+                let mut maybe: Vec<Maybe> = Vec::new();
+                for (&k, outcome) in keys.iter().zip(outcomes) {
                     match outcome {
-                        Ok(_) => *self.oracle.keyed.entry(*k).or_default() += 1,
-                        Err(e) => assert!(failing && e.code() == ErrorCode::QuotaExceeded, "{e}"),
+                        Ok(_) => *self.oracle.keyed.entry(k).or_default() += 1,
+                        Err(e) => {
+                            self.expect(failing, &e, "upserts together");
+                            maybe.push(Box::new(move |o: &mut Oracle| *o.keyed.entry(k).or_default() += 1));
+                        }
                     }
                 }
+                self.settle(&maybe.iter().map(AsRef::as_ref).collect::<Vec<_>>()).await?;
             }
             Step::Truncate => self.change("TRUNCATE keyed, bag", |_| Oracle::default()).await?,
             Step::TruncateTogether(a, b) => {
@@ -413,10 +464,17 @@ impl Run {
                 let insert = |k| format!("INSERT INTO keyed VALUES ({k}, 1) ON CONFLICT DO NOTHING");
                 let texts = [insert(a), "TRUNCATE keyed".into(), insert(b)];
                 let outcomes = join_all(texts.iter().map(|text| sql(&context, text))).await;
+                let failed = outcomes.into_iter().find_map(Result::err);
+                if let Some(error) = &failed {
+                    self.expect(failing, error, "TRUNCATE and others");
+                }
+                if self.backend.is_dead() {
+                    self.reopen().await?;
+                }
+                self.backend.pause(true);
                 let now = pairs(&self.context, "keyed").await?;
-                if let Err(error) = outcomes.into_iter().collect::<Result<Vec<_>>>() {
-                    assert!(failing && error.code() == ErrorCode::QuotaExceeded, "{error}");
-                } else {
+                self.backend.pause(false);
+                if failed.is_none() {
                     // Whatever the order: nothing is left but rows that came after.
                     assert!(now.iter().all(|(k, v)| (k == a || k == b) && *v == 1), "{now:?}");
                 }
@@ -428,16 +486,20 @@ impl Run {
                     self.change(&text, |o| only(o, table, o.map(|k, v| Some((k, v + n))))).await?;
                 }
             }
+            Step::Transaction { changes, beside, after, commit } => {
+                self.transaction(changes, *beside, *after, *commit).await?;
+            }
             Step::Fail(n) => self.backend.failures.store(*n, Ordering::Relaxed),
+            Step::Die { calls, stored } => self.backend.die(*calls, *stored),
             Step::Reopen { clean } => {
                 self.backend.failures.store(0, Ordering::Relaxed);
+                self.backend.live();
                 if *clean {
                     self.context.close().await?;
                 }
-                self.pinned.clear();
-                self.backend = Arc::new(Failing::new(self.backend.inner.reopen()));
-                self.context = AppContext::open(Arc::clone(&self.backend) as _, self.config.clone()).await?;
+                self.reopen().await?;
                 self.check().await?;
+                self.scrub().await?;
             }
         }
         Ok(())
@@ -449,6 +511,26 @@ impl Run {
     }
 
     async fn check(&self) -> Result<()> {
+        self.backend.pause(true);
+        let outcome = self.compare().await;
+        self.backend.pause(false);
+        outcome
+    }
+
+    /// Whatever happened, storage holds what the engine meant it to.
+    async fn scrub(&self) -> Result<()> {
+        let report = sql(&self.context, "STORAGE CHECK").await?.pop().and_then(|r| r.rows).expect("a report");
+        for batch in &report.batches {
+            let column = |i: usize| batch.column(i).as_string::<i32>();
+            for row in 0..batch.num_rows() {
+                let [object, status, detail] = [0, 1, 2].map(|i| column(i).value(row));
+                assert_eq!(status, "ok", "{object}: {detail}");
+            }
+        }
+        Ok(())
+    }
+
+    async fn compare(&self) -> Result<()> {
         for (pin, then, replaced) in &self.pinned {
             let keyed: Vec<(i64, i64)> = then.keyed.iter().map(|(k, v)| (*k, *v)).collect();
             for (table, rows) in [("keyed", keyed), ("bag", then.bag_rows())] {
@@ -478,14 +560,6 @@ impl Run {
     }
 }
 
-/// The part of `next` that a statement on one table changes.
-fn only(before: &Oracle, table: &str, next: Oracle) -> Oracle {
-    match table {
-        "keyed" => Oracle { keyed: next.keyed, bag: before.bag.clone() },
-        _ => Oracle { keyed: before.keyed.clone(), bag: next.bag },
-    }
-}
-
 proptest! {
     // KALAM_MODEL_CASES=10000 for a long run.
     #![proptest_config(ProptestConfig {
@@ -508,7 +582,9 @@ proptest! {
             }
             run.backend.failures.store(0, Ordering::Relaxed);
             run.check().await?;
-            run.step(&Step::Reopen { clean: false }).await
+            run.step(&Step::Reopen { clean: false }).await?;
+            println!("{} deaths so far", DEATHS.load(Ordering::Relaxed));
+            Ok(())
         })
         .map_err(|e: KalamError| TestCaseError::fail(e.to_string()))?;
     }
@@ -519,7 +595,7 @@ fn many_writers_share_few_transactions() -> Result<()> {
     block_on(async {
         let run = Run::new(Config::default()).await?;
         // Every writer polls what it waits for: the storage is slower than all of them together.
-        run.backend.delay.store(1000, Ordering::Relaxed);
+        run.backend.polls.store(1000, Ordering::Relaxed);
         let texts: Vec<String> = (0..100).map(|k| format!("INSERT INTO keyed VALUES ({k}, 0)")).collect();
         for outcome in join_all(texts.iter().map(|text| sql(&run.context, text))).await {
             outcome?;

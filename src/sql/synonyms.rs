@@ -1,0 +1,177 @@
+//! Functions that are other words for an expression: those of SQLite and PostgreSQL that cost nothing but a name.
+//!
+//! Invariant: a call becomes an expression that gives the same, before anything is planned, so that it is optimized,
+//! kept and explained as that expression. A call that is not of the shape that is known stays as it is, and the planner
+//! says that there is no such function.
+
+use datafusion::sql::sqlparser::ast::{
+    self, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArguments, TimezoneInfo, Value,
+};
+
+use super::catalog::fold;
+use super::rewrite::call;
+
+/// The name here of a function that is called otherwise elsewhere, with the same arguments.
+pub fn name_here(function: &Function) -> Option<&'static str> {
+    let [part] = function.name.0.as_slice() else { return None };
+    Some(match fold(part.as_ident()?).as_str() {
+        "ceiling" => "ceil",
+        "unicode" => "ascii",
+        "every" => "bool_and",
+        "any_value" => "first_value",
+        "variance" => "var_samp",
+        "json_group_array" => "json_agg",
+        _ => return None,
+    })
+}
+
+/// The expression that a call is another word for.
+pub fn expression(function: &Function) -> Option<Expr> {
+    let [part] = function.name.0.as_slice() else { return None };
+    let ident = part.as_ident()?;
+    if function.over.is_some() || function.filter.is_some() || !function.within_group.is_empty() {
+        return None;
+    }
+    let name = fold(ident);
+    let arguments = arguments(function)?;
+    Some(match (name.as_str(), arguments.as_slice()) {
+        ("iif" | "if", [condition, then, otherwise]) => case(condition, then, Some(otherwise)),
+        ("iif" | "if", [condition, then]) => case(condition, then, None),
+        ("date", [value]) => moment(value, DataType::Date, "current_date"),
+        ("time", [value]) => moment(value, DataType::Time(None, TimezoneInfo::None), "current_time"),
+        ("datetime", [value]) => moment(value, DataType::Timestamp(None, TimezoneInfo::None), "now"),
+        ("strftime", [format, value]) => {
+            let at = moment(value, DataType::Timestamp(None, TimezoneInfo::None), "now");
+            call("to_char", vec![at, format.clone()])
+        }
+        ("unixepoch", [value]) => {
+            let at = moment(value, DataType::Timestamp(None, TimezoneInfo::None), "now");
+            cast(call("date_part", vec![text("epoch"), at]), DataType::BigInt(None))
+        }
+        ("hex", [value]) => call("upper", vec![call("encode", vec![value.clone(), text("hex")])]),
+        ("unhex", [value]) => call("decode", vec![value.clone(), text("hex")]),
+        // What lies between the quotes is doubled where it is one.
+        ("quote_literal", [value]) => between("'", "''", cast(value.clone(), DataType::Text)),
+        ("version", []) => text(concat!("KalamDB ", env!("CARGO_PKG_VERSION"))),
+        ("current_database" | "current_catalog", []) => text(crate::tables::CATALOG),
+        ("div", [a, b]) => call("trunc", vec![divided(a, b)]),
+        ("total", [value]) => {
+            let sum = call("sum", vec![cast(value.clone(), DataType::DoublePrecision)]);
+            call("coalesce", vec![sum, Expr::Value(Value::Number("0.0".into(), false).with_empty_span())])
+        }
+        ("group_concat", [value]) => call("string_agg", vec![cast(value.clone(), DataType::Text), text(",")]),
+        ("group_concat", [value, separator]) => {
+            call("string_agg", vec![cast(value.clone(), DataType::Text), separator.clone()])
+        }
+        _ => return None,
+    })
+}
+
+fn arguments(function: &Function) -> Option<Vec<Expr>> {
+    let FunctionArguments::List(list) = &function.args else { return None };
+    if list.duplicate_treatment.is_some() || !list.clauses.is_empty() {
+        return None;
+    }
+    let argument = |argument: &FunctionArg| match argument {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+        _ => None,
+    };
+    list.args.iter().map(argument).collect()
+}
+
+fn text(text: &str) -> Expr {
+    Expr::Value(Value::SingleQuotedString(text.to_owned()).with_empty_span())
+}
+
+fn cast(expr: Expr, data_type: DataType) -> Expr {
+    Expr::Cast { kind: CastKind::Cast, expr: Box::new(expr), data_type, array: false, format: None }
+}
+
+/// A value as a date or time; `'now'` is the moment of the statement, as in SQLite.
+fn moment(value: &Expr, data_type: DataType, now: &str) -> Expr {
+    match value {
+        Expr::Value(v) if matches!(&v.value, Value::SingleQuotedString(s) if s.eq_ignore_ascii_case("now")) => {
+            cast(call(now, Vec::new()), data_type)
+        }
+        value => cast(value.clone(), data_type),
+    }
+}
+
+fn case(condition: &Expr, then: &Expr, otherwise: Option<&Expr>) -> Expr {
+    Expr::Case {
+        case_token: ast::helpers::attached_token::AttachedToken::empty(),
+        end_token: ast::helpers::attached_token::AttachedToken::empty(),
+        operand: None,
+        conditions: vec![CaseWhen { condition: condition.clone(), result: then.clone() }],
+        else_result: otherwise.map(|e| Box::new(e.clone())),
+    }
+}
+
+/// Text in quotes, with the quotes in it doubled.
+fn between(quote: &str, doubled: &str, value: Expr) -> Expr {
+    let inner = call("replace", vec![value, text(quote), text(doubled)]);
+    binary(binary(text(quote), BinaryOperator::StringConcat, inner), BinaryOperator::StringConcat, text(quote))
+}
+
+fn divided(a: &Expr, b: &Expr) -> Expr {
+    binary(Expr::Nested(Box::new(a.clone())), BinaryOperator::Divide, Expr::Nested(Box::new(b.clone())))
+}
+
+fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
+    Expr::BinaryOp { left: Box::new(left), op, right: Box::new(right) }
+}
+
+/// The regular expression that a pattern of SIMILAR TO stands for: `%` and `_` are those of LIKE, and it fits the whole
+/// text; the rest is as in regular expressions.
+pub fn similar_pattern(pattern: &str, escape: char) -> String {
+    let mut out = String::from("^(?s:");
+    let mut letters = pattern.chars();
+    let mut in_class = false;
+    while let Some(letter) = letters.next() {
+        match letter {
+            _ if letter == escape => {
+                if let Some(escaped) = letters.next() {
+                    if !escaped.is_alphanumeric() {
+                        out.push('\\');
+                    }
+                    out.push(escaped);
+                }
+            }
+            '[' => {
+                in_class = true;
+                out.push('[');
+            }
+            ']' => {
+                in_class = false;
+                out.push(']');
+            }
+            '%' if !in_class => out.push_str(".*"),
+            '_' if !in_class => out.push('.'),
+            '.' | '^' | '$' | '\\' if !in_class => {
+                out.push('\\');
+                out.push(letter);
+            }
+            _ => out.push(letter),
+        }
+    }
+    out.push_str(")$");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_of_similar_to() {
+        for (pattern, regex) in [
+            ("a%", "^(?s:a.*)$"),
+            ("_b.c", "^(?s:.b\\.c)$"),
+            ("(a|b)[%_]+", "^(?s:(a|b)[%_]+)$"),
+            ("a\\%", "^(?s:a\\%)$"),
+        ] {
+            assert_eq!(similar_pattern(pattern, '\\'), regex);
+        }
+    }
+}
