@@ -59,7 +59,7 @@ fn in_projection(projection: Projection, count: &Cell<usize>) -> DfResult<Transf
             other => Ok(Transformed::no(other)),
         })?;
         changed |= values.transformed;
-        let (new, joined) = without_scalars(values.data, &input, count)?;
+        let (new, joined) = without_scalars(values.data, &projection.input, &input, count)?;
         changed |= joined.is_some();
         input = joined.unwrap_or(input);
         exprs.push(name.restore(new));
@@ -95,7 +95,7 @@ fn in_filter(filter: Filter, count: &Cell<usize>) -> DfResult<Transformed<Logica
         }
         other => Ok(Transformed::no(other)),
     })?;
-    let (predicate, joined) = without_scalars(counted.data, &filter.input, count)?;
+    let (predicate, joined) = without_scalars(counted.data, &filter.input, &filter.input, count)?;
     let Some(joined) = joined else {
         let plan = LogicalPlan::Filter(Filter::try_new(predicate, filter.input)?);
         return Ok(Transformed::new_transformed(plan, counted.transformed));
@@ -105,9 +105,11 @@ fn in_filter(filter: Filter, count: &Cell<usize>) -> DfResult<Transformed<Logica
     Ok(Transformed::yes(plan))
 }
 
-/// The expression with its subqueries replaced by columns, and the input joined with what they compute.
+/// The expression with its subqueries replaced by columns, and the input joined with what they compute. `rows` is the
+/// input without any such join: the outer values are taken from there, or each join would hold all before it twice.
 fn without_scalars(
     expr: Expr,
+    rows: &Arc<LogicalPlan>,
     input: &Arc<LogicalPlan>,
     count: &Cell<usize>,
 ) -> DfResult<(Expr, Option<Arc<LogicalPlan>>)> {
@@ -116,7 +118,9 @@ fn without_scalars(
         .transform_up(|expr| {
             let Expr::ScalarSubquery(subquery) = &expr else { return Ok(Transformed::no(expr)) };
             let current = joined.as_ref().unwrap_or(input);
-            let Some((plan, value)) = join_with(current, subquery, count)? else { return Ok(Transformed::no(expr)) };
+            let Some((plan, value)) = join_with(rows, current, subquery, count)? else {
+                return Ok(Transformed::no(expr));
+            };
             joined = Some(Arc::new(plan));
             Ok(Transformed::yes(value))
         })
@@ -174,27 +178,28 @@ fn equals_outer(expr: &Expr) -> bool {
 }
 
 fn join_with(
+    rows: &Arc<LogicalPlan>,
     input: &Arc<LogicalPlan>,
     subquery: &Subquery,
     count: &Cell<usize>,
 ) -> DfResult<Option<(LogicalPlan, Expr)>> {
     let plan = &subquery.subquery;
     let outer = outer_columns(plan)?;
-    if outer.is_empty() || !is_one_row(plan) || is_grouped_join(subquery, input.schema())? {
+    if outer.is_empty() || !is_one_row(plan) || is_grouped_join(subquery, rows.schema())? {
         return Ok(None);
     }
     // Columns of a query further out stay what they are, and are replaced where that query's rows are known.
-    let outer: Vec<Column> = outer.into_iter().filter(|column| input.schema().has_column(column)).collect();
+    let outer: Vec<Column> = outer.into_iter().filter(|column| rows.schema().has_column(column)).collect();
     let Some(value) = plan.schema().iter().next().map(Column::from) else { return Ok(None) };
     count.set(count.get() + 1);
     let (outer_name, value_name) = (format!("$outer{}", count.get()), format!("$scalar{}", count.get()));
-    let domain = Domain::new(input, outer.clone(), outer_name)?;
-    let Some(rows) = domain.through(plan)? else { return Ok(None) };
+    let domain = Domain::new(rows, outer.clone(), outer_name)?;
+    let Some(answers) = domain.through(plan)? else { return Ok(None) };
     let value_column = format!("{value_name}_v");
     let mut columns = vec![Expr::Column(value).alias(value_column.as_str())];
     let names: Vec<String> = (0..domain.keys().len()).map(|i| format!("{value_name}_{i}")).collect();
     columns.extend(domain.keys().into_iter().zip(&names).map(|(key, name)| Expr::Column(key).alias(name)));
-    let scalars = LogicalPlanBuilder::from(rows).project(columns)?.alias(value_name.as_str())?.build()?;
+    let scalars = LogicalPlanBuilder::from(answers).project(columns)?.alias(value_name.as_str())?.build()?;
     let joined = LogicalPlanBuilder::from(Arc::clone(input));
     let joined = if outer.is_empty() {
         joined.join_on(scalars, JoinType::Left, [lit(true)])?

@@ -275,6 +275,8 @@ impl Run {
             true => format!("\n  after: {};", script.iter().map(|s| for_kalam(s)).collect::<Vec<_>>().join(";\n    ")),
             false => String::new(),
         };
+        // At once: a long run may be stopped.
+        println!("seed {seed}: {}\n  {what}", for_kalam(sql));
         self.failures.push(format!("seed {seed}: {}\n  {what}{script}", for_kalam(sql)));
     }
 }
