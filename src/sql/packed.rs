@@ -348,15 +348,13 @@ impl Packed<'_> {
     fn variable(&self, kind: Kind, nulls: Option<NullBuffer>) -> Result<ArrayRef> {
         let bytes = self.section(self.words[3], self.words[4] as usize)?;
         let offsets = self.section(self.words[5], (self.rows + 1) * 4)?;
-        let offsets: Vec<i32> = offsets
-            .chunks_exact(4)
-            .filter_map(|b| b.first_chunk().and_then(|b| i32::try_from(u32::from_le_bytes(*b)).ok()))
-            .collect();
-        let ordered = offsets.len() == self.rows + 1 && offsets.first() == Some(&0) && offsets.is_sorted();
+        // What is above 2 GiB is negative, and so out of order.
+        let offsets: ScalarBuffer<i32> = ScalarBuffer::new(Buffer::from(offsets), 0, self.rows + 1);
+        let ordered = offsets.first() == Some(&0) && offsets.is_sorted();
         if !ordered || offsets.last().is_some_and(|&end| end as usize > bytes.len()) {
             return Err(malformed("the offsets of its text are not in order or reach too far"));
         }
-        let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
+        let offsets = OffsetBuffer::new(offsets);
         let values = Buffer::from(bytes);
         Ok(match kind {
             Kind::Bytes => Arc::new(BinaryArray::try_new(offsets, values, nulls).map_err(malformed)?),

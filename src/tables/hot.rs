@@ -8,18 +8,17 @@
 //! before (`TableStore::check_keys`). Chunks and segments change together, under one lock (`switch.rs`).
 
 use std::collections::{HashMap, HashSet};
-use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, UInt32Array};
 use arrow::compute;
-use hashbrown::{DefaultHashBuilder, HashTable};
 use parking_lot::RwLock;
 
 use super::chunk::{Chunk, LIVE};
 use super::cold::{ColdMark, ColdTier, Ended};
 use super::index::{HotIndexes, IndexedRow};
 use super::index_access::IndexAccess;
+use super::key_index::KeyIndex;
 use super::key_spec::KeySpec;
 use super::segment::{Segment, cold_row};
 use super::seq::Seq;
@@ -77,8 +76,7 @@ pub(super) struct State {
     pub chunks: Arc<Vec<Arc<Chunk>>>,
     pub next: u64,
     /// Position of the newest version by key; built when first needed for a table without a primary key.
-    pub index: Option<HashTable<u64>>,
-    hasher: DefaultHashBuilder,
+    pub index: Option<KeyIndex>,
     pub live: u64,
     pub bytes: usize,
     pub indexes: HotIndexes,
@@ -123,14 +121,13 @@ impl HotTable {
 
     /// An empty table whose first row gets a position of the caller's choice.
     pub fn starting_at(key: KeySpec, next: u64) -> Self {
-        let index = (!key.is_row_id()).then(HashTable::new);
+        let index = (!key.is_row_id()).then(KeyIndex::default);
         Self {
             key,
             state: RwLock::new(State {
                 chunks: Arc::default(),
                 next,
                 index,
-                hasher: DefaultHashBuilder::default(),
                 live: 0,
                 bytes: 0,
                 indexes: HotIndexes::default(),
@@ -169,7 +166,7 @@ impl HotTable {
     /// not convert, and two of them may become one key.
     pub fn rekey(&mut self, key: KeySpec, convert: impl Fn(usize, &ArrayRef) -> Result<ArrayRef>) -> Result<()> {
         let state = self.state.get_mut();
-        let mut index = HashTable::new();
+        let mut index = KeyIndex::default();
         let mut chunks: Vec<Arc<Chunk>> = Vec::with_capacity(state.chunks.len());
         for chunk in state.chunks.iter() {
             let live: BooleanArray = (0..chunk.len()).map(|row| Some(chunk.superseded(row) == LIVE)).collect();
@@ -435,8 +432,8 @@ impl State {
     }
 
     /// The index of the chunks as they are: later versions replace earlier ones.
-    pub fn index_of_all(&self, spec: &KeySpec) -> Result<HashTable<u64>> {
-        let mut index = HashTable::with_capacity(self.chunks.iter().map(|c| c.len()).sum());
+    pub fn index_of_all(&self, spec: &KeySpec) -> Result<KeyIndex> {
+        let mut index = KeyIndex::with_capacity(self.chunks.iter().map(|c| c.len()).sum());
         let mut key = Vec::new();
         for chunk in self.chunks.iter() {
             for row in 0..chunk.len() {
@@ -461,10 +458,8 @@ impl State {
                 key.clear();
                 let position = chunk.base + row as u64;
                 // A row whose key does not encode cannot be in the index.
-                if spec.codec().encode(&chunk.keys, row, &mut key).is_ok()
-                    && let Ok(entry) = index.find_entry(self.hasher.hash_one(key.as_slice()), |&p| p == position)
-                {
-                    entry.remove();
+                if spec.codec().encode(&chunk.keys, row, &mut key).is_ok() {
+                    index.take_back(&key, position, None);
                 }
             }
         }
@@ -473,35 +468,23 @@ impl State {
 
     fn find(&self, spec: &KeySpec, key: &[u8]) -> Option<u64> {
         let mut buffer = Vec::with_capacity(key.len());
-        let hash = self.hasher.hash_one(key);
-        self.index.as_ref()?.find(hash, |&p| key_equals(spec, locate(&self.chunks, p), key, &mut buffer)).copied()
+        self.index.as_ref()?.find(key, |p| key_equals(spec, locate(&self.chunks, p), key, &mut buffer))
     }
 
     /// Points the index from `key` to `position`; returns where it pointed before. `pending` are chunks that are
     /// not in the table yet.
     fn set(
         &self,
-        index: &mut HashTable<u64>,
+        index: &mut KeyIndex,
         spec: &KeySpec,
         key: &[u8],
         position: u64,
         pending: &[Arc<Chunk>],
     ) -> Option<u64> {
         let find = |p: u64| locate(&self.chunks, p).or_else(|| locate(pending, p));
-        let mut buffer = Vec::with_capacity(key.len());
-        let hash = self.hasher.hash_one(key);
-        if let Some(slot) = index.find_mut(hash, |&p| key_equals(spec, find(p), key, &mut buffer)) {
-            return Some(std::mem::replace(slot, position));
-        }
-        index.insert_unique(hash, position, |&p| {
-            let mut key = Vec::new();
-            // A position whose key does not encode cannot be in the index.
-            if let Some((chunk, row)) = find(p) {
-                let _ = spec.codec().encode(&chunk.keys, row, &mut key);
-            }
-            self.hasher.hash_one(key.as_slice())
-        });
-        None
+        // Needs no memory until a row of the same hash is met.
+        let mut buffer = Vec::new();
+        index.set(key, position, |p| key_equals(spec, find(p), key, &mut buffer))
     }
 
     fn apply(
@@ -521,7 +504,8 @@ impl State {
         }
         let mut index = self.index.take();
         if let Some(index) = &mut index {
-            self.reserve(index, spec, change.rows);
+            // At once: growing step by step would move every entry each time.
+            index.reserve(change.rows);
         }
         let mut indexes = std::mem::take(&mut self.indexes);
         let mut base = self.next;
@@ -549,17 +533,18 @@ impl State {
     /// Enters the last of `chunks` into the index and deals with the live rows of its keys.
     fn index_chunk(
         &self,
-        index: &mut HashTable<u64>,
+        index: &mut KeyIndex,
         spec: &KeySpec,
         chunks: &[Arc<Chunk>],
         change: &Change,
         applied: &mut Applied,
     ) -> Result<()> {
         let Some(chunk) = chunks.last() else { return Ok(()) };
+        let keys = spec.codec().rows(&chunk.keys)?;
         let mut key = Vec::new();
         for row in 0..chunk.len() {
             key.clear();
-            spec.codec().encode(&chunk.keys, row, &mut key)?;
+            keys.encode(row, &mut key)?;
             let position = chunk.base + row as u64;
             let before = self.set(index, spec, &key, position, chunks);
             applied.indexed += 1;
@@ -583,17 +568,6 @@ impl State {
         Ok(())
     }
 
-    /// Makes room for `more` keys at once: growing step by step would hash every key again each time.
-    fn reserve(&self, index: &mut HashTable<u64>, spec: &KeySpec, more: usize) {
-        index.reserve(more, |&p| {
-            let mut key = Vec::new();
-            if let Some((chunk, row)) = locate(&self.chunks, p) {
-                let _ = spec.codec().encode(&chunk.keys, row, &mut key);
-            }
-            self.hasher.hash_one(key.as_slice())
-        });
-    }
-
     /// Takes the index and the superseded rows back to what they were; the new rows lie in `chunks`.
     fn restore(&mut self, spec: &KeySpec, applied: &Applied, chunks: &[Arc<Chunk>]) -> Result<()> {
         self.indexes.remove(chunks, applied.first)?;
@@ -603,14 +577,7 @@ impl State {
                 let (chunk, row) = locate(chunks, position).ok_or_else(|| lost(position))?;
                 key.clear();
                 spec.codec().encode(&chunk.keys, row, &mut key)?;
-                if let Ok(mut entry) = index.find_entry(self.hasher.hash_one(key.as_slice()), |&p| p == position) {
-                    match applied.before.get(&position) {
-                        Some(&before) => *entry.get_mut() = before,
-                        None => {
-                            entry.remove();
-                        }
-                    }
-                }
+                index.take_back(&key, position, applied.before.get(&position).copied());
             }
             self.index = Some(index);
         }

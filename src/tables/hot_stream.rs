@@ -108,7 +108,7 @@ impl State {
         self.bytes -= dropped.iter().map(|c| c.bytes).sum::<usize>();
         let first = self.chunks.first().map_or(self.next, |c| c.base);
         if let Some(index) = &mut self.index {
-            index.retain(|position| *position >= first);
+            index.forget_below(first);
         }
         dropped.iter().map(|c| c.len() as u64).sum()
     }

@@ -8,6 +8,7 @@ mod cold_scan;
 mod hot;
 mod index;
 mod index_access;
+mod key_index;
 mod key_pins;
 mod key_spec;
 mod log;

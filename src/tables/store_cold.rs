@@ -173,15 +173,11 @@ impl TableStore {
         }
         let mut keys: Vec<Vec<u8>> = Vec::with_capacity(rows);
         for part in &write.rows {
-            let columns = key.columns().iter().map(|id| {
-                let at = part.column_ids.iter().position(|c| c == id);
-                let at = at.ok_or_else(|| KalamError::internal(format_args!("rows without their key column {id}")))?;
-                Ok(Arc::clone(&part.columns[at]))
-            });
-            let columns: Vec<_> = columns.collect::<Result<_>>()?;
+            let columns = part.key_columns(key)?;
+            let rows = key.codec().rows(&columns)?;
             for row in 0..part.len() {
                 let mut encoded = Vec::new();
-                key.codec().encode(&columns, row, &mut encoded)?;
+                rows.encode(row, &mut encoded)?;
                 keys.push(encoded);
             }
         }

@@ -56,15 +56,22 @@ impl KeyCodec {
         if columns.len() != self.types.len() {
             return Err(self.wrong_count(columns.len()));
         }
-        for (ty, column) in self.types.iter().zip(columns) {
-            if column.is_null(row) {
-                out.push(NULL);
-            } else if encode_row(ty, column.as_ref(), row, out).is_none() {
-                // Another Arrow form of the type, such as a dictionary.
-                encode_value(ty, &Value::from_array(column.as_ref(), row, ty)?, out)?;
-            }
+        self.types.iter().zip(columns).try_for_each(|(ty, column)| encode_any(ty, column, row, out))
+    }
+
+    /// The keys of the rows of columns, which stand in key order: for whoever encodes many.
+    pub fn rows<'a>(&'a self, columns: &'a [ArrayRef]) -> Result<KeyRows<'a>> {
+        if columns.len() != self.types.len() {
+            return Err(self.wrong_count(columns.len()));
         }
-        Ok(())
+        let typed = |(ty, column): (&KalamDataType, &'a ArrayRef)| match ty {
+            _ if column.null_count() > 0 => KeyColumn::Other(column),
+            KalamDataType::BigInt => column.as_primitive_opt().map_or(KeyColumn::Other(column), KeyColumn::BigInt),
+            KalamDataType::Int => column.as_primitive_opt().map_or(KeyColumn::Other(column), KeyColumn::Int),
+            KalamDataType::Text => column.as_string_opt().map_or(KeyColumn::Other(column), KeyColumn::Text),
+            _ => KeyColumn::Other(column),
+        };
+        Ok(KeyRows { types: &self.types, columns: self.types.iter().zip(columns).map(typed).collect() })
     }
 
     /// Appends the key of some values, which stand in key order and have the columns' types: a number may be of
@@ -91,6 +98,37 @@ impl KeyCodec {
             values.push(decode_value(ty, &mut rest).ok_or_else(|| damaged(bytes, ty))?);
         }
         if rest.is_empty() { Ok(values) } else { Err(damaged(bytes, "its end")) }
+    }
+}
+
+/// The keys of many rows: what type a column has was found out once. See [`KeyCodec::rows`].
+#[derive(Debug)]
+pub struct KeyRows<'a> {
+    types: &'a [KalamDataType],
+    columns: Vec<KeyColumn<'a>>,
+}
+
+/// A column without NULL of one of the types that most keys have, or any.
+#[derive(Debug)]
+enum KeyColumn<'a> {
+    BigInt(&'a arrow::array::Int64Array),
+    Int(&'a arrow::array::Int32Array),
+    Text(&'a arrow::array::StringArray),
+    Other(&'a ArrayRef),
+}
+
+impl KeyRows<'_> {
+    /// Appends the key of a row: the same bytes as [`KeyCodec::encode`] gives.
+    pub fn encode(&self, row: usize, out: &mut Vec<u8>) -> Result<()> {
+        for (ty, column) in self.types.iter().zip(&self.columns) {
+            match column {
+                KeyColumn::BigInt(column) => put(out, flip64(column.value(row))),
+                KeyColumn::Int(column) => put(out, flip64(column.value(row).into())),
+                KeyColumn::Text(column) => put_bytes(out, column.value(row).as_bytes()),
+                KeyColumn::Other(column) => encode_any(ty, column, row, out)?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -127,6 +165,16 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     }
     out.extend_from_slice(rest);
     out.extend_from_slice(&[0, 0]);
+}
+
+fn encode_any(ty: &KalamDataType, column: &ArrayRef, row: usize, out: &mut Vec<u8>) -> Result<()> {
+    if column.is_null(row) {
+        out.push(NULL);
+    } else if encode_row(ty, column.as_ref(), row, out).is_none() {
+        // Another Arrow form of the type, such as a dictionary.
+        encode_value(ty, &Value::from_array(column.as_ref(), row, ty)?, out)?;
+    }
+    Ok(())
 }
 
 /// Appends a value that is not NULL; `None`, and nothing appended, if the array is not of the type's Arrow type.

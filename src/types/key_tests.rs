@@ -122,6 +122,11 @@ proptest! {
         let mut out = Vec::new();
         codec.encode(&columns, 1, &mut out)?;
         prop_assert_eq!(&out, &key(&types, &a));
+        let rows = codec.rows(&columns)?;
+        let mut both = Vec::new();
+        rows.encode(1, &mut both)?;
+        rows.encode(0, &mut both)?;
+        prop_assert_eq!(&both, &[out.clone(), key(&types, &b)].concat());
         let back = codec.decode(&out)?;
         prop_assert_eq!(compare(&back, &a), Ordering::Equal);
         // No key is the start of another, so keys can be followed by anything.

@@ -27,6 +27,8 @@ use crate::tables::is_system_namespace;
 pub struct IndexRequest {
     name: Option<String>,
     columns: Vec<(String, bool)>,
+    /// Where the columns stand.
+    places: Vec<Option<Position>>,
     unique: bool,
     constraint: bool,
     position: Option<Position>,
@@ -42,6 +44,7 @@ impl IndexRequest {
         Ok(Self {
             name: name.map(fold),
             columns: columns(&unique.columns)?,
+            places: places(&unique.columns),
             unique: true,
             constraint: true,
             position: name.and_then(position_of),
@@ -64,7 +67,7 @@ impl IndexRequest {
 
     /// The index that a statement makes of a table, with its name.
     fn named(self, table: &TableDefinition, taken: &HashSet<String>) -> Result<NewIndex> {
-        let Self { name, columns, unique, constraint, position } = self;
+        let Self { name, columns, unique, constraint, position, .. } = self;
         let name = match name {
             Some(name) if taken.contains(&name) => return Err(name_is_taken(&name).at(position)),
             Some(name) => name,
@@ -93,9 +96,15 @@ pub async fn add_all(
     }
     let taken = taken_names(execution.executor.registry(), &table.table_id.namespace).await?;
     for request in requests {
-        let position = request.position;
+        let (position, places) = (request.position, request.places.clone());
         let index = request.named(&table, &taken)?;
-        table = add(table, index).map_err(|e| e.at(position))?;
+        let named: Vec<String> = index.columns.iter().map(|(name, _)| format!("column '{name}'")).collect();
+        table = add(table, index).map_err(|e| {
+            // At the column that the error is about, the last time it stands there.
+            let column = named.iter().rposition(|column| e.message().starts_with(column.as_str()));
+            let place = column.and_then(|column| places.get(column).copied().flatten());
+            e.at(place.or(position))
+        })?;
     }
     Ok(table)
 }
@@ -135,6 +144,15 @@ fn columns(columns: &[IndexColumn]) -> Result<Vec<(String, bool)>> {
         .collect()
 }
 
+/// Where the columns of an index stand in the text.
+fn places(columns: &[IndexColumn]) -> Vec<Option<Position>> {
+    let place = |column: &IndexColumn| match &column.column.expr {
+        Expr::Identifier(ident) => position_of(ident),
+        _ => None,
+    };
+    columns.iter().map(place).collect()
+}
+
 /// The UNIQUE constraints of a CREATE TABLE.
 pub fn requests(columns: &[ColumnDef], constraints: &[TableConstraint]) -> Result<Vec<IndexRequest>> {
     let mut requests = Vec::new();
@@ -172,6 +190,7 @@ pub async fn create(execution: &Execution<'_>, create: &CreateIndex) -> Result<S
     let request = IndexRequest {
         name: name.as_ref().map(fold),
         columns: columns(&create.columns)?,
+        places: places(&create.columns),
         unique: create.unique,
         constraint: false,
         position: name.as_ref().and_then(position_of),
