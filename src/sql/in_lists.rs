@@ -59,21 +59,48 @@ fn apart(expr: Expr) -> DfResult<Transformed<Expr>> {
     let Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::And | Operator::Or), right }) = expr else {
         return Ok(Transformed::no(expr));
     };
-    let joined_wrongly = match (tested(&left), tested(&right)) {
-        (Some((a, not_a)), Some((b, not_b))) => {
-            let has_list = [&left, &right].into_iter().any(|side| !is_comparison(side));
-            a == b && has_list && !(not_a == not_b && not_a == (op == Operator::And))
+    // A chain is one: its parts become neighbours where a filter is taken apart and put together again.
+    let (mut before, mut parts) = (Vec::new(), Vec::new());
+    operands(&left, op, &mut before);
+    operands(&right, op, &mut parts);
+    let mut changed = false;
+    let mut new = Vec::with_capacity(parts.len());
+    for part in parts {
+        let clashing = before.iter().any(|other| are_joined_wrongly(other, part, op));
+        changed |= clashing;
+        new.push(match tested(part) {
+            Some((x, _)) if clashing => {
+                when(x.clone().is_null(), lit(ScalarValue::Boolean(None))).otherwise(part.clone())?
+            }
+            _ => part.clone(),
+        });
+    }
+    let binary = |left, right| Expr::BinaryExpr(BinaryExpr { left: Box::new(left), op, right: Box::new(right) });
+    match new.into_iter().reduce(binary) {
+        Some(right) if changed => Ok(Transformed::yes(binary(*left, right))),
+        _ => Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right }))),
+    }
+}
+
+/// The parts of a chain of AND or of OR.
+fn operands<'a>(expr: &'a Expr, op: Operator, parts: &mut Vec<&'a Expr>) {
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op: found, right }) if *found == op => {
+            operands(left, op, parts);
+            operands(right, op, parts);
+        }
+        part => parts.push(part),
+    }
+}
+
+fn are_joined_wrongly(a: &Expr, b: &Expr, op: Operator) -> bool {
+    match (tested(a), tested(b)) {
+        (Some((x, not_a)), Some((y, not_b))) => {
+            let has_list = !is_comparison(a) || !is_comparison(b);
+            x == y && has_list && !(not_a == not_b && not_a == (op == Operator::And))
         }
         _ => false,
-    };
-    let right = if joined_wrongly {
-        let x = tested(&right).map_or_else(|| lit(true), |(x, _)| x.clone());
-        Box::new(when(x.is_null(), lit(ScalarValue::Boolean(None))).otherwise(*right)?)
-    } else {
-        right
-    };
-    let new = Expr::BinaryExpr(BinaryExpr { left, op, right });
-    Ok(if joined_wrongly { Transformed::yes(new) } else { Transformed::no(new) })
+    }
 }
 
 fn is_comparison(expr: &Expr) -> bool {
