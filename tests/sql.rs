@@ -223,7 +223,12 @@ fn names_of_columns() -> Result<()> {
 fn a_query_beyond_the_memory_limit_fails_and_the_next_one_runs() -> Result<()> {
     let db = Database::with(Arc::new(MemoryBackend::new()), Config { memory_limit: 4 << 20, ..Config::default() })?;
     db.exec("CREATE TABLE big (id INT PRIMARY KEY, x TEXT)")?;
-    db.exec("INSERT INTO big SELECT value, repeat('x', 100) || value FROM generate_series(1, 100000)")?;
+    // In steps, because the rows of a statement count too.
+    for first in (1..100_000).step_by(10_000) {
+        let last = first + 9_999;
+        let rows = format!("SELECT value, repeat('x', 100) || value FROM generate_series({first}, {last})");
+        db.exec(&format!("INSERT INTO big {rows}"))?;
+    }
     for sql in [
         "SELECT x FROM big ORDER BY x DESC, id",
         "SELECT x, count(*) FROM big GROUP BY x",
