@@ -18,10 +18,11 @@ export async function time(work) {
  * Runs every contestant's work in turns.
  *
  * @param {Record<string, (n: number) => Promise<unknown>>} contestants what each does; `n` never repeats
- * @param {{ rounds?: number, perRound?: number }} [options] operations per round are timed together
+ * @param {{ rounds?: number, perRound?: number, settleMs?: number }} [options] operations per round are timed together;
+ *   `settleMs` passes before each turn, so that what the one before left to do in the background is not timed
  * @returns {Promise<Record<string, number>>} milliseconds per operation
  */
-export async function inTurns(contestants, { rounds = 9, perRound = 1 } = {}) {
+export async function inTurns(contestants, { rounds = 9, perRound = 1, settleMs = 0 } = {}) {
   const names = Object.keys(contestants)
   const times = Object.fromEntries(names.map(name => [name, []]))
   let n = 0
@@ -31,6 +32,7 @@ export async function inTurns(contestants, { rounds = 9, perRound = 1 } = {}) {
       const name = names[(i + round + names.length) % names.length]
       const first = n
       n += perRound
+      if (settleMs > 0) await new Promise(resolve => setTimeout(resolve, settleMs))
       const ms = await time(async () => {
         for (let k = 0; k < perRound; k++) await contestants[name](first + k)
       })
