@@ -132,7 +132,9 @@ function setUp() {
 
   // The last statement of a request is the one that answers.
   const givesRows = sql => {
-    const bare = sql.replace(/--.*$/gm, '').replace(/\/\*[\s\S]*?\*\//g, '')
+    const code = sql.replace(/--.*$/gm, '').replace(/\/\*[\s\S]*?\*\//g, '')
+    // A semicolon within text ends nothing.
+    const bare = code.replace(/'(?:[^']|'')*'/g, "''")
     const last = bare.split(';').findLast(part => part.trim() !== '') ?? ''
     const asUser = /^\s*EXECUTE\s+AS\s+USER\s+\S+\s*\(([\s\S]*?);?\s*\)\s*;?\s*$/i.exec(bare)
     if (asUser) return givesRows(asUser[1])

@@ -30,10 +30,17 @@ const TRANSFER_BYTES = 1 << 15
 /** So many descriptions of results the client keeps. */
 const SHAPES = 256
 
-interface Running {
-  abort: AbortController
+/** A request that runs. */
+class Running {
+  private controller: AbortController | undefined
   /** Gives the piece that a fed import waits for. */
   piece?: (message: { bytes?: Uint8Array; error?: KalamError }) => void
+
+  /** Made for those who ask: most requests are over before a signal would be. */
+  get abort(): AbortController {
+    this.controller ??= new AbortController()
+    return this.controller
+  }
 }
 
 /** The host; see the module's comment. */
@@ -94,7 +101,7 @@ export class EngineHost {
   }
 
   private async answer(id: number, op: Op, args: Ops[Op]['args']): Promise<void> {
-    const running: Running = { abort: new AbortController() }
+    const running = new Running()
     this.running.set(id, running)
     try {
       const handler = this[op] as (args: Ops[Op]['args'], id: number, running: Running) => Promise<unknown>
@@ -111,7 +118,7 @@ export class EngineHost {
   /** Answers calls that can be much less work together. What has begun cannot be told to stop: it is short. */
   private async answerMany(calls: readonly RunCall[]): Promise<void> {
     const [{ args }] = calls as [RunCall]
-    for (const { id } of calls) this.running.set(id, { abort: new AbortController() })
+    for (const { id } of calls) this.running.set(id, new Running())
     try {
       const sets = calls.map(call => call.args.params)
       const outcomes = await this.opened.runMany(args.sql, sets, runOptionsOf(args))
