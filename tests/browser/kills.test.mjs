@@ -56,7 +56,11 @@ function model(end) {
 
 // Both run in the page.
 const look = async () => {
+  // Looked at before the engine is there: whether the browser still has what it was given.
+  const kept = (await indexedDB.databases()).map(({ name }) => name)
   window.db = await connectWhenFree({ name: 'kills', durability: 'strict' })
+  const { records } = await db.status()
+  window.storage = `the browser has the databases [${kept}], this one ${records} records`
   await db.exec(`CREATE TABLE IF NOT EXISTS a (id BIGINT PRIMARY KEY, n INT NOT NULL) WITH (FLUSH_POLICY='rows:100');
     CREATE TABLE IF NOT EXISTS many (id BIGINT PRIMARY KEY, bunch BIGINT NOT NULL, n INT NOT NULL, body TEXT)
       WITH (FLUSH_POLICY='rows:1000')`)
@@ -116,7 +120,10 @@ test(`${rounds} kills`, { timeout: 900_000 }, async t => {
     const found = await b.page.evaluate(look)
     const allowed = [model(done), model(done + 1)]
     const at = allowed.findIndex(state => JSON.stringify(state) === JSON.stringify(found))
-    if (at < 0) assert.deepEqual(found, allowed[0], `round ${round}: neither after ${done} steps nor after one more`)
+    if (at < 0) {
+      const storage = await b.page.evaluate(() => window.storage)
+      assert.deepEqual(found, allowed[0], `round ${round}: neither after ${done} steps nor after one more; ${storage}`)
+    }
     done += at
     further += at
     if (round === rounds) break

@@ -146,6 +146,9 @@ function uncompilable(url: string, cause: unknown): KalamError {
   })
 }
 
+/** What a call gives after a trap. Bindings that take several results apart find none in it, and as a number it is 0. */
+const NOTHING: readonly unknown[] = Object.freeze([])
+
 /**
  * Wraps the exports of an instance; see the module's comment. The outermost frame swallows the trap after it was
  * reported: it may stand in a timer or an event handler, where nobody could catch it and Node would end the process.
@@ -163,7 +166,7 @@ export function guardExports(exports: WebAssembly.Exports, onTrap: (error: Error
       continue
     }
     guarded[name] = (...args: unknown[]): unknown => {
-      if (trap !== undefined) return undefined
+      if (trap !== undefined) return NOTHING
       depth++
       try {
         return value(...args)
@@ -173,7 +176,7 @@ export function guardExports(exports: WebAssembly.Exports, onTrap: (error: Error
         if (error instanceof WebAssembly.RuntimeError || error instanceof RangeError) trap ??= error
         // Frames of wasm above this one must not go on with a made-up result.
         if (trap === undefined || depth > 1) throw error
-        return undefined
+        return NOTHING
       } finally {
         depth--
         // Here and not above: a frame in between may have caught the exception.
