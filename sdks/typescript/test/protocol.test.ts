@@ -25,6 +25,7 @@ import type { Receiver, Spawn } from '../src/engine/transport.js'
 import { KalamError } from '../src/errors.js'
 import { encodeRows } from '../src/packed/encode.js'
 import type { ColumnInfo, ImportProgress } from '../src/types.js'
+import { code } from './code.js'
 
 const COLUMNS: ColumnInfo[] = [
   { name: 'id', type: 'BIGINT', nullable: false },
@@ -292,15 +293,6 @@ async function open(spawn: Spawn, storage: 'indexeddb' | 'memory' = 'indexeddb')
   await client.open()
   return new Connection('shop', client, 'bigint', 'relaxed')
 }
-
-const code =
-  (expected: string, more: Partial<KalamError> = {}) =>
-  (error: unknown) => {
-    assert.ok(error instanceof KalamError, String(error))
-    assert.equal(error.code, expected, error.message)
-    for (const [key, value] of Object.entries(more)) assert.deepEqual(error[key as keyof KalamError], value, key)
-    return true
-  }
 
 for (const kind of ['remote', 'inline'] as const) {
   describe(`requests, ${kind}`, () => {
