@@ -655,6 +655,19 @@ describe('workers', () => {
     assert.equal((await db.query('q')).length, 1)
     await db.close()
   })
+
+  it('report the one answer that cannot be sent, and go on', async () => {
+    const world = new World()
+    const db = await open(world.remote)
+    world.engine.prepare = async () => [(() => 1) as never]
+    const [rows, failed] = await Promise.allSettled([db.query('q'), db.prepare('q')])
+    assert.equal(rows.status, 'fulfilled')
+    assert.ok(failed.status === 'rejected')
+    code('INTERNAL_ERROR', /DataCloneError/)(failed.reason)
+    assert.equal((await db.query('q')).length, 1)
+    assert.equal(world.engines.length, 1)
+    await db.close()
+  })
 })
 
 describe('sessions of other users', () => {
