@@ -34,7 +34,7 @@ use super::seq::{Seq, SeqGenerator, SeqSpan};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::TableDefinition;
 use crate::storage::record::{self, RecordKind};
-use crate::storage::{Durability, KeyRange, Partition, ScanOptions, StorageBackend, WriteBatch};
+use crate::storage::{Durability, KeyRange, Pages, Partition, ScanOptions, StorageBackend, WriteBatch};
 use crate::types::KalamDataType;
 
 #[path = "dropped.rs"]
@@ -51,8 +51,6 @@ pub use whole::NewScope;
 const CEILING_KEY: &[u8] = b"seq_ceiling";
 /// How far the ceiling is set ahead: a second of milliseconds, in `_seq` terms.
 const CEILING_AHEAD: Seq = 1000 << 22;
-/// Log values read at a time when a scope is hydrated.
-const HYDRATE_PAGE: usize = 64;
 /// A record of the log holds about this many bytes of rows in memory.
 const ROWS_PER_RECORD_BYTES: usize = 1 << 20;
 /// … and at most this many rows, so that a chunk stays a handy batch for scans.
@@ -400,22 +398,12 @@ impl TableStore {
         });
         let mut reader = LogReader::default();
         let mut replay = Replay::new(definition, segments.collect(), found.next_segment, found.retired)?;
-        let mut range = scope.range();
-        loop {
-            let options = ScanOptions { limit: Some(HYDRATE_PAGE), reverse: false };
-            let page = self.backend.scan(Partition::Log, &range, options).await?;
+        let mut pages = Pages::new(Partition::Log, scope.range());
+        while let Some(page) = pages.next(self.backend.as_ref()).await? {
             for (key, value) in &page {
                 if let Some(record) = reader.push(key, value)? {
                     replay.push(record)?;
                 }
-            }
-            match page.last() {
-                Some((key, _)) if page.len() == HYDRATE_PAGE => {
-                    let mut next = key.clone();
-                    next.push(0);
-                    range.from = Some(next);
-                }
-                _ => break,
             }
         }
         reader.finish()?;
