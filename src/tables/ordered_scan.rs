@@ -27,7 +27,7 @@ use super::key_spec::KeySpec;
 use super::overlay::OverlayView;
 use super::scan::{Batches, ChunkReader, Request, ScanColumn, Source, TableScanExec, external};
 use super::segment::Segment;
-use crate::platform::Instant;
+use crate::platform::Turns;
 use crate::schema::{ColumnDefinition, TableDefinition};
 use crate::types::KalamDataType;
 
@@ -68,7 +68,7 @@ impl TableScanExec {
                 next: 0,
                 remaining,
                 metrics,
-                worked: Instant::now(),
+                turns: Turns::begin(),
             };
             let stream = RecordBatchStreamAdapter::new(Arc::clone(&schema), reader.into_stream());
             Box::pin(stream) as SendableRecordBatchStream

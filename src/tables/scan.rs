@@ -46,7 +46,7 @@ use super::segment::{ScanFilter, Segment, column_statistics};
 use super::seq::Seq;
 use super::store::TableStore;
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::platform::{self, Instant};
+use crate::platform::{Instant, Turns};
 use crate::schema::{CachedTableData, Role, SchemaChange, SchemaVersion, TableType};
 use crate::types::{ColumnBuilder, KalamDataType, coerce_array};
 
@@ -61,9 +61,6 @@ pub const DELETED_COLUMN: &str = "_deleted";
 
 /// At most so many rows that were looked up make a batch.
 const MAX_RUN: usize = 8192;
-
-/// A scan lets the host run after working for so long.
-const YIELD_AFTER_MS: u128 = 40;
 
 /// What a request brings to the plans that run for it: a session configuration extension.
 #[derive(Debug)]
@@ -597,9 +594,9 @@ impl TableScanExec {
         if let Some(overlay) = &overlay {
             cold.hide(overlay.hidden_cold());
         }
-        let (remaining, worked) = (self.fetch.unwrap_or(usize::MAX), Instant::now());
+        let (remaining, turns) = (self.fetch.unwrap_or(usize::MAX), Turns::begin());
         let mut reader =
-            ChunkReader { scan: self, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked };
+            ChunkReader { scan: self, request, overlay, cold, source, oldest, next: 0, remaining, metrics, turns };
         if reader.is_unsorted() {
             reader.remaining = usize::MAX;
         }
@@ -776,7 +773,7 @@ pub(super) struct ChunkReader {
     pub(super) next: usize,
     pub(super) remaining: usize,
     pub(super) metrics: BaselineMetrics,
-    pub(super) worked: Instant,
+    pub(super) turns: Turns,
 }
 
 impl TableScanExec {
@@ -810,10 +807,7 @@ impl ChunkReader {
 
     async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
         while self.remaining > 0 {
-            if self.worked.elapsed().as_millis() > YIELD_AFTER_MS {
-                platform::yield_to_host().await;
-                self.worked = Instant::now();
-            }
+            self.turns.pass().await;
             self.request.check()?;
             let timer = self.metrics.elapsed_compute().clone();
             let _timer = timer.timer();

@@ -26,7 +26,7 @@ use super::seq::SeqSpan;
 use super::store::{ColdCheck, Commits, GroupFuture, Member, ScopeWrite, TableStore};
 use super::switch::{LogCut, Switch, Switched};
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::platform;
+use crate::platform::{self, Turns};
 use crate::schema::{TableDefinition, TableType};
 use crate::storage::{Durability, KeyRange, Partition, WriteBatch};
 
@@ -184,7 +184,7 @@ impl TableStore {
         keys.sort_unstable();
         let (Some(least), Some(greatest)) = (keys.first(), keys.last()) else { return Ok(checked) };
         let mut own: Option<HashSet<u64>> = None;
-        let mut pace = rewrite::Pace::new();
+        let mut turns = Turns::begin_short();
         for segment in view.segments.iter() {
             let meta = segment.meta();
             let outside = greatest.as_slice() < meta.first_key() || least.as_slice() > meta.last_key.as_slice();
@@ -210,7 +210,7 @@ impl TableStore {
                     ));
                 }
             }
-            pace.rest().await;
+            turns.pass().await;
         }
         Ok(checked)
     }
@@ -218,7 +218,7 @@ impl TableStore {
     /// Asks the segments whether they hold live rows with the values of new ones in a unique index.
     async fn ask_unique(&self, write: &ScopeWrite, definition: &TableDefinition, view: &View) -> Result<()> {
         let mut own: Option<HashSet<u64>> = None;
-        let mut pace = rewrite::Pace::new();
+        let mut turns = Turns::begin_short();
         for index in definition.indexes.iter().filter(|index| index.unique) {
             let codec = IndexCodec::new(definition, index)?;
             for part in &write.rows {
@@ -236,7 +236,7 @@ impl TableStore {
                             return Err(index::violation(definition, index, &columns, values[place].row));
                         }
                     }
-                    pace.rest().await;
+                    turns.pass().await;
                 }
             }
         }
