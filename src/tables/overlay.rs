@@ -368,13 +368,12 @@ impl Overlay {
         let schema = self.table.arrow_schema()?;
         let mut rows = Vec::new();
         for chunk in self.own.chunks().iter() {
-            let live: BooleanArray = match chunk.visibility(LIVE - 1) {
-                Visibility::None => continue,
-                Visibility::All => BooleanArray::from(vec![true; chunk.len()]),
-                Visibility::First(rows) => (0..chunk.len()).map(|row| Some(row < rows)).collect(),
-                Visibility::Some(mask) => BooleanArray::new(mask, None),
-            };
-            let predicate = FilterBuilder::new(&live).optimize().build();
+            let live = chunk.visibility(LIVE - 1);
+            if live == Visibility::None {
+                continue;
+            }
+            let live = BooleanBuffer::collect_bool(chunk.len(), |row| live.holds(row));
+            let predicate = FilterBuilder::new(&BooleanArray::new(live, None)).optimize().build();
             let take = |array: &dyn Array| predicate.filter(array).map_err(KalamError::internal);
             let columns: Vec<ArrayRef> = chunk.columns.iter().map(|c| take(c.as_ref())).collect::<Result<_>>()?;
             let ids = chunk.row_ids.as_ref().map(|ids| take(ids)).transpose()?;
@@ -447,22 +446,13 @@ impl OverlayView {
         if hidden.is_empty() || before == Visibility::None {
             return before;
         }
-        let mut mask: Vec<bool> = match before {
-            Visibility::None => return before,
-            Visibility::All => vec![true; chunk.len()],
-            Visibility::First(rows) => (0..chunk.len()).map(|row| row < rows).collect(),
-            Visibility::Some(mask) => mask.iter().collect(),
-        };
-        for position in hidden {
-            mask[(position - chunk.base) as usize] = false;
-        }
-        match mask.iter().any(|&visible| visible) {
-            true => Visibility::Some(BooleanBuffer::from(mask)),
-            false => Visibility::None,
-        }
+        let mut hidden = hidden.into_iter().peekable();
+        Visibility::of(BooleanBuffer::collect_bool(chunk.len(), |row| {
+            hidden.next_if_eq(&(chunk.base + row as u64)).is_none() && before.holds(row)
+        }))
     }
 
-    /// The positions within a range whose rows the transaction has ended.
+    /// The positions within a range whose rows the transaction has ended, ascending.
     pub fn hidden(&self, positions: Range<u64>) -> Vec<u64> {
         let hidden = self.overlay.hidden.read();
         hidden.range(positions).filter(|(_, h)| h.at <= self.at).map(|(&p, _)| p).collect()

@@ -688,14 +688,8 @@ impl TableScanExec {
         if self.deletions.is_none() {
             return live;
         }
-        let is_live = |row| match &live {
-            Visibility::None => false,
-            Visibility::All => true,
-            Visibility::First(rows) => row < *rows,
-            Visibility::Some(mask) => mask.value(row),
-        };
-        let mask = BooleanBuffer::collect_bool(chunk.len(), |row| is_live(row) || self.deletion(chunk, row).is_some());
-        if mask.count_set_bits() == 0 { Visibility::None } else { Visibility::Some(mask) }
+        let shown = |row| live.holds(row) || self.deletion(chunk, row).is_some();
+        Visibility::of(BooleanBuffer::collect_bool(chunk.len(), shown))
     }
 
     /// Leads values through every type that their column had since they were written.
