@@ -556,10 +556,7 @@ impl State {
                 continue;
             }
             if change.on_live_key == OnLiveKey::Fail {
-                return Err(KalamError::new(
-                    ErrorCode::UniqueViolation,
-                    format!("duplicate key: a row with {} exists already", spec.describe(&key)),
-                ));
+                return Err(spec.violation(&key));
             }
             // No snapshot lies within a commit: that the new row is there says when the old one ended.
             old.supersede(old_row, chunk.seqs.value(row), false);

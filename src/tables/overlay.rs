@@ -22,7 +22,7 @@ use roaring::RoaringBitmap;
 
 use super::chunk::{Chunk, LIVE, Visibility};
 use super::cold::Ended;
-use super::hot::{Applied, HotTable, NewRows, OnLiveKey};
+use super::hot::{Applied, HotTable, OnLiveKey};
 use super::index::{self, IndexCodec, IndexedRow};
 use super::index_access::IndexAccess;
 use super::key_spec::KeySpec;
@@ -30,7 +30,7 @@ use super::log::ScopeKey;
 use super::pins::{ScopeHold, SnapshotPin};
 use super::segment::{cold_position, cold_row};
 use super::seq::Seq;
-use super::store::{ColdCheck, PreparedRows, ScopeWrite, TableStore, prepare_rows};
+use super::store::{ColdCheck, PreparedRows, ScopeWrite, TableStore, numbered, prepare_rows};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{CachedTableData, TableDefinition};
 
@@ -157,16 +157,7 @@ impl Transaction {
 
         let rows: usize = write.rows.iter().map(PreparedRows::len).sum();
         let span = self.store.seqs().take(rows.max(1) as u64);
-        let mut used = 0;
-        let new: Vec<NewRows> = write
-            .rows
-            .iter()
-            .map(|part| {
-                let seqs = span.slice(used, part.len() as u64);
-                used += seqs.len();
-                part.new_rows(write.table.schema_version(), seqs)
-            })
-            .collect();
+        let new = numbered(&write.rows, write.table.schema_version(), span);
         let ended = Ended { replaced: own, replaced_at: span.last(), ..Ended::default() };
         let applied = overlay.own.apply(&new, &ended, OnLiveKey::Fail)?;
         let mut hidden = overlay.hidden.write();
@@ -208,23 +199,14 @@ impl Transaction {
                 }
                 continue;
             }
-            let columns = part.key_columns(spec)?;
-            let mut keys = Vec::with_capacity(part.len());
-            for row in 0..part.len() {
-                let mut key = Vec::new();
-                spec.codec().encode(&columns, row, &mut key)?;
-                keys.push(key);
-            }
+            let keys = part.keys(spec)?;
             let positions = overlay.committed(&keys, self.snapshot()).await?;
             for (place, key) in keys.into_iter().enumerate() {
                 let Some(&position) = positions.get(&place) else { continue };
                 if ended.contains(&position) {
                     found.insert(position, key);
                 } else if !overlay.hidden.read().contains_key(&position) {
-                    return Err(KalamError::new(
-                        ErrorCode::UniqueViolation,
-                        format!("duplicate key: a row with {} exists already", spec.describe(&key)),
-                    ));
+                    return Err(spec.violation(&key));
                 }
             }
         }

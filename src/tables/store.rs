@@ -76,7 +76,7 @@ impl PreparedRows {
     }
 
     /// The rows as a hot tier takes them.
-    pub(super) fn new_rows(&self, schema_version: u32, seqs: SeqSpan) -> NewRows {
+    fn new_rows(&self, schema_version: u32, seqs: SeqSpan) -> NewRows {
         NewRows {
             schema_version,
             column_ids: Arc::clone(&self.column_ids),
@@ -91,9 +91,15 @@ impl PreparedRows {
         self.block.row_ids.as_ref()
     }
 
-    /// The columns of the primary key, in key order.
-    pub(super) fn key_columns(&self, spec: &KeySpec) -> Result<Vec<ArrayRef>> {
-        self.columns_of(spec.columns().iter().copied())
+    /// The primary keys, encoded.
+    pub(super) fn keys(&self, spec: &KeySpec) -> Result<Vec<Vec<u8>>> {
+        let columns = self.columns_of(spec.columns().iter().copied())?;
+        let rows = spec.codec().rows(&columns)?;
+        let encoded = |row| {
+            let mut key = Vec::new();
+            rows.encode(row, &mut key).map(|()| key)
+        };
+        (0..self.len()).map(encoded).collect()
     }
 
     /// The columns of some ids.
@@ -134,6 +140,17 @@ pub fn prepare_rows(
             })
         })
         .collect()
+}
+
+/// The rows of some parts as a hot tier takes them, with the numbers of a span in order.
+pub(super) fn numbered(parts: &[PreparedRows], schema_version: u32, span: SeqSpan) -> Vec<NewRows> {
+    let mut used = 0;
+    let part = |part: &PreparedRows| {
+        let seqs = span.slice(used, part.len() as u64);
+        used += seqs.len();
+        part.new_rows(schema_version, seqs)
+    };
+    parts.iter().map(part).collect()
 }
 
 /// The change of one table scope within a commit.
@@ -728,16 +745,7 @@ fn apply_one(
     // Both are this commit's own numbers, so that taking it back takes nothing else back.
     ended.deleted_at = if deletions == 0 { commit } else { span.slice(0, deletions).last() };
     ended.horizon = horizon;
-    let mut used = deletions;
-    let new: Vec<NewRows> = write
-        .rows
-        .iter()
-        .map(|part| {
-            let seqs = span.slice(used, part.len() as u64);
-            used += seqs.len();
-            part.new_rows(write.schema_version, seqs)
-        })
-        .collect();
+    let new = numbered(&write.rows, write.schema_version, span.slice(deletions, rows_of(write)));
     let applied = write.hot.apply(&new, &ended, OnLiveKey::Fail)?;
     if write.hot.is_stream() {
         return Ok(applied);

@@ -173,13 +173,7 @@ impl TableStore {
         }
         let mut keys: Vec<Vec<u8>> = Vec::with_capacity(rows);
         for part in &write.rows {
-            let columns = part.key_columns(key)?;
-            let rows = key.codec().rows(&columns)?;
-            for row in 0..part.len() {
-                let mut encoded = Vec::new();
-                rows.encode(row, &mut encoded)?;
-                keys.push(encoded);
-            }
+            keys.extend(part.keys(key)?);
         }
         keys.sort_unstable();
         let (Some(least), Some(greatest)) = (keys.first(), keys.last()) else { return Ok(checked) };
@@ -204,10 +198,7 @@ impl TableStore {
                 }
                 let own = own.get_or_insert_with(|| write.replaced.iter().chain(&write.deleted).copied().collect());
                 if !own.contains(&cold_position(meta.number, row)) {
-                    return Err(KalamError::new(
-                        ErrorCode::UniqueViolation,
-                        format!("duplicate key: a row with {} exists already", key.describe(&mine[place])),
-                    ));
+                    return Err(key.violation(&mine[place]));
                 }
             }
             turns.pass().await;
