@@ -50,7 +50,9 @@ mod tests {
                 let mut batch = WriteBatch::new();
                 batch.put(Partition::Log, *b"a", &b"before"[..]).put(Partition::Log, *b"c", &b"behind"[..]);
                 let keys: Vec<Vec<u8>> = (0..count).map(|n| [b"b", &(n as u32).to_be_bytes()[..]].concat()).collect();
-                keys.iter().for_each(|key| drop(batch.put(Partition::Log, key.clone(), key.clone())));
+                for key in &keys {
+                    batch.put(Partition::Log, key.clone(), key.clone());
+                }
                 backend.commit(batch, Default::default()).await?;
                 let mut pages = Pages::new(Partition::Log, KeyRange::prefix(b"b"));
                 let mut found = Vec::new();
