@@ -8,36 +8,23 @@ use futures::executor::block_on;
 use futures::future::join;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, Result};
-use kalamdb::sql::{ExecuteOptions, Params, StatementResult};
 use kalamdb::storage::{KeyRange, MemoryBackend, Partition, Restore, ScanOptions, StorageBackend, WriteBatch};
 use kalamdb::tables::{JobRecord, JobStatus, UserRecord};
-use kalamdb::types::{KalamDataType, Value};
 
 #[path = "support/faulty.rs"]
 mod faulty;
 
 use faulty::{Fault, Faulty, Outcome};
 
-async fn sql(context: &AppContext, text: &str) -> Result<Vec<StatementResult>> {
-    context.executor().execute(context.session(), text, &Params::default(), &ExecuteOptions::default()).await
-}
+mod support;
+
+use support::{map_cells, sql, text_or_null, values};
 
 /// The rows of a query, as text, in its order.
 async fn rows(context: &AppContext, text: &str) -> Result<Vec<String>> {
-    let result = sql(context, text).await?.pop().and_then(|r| r.rows).expect("a query gives rows");
-    let mut out = Vec::new();
-    for batch in &result.batches {
-        for row in 0..batch.num_rows() {
-            let mut line = String::new();
-            for (array, field) in batch.columns().iter().zip(result.schema.fields()) {
-                let value = Value::from_array(array.as_ref(), row, &KalamDataType::from_arrow_field(field)?)?;
-                line.push_str(&if value.is_null() { "NULL".into() } else { value.to_text() });
-                line.push('|');
-            }
-            out.push(line);
-        }
-    }
-    Ok(out)
+    let found = sql(context, text).await?.pop().and_then(|r| r.rows).expect("a query gives rows");
+    let cells = map_cells(values(&found)?, text_or_null);
+    Ok(cells.into_iter().map(|cells| cells.iter().map(|cell| format!("{cell}|")).collect()).collect())
 }
 
 async fn open(backend: Arc<dyn StorageBackend>) -> Result<Arc<AppContext>> {

@@ -18,7 +18,11 @@ use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::sql::{ExecuteOptions, Params, Session, StatementResult};
 use kalamdb::storage::MemoryBackend;
-use kalamdb::types::{KalamDataType, Value};
+use kalamdb::types::Value;
+
+mod support;
+
+use support::{map_cells, values};
 
 struct Db {
     backend: Arc<Faulty>,
@@ -71,22 +75,8 @@ impl Client {
     /// Rows as text: cells by spaces, rows by commas.
     async fn rows(&self, sql: &str) -> Result<String> {
         let rows = self.run(sql).await?.rows.expect("a query gives rows");
-        let mut out = Vec::new();
-        for batch in &rows.batches {
-            for row in 0..batch.num_rows() {
-                let cells: Vec<String> = batch
-                    .columns()
-                    .iter()
-                    .zip(rows.schema.fields())
-                    .map(|(array, field)| {
-                        let data_type = KalamDataType::from_arrow_field(field)?;
-                        Ok(Value::from_array(array.as_ref(), row, &data_type)?.to_string())
-                    })
-                    .collect::<Result<_>>()?;
-                out.push(cells.join(" "));
-            }
-        }
-        Ok(out.join(", "))
+        let cells = map_cells(values(&rows)?, Value::to_string);
+        Ok(cells.iter().map(|cells| cells.join(" ")).collect::<Vec<_>>().join(", "))
     }
 
     async fn accounts(&self) -> Result<String> {

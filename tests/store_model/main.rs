@@ -12,6 +12,8 @@
 #[path = "../support/faulty.rs"]
 mod faulty;
 mod script;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,12 +29,13 @@ use futures::future::join_all;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::schema::{Role, TableId};
-use kalamdb::sql::{ExecuteOptions, Params, Session, StatementResult};
+use kalamdb::sql::{ExecuteOptions, Params, Session};
 use kalamdb::storage::MemoryBackend;
 use kalamdb::tables::{Request, SnapshotPin};
 use kalamdb::types::{KalamDataType, Value};
 use proptest::prelude::*;
 use script::{Beside, Change, Maybe, Oracle, Step, insert_maybe, only, step};
+use support::{model_config, sql};
 
 /// How often a process has died: `--nocapture` shows it after the cases.
 static DEATHS: AtomicUsize = AtomicUsize::new(0);
@@ -47,10 +50,6 @@ struct Run {
     /// Numbers of the columns that were added: each row has the number in them.
     added: Vec<u32>,
     next_column: u32,
-}
-
-async fn sql(context: &AppContext, text: &str) -> Result<Vec<StatementResult>> {
-    context.executor().execute(context.session(), text, &Params::default(), &ExecuteOptions::default()).await
 }
 
 async fn pairs(context: &AppContext, table: &str) -> Result<Vec<(i64, i64)>> {
@@ -561,13 +560,7 @@ impl Run {
 }
 
 proptest! {
-    // KALAM_MODEL_CASES=10000 for a long run.
-    #![proptest_config(ProptestConfig {
-        cases: std::env::var("KALAM_MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(48),
-        max_shrink_iters: 2000,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(model_config(48, 2000))]
 
     #[test]
     fn the_state_is_the_oracles(steps in prop::collection::vec(step(), 1..32), little_memory: bool) {
