@@ -19,9 +19,11 @@ pub mod parameters;
 mod pins;
 mod provider;
 mod replay;
+mod request;
 mod rewrite;
 mod salvage;
 mod scan;
+mod scan_columns;
 mod scrub;
 mod segment;
 mod seq;
@@ -45,7 +47,9 @@ pub use provider::{
 };
 pub use rewrite::retained_since;
 pub use salvage::Salvage;
-pub use scan::{DELETED_COLUMN, POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLUMN, TableScanExec};
+pub use request::Request;
+pub use scan::TableScanExec;
+pub use scan_columns::{DELETED_COLUMN, POSITION_COLUMN, ROW_ID_COLUMN, SEQ_COLUMN};
 pub use scrub::{Finding, Health, Scrub};
 pub use segment::{
     CacheStatistics, ColumnMeta, DeleteVector, ROW_GROUP_ROWS, ROW_ID_FIELD_ID, SEGMENT_ROWS, SEQ_FIELD_ID, Segment,

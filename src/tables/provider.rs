@@ -21,9 +21,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::index_access::{self, IndexAccess, ScanPath};
 use super::key_spec::KeySpec;
 use super::parameters::{ParameterFunction, has_parameters, with_values};
-use super::scan::{
-    DELETED_COLUMN, ScanColumn, TableScanExec, schema_with_system_columns, system_columns, table_columns,
-};
+use super::scan::TableScanExec;
+use super::scan_columns::{DELETED_COLUMN, ScanColumn, schema_with_system_columns, system_columns, table_columns};
 use super::segment::ScanFilter;
 use super::store::TableStore;
 use crate::error::{KalamError, Result};

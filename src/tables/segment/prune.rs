@@ -28,7 +28,7 @@ use super::reader::{Footer, Segment};
 use super::{ROW_ID_FIELD_ID, SEQ_FIELD_ID};
 use crate::error::Result;
 use crate::tables::parameters::with_values_physical;
-use crate::tables::scan::ScanColumn;
+use crate::tables::scan_columns::ScanColumn;
 use crate::types::KalamDataType;
 
 /// The filters of a scan; see the module's comment.
