@@ -24,6 +24,7 @@ mod rewrite;
 mod salvage;
 mod scan;
 mod scan_columns;
+mod scope_write;
 mod scrub;
 mod segment;
 mod seq;
@@ -50,6 +51,7 @@ pub use salvage::Salvage;
 pub use request::Request;
 pub use scan::TableScanExec;
 pub use scan_columns::{DELETED_COLUMN, POSITION_COLUMN, ROW_ID_COLUMN, SEQ_COLUMN};
+pub use scope_write::{ColdCheck, PreparedRows, ScopeWrite, prepare_rows};
 pub use scrub::{Finding, Health, Scrub};
 pub use segment::{
     CacheStatistics, ColumnMeta, DeleteVector, ROW_GROUP_ROWS, ROW_ID_FIELD_ID, SEGMENT_ROWS, SEQ_FIELD_ID, Segment,
@@ -57,9 +59,7 @@ pub use segment::{
     write_segment,
 };
 pub use seq::{Seq, SeqGenerator, SeqSpan};
-pub use store::{
-    ColdCheck, Freeze, NewScope, PreparedRows, Receipt, ScopeWrite, StoreStatistics, TableStore, prepare_rows,
-};
+pub use store::{Freeze, NewScope, Receipt, StoreStatistics, TableStore};
 pub use store_cold::{Due, DueWork, Rewritten};
 pub use system::{
     AuditRecord, CATALOG, Gauges, INFORMATION_SCHEMA, JobRecord, JobStatus, Jobs, LiveQueries, LiveQueryRow,

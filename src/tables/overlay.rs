@@ -28,9 +28,10 @@ use super::index_access::IndexAccess;
 use super::key_spec::KeySpec;
 use super::log::ScopeKey;
 use super::pins::{ScopeHold, SnapshotPin};
+use super::scope_write::{ColdCheck, PreparedRows, ScopeWrite, numbered, prepare_rows};
 use super::segment::{cold_position, cold_row};
 use super::seq::Seq;
-use super::store::{ColdCheck, PreparedRows, ScopeWrite, TableStore, numbered, prepare_rows};
+use super::store::TableStore;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{CachedTableData, TableDefinition};
 
