@@ -4,6 +4,7 @@ mod block;
 mod bytes;
 mod chunk;
 mod cold;
+mod cold_keys;
 mod cold_scan;
 mod hot;
 mod index;
@@ -30,6 +31,7 @@ mod segment;
 mod seq;
 mod store;
 mod store_cold;
+mod store_due;
 mod switch;
 mod system;
 
@@ -60,7 +62,8 @@ pub use segment::{
 };
 pub use seq::{Seq, SeqGenerator, SeqSpan};
 pub use store::{Freeze, NewScope, Receipt, StoreStatistics, TableStore};
-pub use store_cold::{Due, DueWork, Rewritten};
+pub use store_cold::Rewritten;
+pub use store_due::{Due, DueWork};
 pub use system::{
     AuditRecord, CATALOG, Gauges, INFORMATION_SCHEMA, JobRecord, JobStatus, Jobs, LiveQueries, LiveQueryRow,
     SYSTEM_NAMESPACE, StorageRecord, StorageRegistry, StorageStore, SystemProviders, SystemTable, SystemTableExec,

@@ -1,7 +1,7 @@
 //! Table scopes, their hot tiers, and the one way in for changes: the commit.
 //!
 //! A commit is checked against the newest state and applied to memory at once, under `_seq` values above the
-//! *watermark*, and joins the open commit group. While one storage transaction is in flight the next group fills, so
+//! *watermark*, and joins the open commit group (`commit_groups.rs`). While one storage transaction is in flight the next group fills, so
 //! many waiting writers share one. When a group is durable the watermark moves to its last `_seq`, and only then do
 //! readers see it. Invariants: groups are written one after the other in `_seq` order; a reader's snapshot is never
 //! above the watermark; when a group fails, every scope that it or a later group touched is dropped from memory and
@@ -47,6 +47,7 @@ pub use whole::NewScope;
 
 /// Key of the record that bounds every `_seq` in the database.
 const CEILING_KEY: &[u8] = b"seq_ceiling";
+
 /// What a commit promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
