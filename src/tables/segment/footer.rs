@@ -63,7 +63,7 @@ impl Segment {
             return Err(self.undecodable(format_args!("row groups of {rows:?} rows, expected {expected:?}")));
         }
         let bytes = parquet.memory_size();
-        let _ = self.set_memory(memory_of(&parquet));
+        self.set_memory(memory_of(&parquet));
         let reader = ArrowReaderMetadata::try_new(Arc::new(parquet), ArrowReaderOptions::new())
             .map_err(|e| self.undecodable(e))?;
         let id = |field: &arrow::datatypes::FieldRef| field.metadata().get(FIELD_ID_KEY)?.parse().ok();
