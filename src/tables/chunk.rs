@@ -2,7 +2,7 @@
 //!
 //! Invariant: a row is visible at snapshot `s` when `seq <= s < superseded`. Columns and sequence numbers never
 //! change: they stay as they were written, and whoever reads a column leads its values through the types that it had
-//! since (`scan.rs`). A row's `superseded` goes once from [`LIVE`] to the number of the commit that ended it. That number is
+//! since (`scan_reader.rs`). A row's `superseded` goes once from [`LIVE`] to the number of the commit that ended it. That number is
 //! above every snapshot taken before, so a scan that holds a chunk reads the same rows however long it takes. Whether a
 //! new version replaced the row or its key ended (a tombstone) is the sign of the number that is kept.
 

@@ -1,7 +1,7 @@
 //! Table providers: what DataFusion sees of a table.
 //!
 //! One [`TableProviderCore`] serves every kind of table. Invariant: a provider holds no user and no snapshot; both
-//! come with the request (`scan.rs`), so the registry caches one provider per table for all users. The kinds of stored
+//! come with the request (`request.rs`), so the registry caches one provider per table for all users. The kinds of stored
 //! table differ in where a request's rows are (`Request::scope`), not in how they are read, so their providers are one
 //! type with the kind as its parameter.
 
