@@ -25,9 +25,11 @@ use futures::{StreamExt, TryStreamExt};
 use super::cold_scan::ColdReader;
 use super::key_spec::KeySpec;
 use super::overlay::OverlayView;
-use super::scan::{Batches, ChunkReader, Request, ScanColumn, Source, TableScanExec, external};
+use super::request::Request;
+use super::scan::{Batches, ChunkReader, Source, TableScanExec, external};
+use super::scan_columns::ScanColumn;
 use super::segment::Segment;
-use crate::platform::Instant;
+use crate::platform::Turns;
 use crate::schema::{ColumnDefinition, TableDefinition};
 use crate::types::KalamDataType;
 
@@ -68,7 +70,7 @@ impl TableScanExec {
                 next: 0,
                 remaining,
                 metrics,
-                worked: Instant::now(),
+                turns: Turns::begin(),
             };
             let stream = RecordBatchStreamAdapter::new(Arc::clone(&schema), reader.into_stream());
             Box::pin(stream) as SendableRecordBatchStream
