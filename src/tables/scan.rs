@@ -37,7 +37,7 @@ use super::hot::HotTable;
 use super::index_access::{IndexAccess, ScanPath, Sorted};
 use super::key_spec::KeySpec;
 use super::log::ScopeKey;
-use super::ordered_scan;
+use super::ordered_scan::{self, KeyRange, names_column, reversed};
 use super::overlay::{OverlayView, TransactionView};
 use super::parameters::with_values;
 use super::pins::SnapshotPin;
@@ -60,7 +60,7 @@ pub const ROW_ID_COLUMN: &str = "_rowid";
 pub const DELETED_COLUMN: &str = "_deleted";
 
 /// At most so many rows that were looked up make a batch.
-const MAX_RUN: usize = 8192;
+pub(super) const MAX_RUN: usize = 8192;
 
 /// A scan lets the host run after working for so long.
 const YIELD_AFTER_MS: u128 = 40;
@@ -181,9 +181,9 @@ pub struct TableScanExec {
     pub(super) table: Arc<CachedTableData>,
     pub(super) columns: Arc<[ScanColumn]>,
     /// Encoded keys, where filters pin the whole key.
-    keys: Option<Arc<[Vec<u8>]>>,
+    pub(super) keys: Option<Arc<[Vec<u8>]>>,
     /// The part of an index that it reads through.
-    index: Option<Arc<IndexAccess>>,
+    pub(super) index: Option<Arc<IndexAccess>>,
     /// The filters, if parameters are among them: then each run finds its keys or its part of an index.
     open: Option<Arc<[Expr]>>,
     /// The order that it promises, where it is that of the index.
@@ -255,19 +255,27 @@ impl TableScanExec {
         };
         let Some(access) = access else { return Ok(None) };
         let schema = self.schema();
+        let index = Some(Arc::new(access));
         let order = by.iter().map(|(index, options)| PhysicalSortExpr {
             expr: Arc::new(Column::new(schema.field(*index).name(), *index)),
             options: *options,
         });
         let Some(order) = LexOrdering::new(order.collect::<Vec<_>>()) else { return Ok(None) };
+        let scan = Self { index, index_order: Some(order.clone()), ..self.clone() };
+        let promised = match scan.index.as_ref().is_some_and(|access| access.is_key()) {
+            true => match scan.key_order() {
+                Some((key_order, _)) if by.iter().all(|(i, _)| names_column(&key_order, *i)) => key_order,
+                _ => return Ok(None),
+            },
+            false => order,
+        };
         let properties = PlanProperties::new(
-            EquivalenceProperties::new_with_orderings(schema.clone(), [order.iter().cloned().collect::<Vec<_>>()]),
+            EquivalenceProperties::new_with_orderings(schema, [promised.iter().cloned().collect::<Vec<_>>()]),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
-        let (index, index_order) = (Some(Arc::new(access)), Some(order));
-        Ok(Some(Self { index, index_order, properties: Arc::new(properties), ..self.clone() }))
+        Ok(Some(Self { properties: Arc::new(properties), ..scan }))
     }
 
     /// Columns that rows are to be sorted by; `None` if one is not the table's.
@@ -421,8 +429,8 @@ impl ExecutionPlan for TableScanExec {
         let metrics = BaselineMetrics::new(&self.metrics, 0);
         let scan = self.with_values()?;
         let open = async move {
-            match scan.order.clone() {
-                Some(order) => scan.open_in_order(request, metrics, &order, &context).await,
+            match scan.order.clone().map(|order| (order, false)).or_else(|| scan.key_order()) {
+                Some((order, backward)) => scan.open_in_order(request, metrics, &order, backward, &context).await,
                 None => {
                     let (order, fetch, schema) = (scan.index_order.clone(), scan.fetch, scan.schema());
                     let reader = scan.open(request, metrics).await.map_err(external)?;
@@ -458,7 +466,7 @@ impl ExecutionPlan for TableScanExec {
             hot.is_some_and(|hot| ordered_scan::pays(&hot.view().segments, hot.statistics().live_rows))
         };
         if self.keys.is_some()
-            || self.index.is_some()
+            || self.index.as_ref().is_some_and(|access| !access.is_key())
             || !ordered_scan::is_key_order(definition, &self.columns, order)
             || !pays()
         {
@@ -550,7 +558,7 @@ impl TableScanExec {
         self.deletions = self.deletions_of(&request);
         let wanted = self.wanted(request.snapshot);
         let (source, mut cold) = match &self.keys {
-            None if let Some(access) = &self.index => {
+            None if let Some(access) = self.index.as_ref().filter(|access| !access.is_key()) => {
                 let definition = self.table.definition();
                 let limit = self.fetch.filter(|_| !self.unordered).unwrap_or(usize::MAX);
                 hot.use_indexes_of(definition)?;
@@ -597,9 +605,21 @@ impl TableScanExec {
         if let Some(overlay) = &overlay {
             cold.hide(overlay.hidden_cold());
         }
+        let range = self.key_range(&hot)?;
         let (remaining, worked) = (self.fetch.unwrap_or(usize::MAX), Instant::now());
-        let mut reader =
-            ChunkReader { scan: self, request, overlay, cold, source, oldest, next: 0, remaining, metrics, worked };
+        let mut reader = ChunkReader {
+            scan: self,
+            request,
+            overlay,
+            cold,
+            source,
+            range,
+            oldest,
+            next: 0,
+            remaining,
+            metrics,
+            worked,
+        };
         if reader.is_unsorted() {
             reader.remaining = usize::MAX;
         }
@@ -712,7 +732,7 @@ impl TableScanExec {
         })
     }
 
-    fn batch(&self, chunk: &Chunk, rows: &Pick) -> Result<RecordBatch> {
+    pub(super) fn batch(&self, chunk: &Chunk, rows: &Pick) -> Result<RecordBatch> {
         if chunk.schema_version > self.table.schema_version() {
             return Err(super::replay::outdated());
         }
@@ -723,7 +743,7 @@ impl TableScanExec {
 }
 
 /// Rows of a chunk.
-enum Pick {
+pub(super) enum Pick {
     All,
     /// So many from a row on.
     Range(usize, usize),
@@ -771,6 +791,8 @@ pub(super) struct ChunkReader {
     pub(super) overlay: Option<OverlayView>,
     pub(super) cold: ColdReader,
     pub(super) source: Source,
+    /// The range of keys that is wanted of hot rows.
+    pub(super) range: Option<KeyRange>,
     /// Rows with a lower `_seq` are events that are too old.
     pub(super) oldest: Seq,
     pub(super) next: usize,
@@ -818,6 +840,7 @@ impl ChunkReader {
             let timer = self.metrics.elapsed_compute().clone();
             let _timer = timer.timer();
             let batch = match self.cold.next(self.remaining).await? {
+                Step::Rows(rows) if self.cold.is_backward() => Some(reversed(&self.scan.cold_batch(&rows)?)?),
                 Step::Rows(rows) => Some(self.scan.cold_batch(&rows)?),
                 Step::Nothing => None,
                 Step::End => match self.read()? {
@@ -832,6 +855,15 @@ impl ChunkReader {
             return Ok(Some(batch));
         }
         Ok(None)
+    }
+
+    /// Whether a row is one of those that the scan gives.
+    pub(super) fn sees(&self, chunk: &Chunk, row: usize) -> bool {
+        let visible = match &self.overlay {
+            Some(overlay) => overlay.sees(chunk, row),
+            None => chunk.visible(row, self.request.snapshot),
+        };
+        visible && chunk.seqs.value(row) >= self.oldest
     }
 
     /// `None` at the end; `Some(None)` for a chunk without a visible row.
@@ -851,6 +883,15 @@ impl ChunkReader {
             }
             Source::Chunks(chunks) => {
                 let Some(chunk) = chunks.get(at) else { return Ok(None) };
+                if let Some(range) = &self.range
+                    && let Some(mut rows) = chunk.rows_within(&range.codec, &range.access.ranges)?
+                {
+                    rows.retain(|row| self.sees(chunk, *row as usize));
+                    let rows = UInt32Array::from(rows);
+                    return Ok(Some(
+                        (!rows.is_empty()).then(|| self.scan.batch(chunk, &Pick::List(rows))).transpose()?,
+                    ));
+                }
                 Ok(Some(match self.scan.visibility(chunk, self.overlay.as_ref(), self.oldest, self.request.snapshot) {
                     Visibility::None => None,
                     Visibility::All => Some(self.scan.batch(chunk, &Pick::All)?),
