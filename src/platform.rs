@@ -90,24 +90,34 @@ pub async fn yield_to_host() {
     let _ = SendFuture::new(wasm_bindgen_futures::JsFuture::from(promise)).await;
 }
 
-/// Work goes on for so long before the host may run what is waiting.
+/// Work that somebody waits for goes on for so long before the host may run what is waiting.
 const TURN_MS: u128 = 40;
+/// Work beside statements, of which each yield lets one begin.
+const SHORT_TURN_MS: u128 = 20;
 
 /// Long work in turns: between two of them the host may run what is waiting.
 #[derive(Debug)]
-pub struct Turns(Instant);
+pub struct Turns {
+    began: Instant,
+    last_ms: u128,
+}
 
 impl Turns {
     /// Begins the first turn.
     pub fn begin() -> Self {
-        Self(Instant::now())
+        Self { began: Instant::now(), last_ms: TURN_MS }
+    }
+
+    /// Begins the first of shorter turns, for work beside statements.
+    pub fn begin_short() -> Self {
+        Self { began: Instant::now(), last_ms: SHORT_TURN_MS }
     }
 
     /// Lets the host run what is waiting if this turn has lasted long enough, and begins the next one.
     pub async fn pass(&mut self) {
-        if self.0.elapsed().as_millis() > TURN_MS {
+        if self.began.elapsed().as_millis() > self.last_ms {
             yield_to_host().await;
-            self.0 = Instant::now();
+            self.began = Instant::now();
         }
     }
 }

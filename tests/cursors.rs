@@ -11,7 +11,11 @@ use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, Result};
 use kalamdb::sql::{Cursor, ExecuteOptions, Params};
 use kalamdb::storage::MemoryBackend;
-use kalamdb::types::{KalamDataType, Value};
+use kalamdb::types::Value;
+
+mod support;
+
+use support::{last_values, values_of};
 
 async fn open() -> Result<Arc<AppContext>> {
     let context = AppContext::open(Arc::new(MemoryBackend::new()), Config::default()).await?;
@@ -28,20 +32,7 @@ async fn open() -> Result<Arc<AppContext>> {
 async fn exec(context: &AppContext, sql: &str, values: &[Value]) -> Result<Vec<Vec<Value>>> {
     let params = Params::Positional(values.to_vec());
     let results = context.executor().execute(context.session(), sql, &params, &ExecuteOptions::default()).await?;
-    let rows = results.into_iter().next_back().and_then(|r| r.rows);
-    Ok(rows.map(|rows| rows.batches.iter().flat_map(values_of).collect()).unwrap_or_default())
-}
-
-fn values_of(batch: &arrow::record_batch::RecordBatch) -> Vec<Vec<Value>> {
-    let schema = batch.schema();
-    let cell = |row: usize| {
-        let one = |(array, field): (&arrow::array::ArrayRef, &Arc<arrow::datatypes::Field>)| {
-            let ty = KalamDataType::from_arrow_field(field).expect("a type");
-            Value::from_array(array.as_ref(), row, &ty).expect("a value")
-        };
-        batch.columns().iter().zip(schema.fields()).map(one).collect()
-    };
-    (0..batch.num_rows()).map(cell).collect()
+    last_values(&results)
 }
 
 async fn cursor(context: &AppContext, sql: &str, values: &[Value]) -> Result<Cursor> {
@@ -54,7 +45,7 @@ async fn rest(cursor: &mut Cursor, step: usize) -> Result<Vec<Vec<Value>>> {
     let mut rows = Vec::new();
     while let Some(batch) = cursor.next(step).await? {
         assert!(batch.num_rows() <= step);
-        rows.extend(values_of(&batch));
+        rows.extend(values_of(&batch)?);
     }
     Ok(rows)
 }
@@ -119,7 +110,7 @@ fn a_kept_plan_serves_one_cursor_at_a_time() -> Result<()> {
             let mut read = false;
             for (_, cursor, rows) in &mut cursors {
                 if let Some(batch) = cursor.next(500).await? {
-                    rows.extend(values_of(&batch));
+                    rows.extend(values_of(&batch)?);
                     read = true;
                 }
             }

@@ -13,9 +13,11 @@ use std::sync::Arc;
 use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::Result;
-use kalamdb::sql::{ExecuteOptions, Params};
 use kalamdb::storage::{Durability, KeyRange, MemoryBackend, Partition, ScanOptions, StorageBackend, WriteBatch};
-use kalamdb::types::{KalamDataType, Value};
+
+mod support;
+
+use support::{last_values, map_cells, text_or_null};
 
 const SETUP: &[&str] = &[
     "CREATE NAMESPACE shop",
@@ -56,21 +58,8 @@ const EXPECTED: &[(&str, &str)] = &[
 ];
 
 async fn run(context: &AppContext, sql: &str) -> Result<String> {
-    let options = ExecuteOptions::default();
-    let results = context.executor().execute(context.session(), sql, &Params::default(), &options).await?;
-    let Some(rows) = results.last().and_then(|r| r.rows.as_ref()) else { return Ok(String::new()) };
-    let mut lines = Vec::new();
-    for batch in &rows.batches {
-        for row in 0..batch.num_rows() {
-            let mut cells = Vec::new();
-            for (array, field) in batch.columns().iter().zip(rows.schema.fields()) {
-                let value = Value::from_array(array.as_ref(), row, &KalamDataType::from_arrow_field(field)?)?;
-                cells.push(if value.is_null() { "NULL".to_owned() } else { value.to_text().into_owned() });
-            }
-            lines.push(cells.join("|"));
-        }
-    }
-    Ok(lines.join("\n"))
+    let cells = map_cells(last_values(&support::sql(context, sql).await?)?, text_or_null);
+    Ok(cells.iter().map(|cells| cells.join("|")).collect::<Vec<_>>().join("\n"))
 }
 
 fn to_hex(bytes: &[u8]) -> String {

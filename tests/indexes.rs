@@ -10,14 +10,14 @@ use futures::executor::block_on;
 use futures::future::join_all;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
-use kalamdb::sql::{ExecuteOptions, Params, StatementResult};
+use kalamdb::sql::{ExecuteOptions, Params};
 use kalamdb::storage::MemoryBackend;
-use kalamdb::types::{KalamDataType, Value};
+use kalamdb::types::Value;
 use proptest::prelude::*;
 
-async fn sql(context: &AppContext, text: &str) -> Result<Vec<StatementResult>> {
-    context.executor().execute(context.session(), text, &Params::default(), &ExecuteOptions::default()).await
-}
+mod support;
+
+use support::{last_values, map_cells, model_config, sql};
 
 /// The rows of a query as text.
 async fn rows(context: &AppContext, text: &str) -> Result<Vec<Vec<String>>> {
@@ -28,19 +28,7 @@ async fn rows_with(context: &AppContext, text: &str, short_path: bool) -> Result
     let options = ExecuteOptions { short_path, ..ExecuteOptions::default() };
     let results = context.executor().execute(context.session(), text, &Params::default(), &options).await;
     let results = results.map_err(|e| e.in_context(text))?;
-    let Some(found) = results.last().and_then(|r| r.rows.as_ref()) else { return Ok(Vec::new()) };
-    let types: Vec<KalamDataType> =
-        found.schema.fields().iter().map(|f| KalamDataType::from_arrow_field(f)).collect::<Result<_>>()?;
-    let mut out = Vec::new();
-    for batch in &found.batches {
-        for row in 0..batch.num_rows() {
-            let cell = |(i, ty): (usize, &KalamDataType)| {
-                Value::from_array(batch.column(i).as_ref(), row, ty).map(|v| v.to_string())
-            };
-            out.push(types.iter().enumerate().map(cell).collect::<Result<_>>()?);
-        }
-    }
-    Ok(out)
+    Ok(map_cells(last_values(&results)?, Value::to_string))
 }
 
 /// The plan: how the table is read.
@@ -370,13 +358,7 @@ impl Run {
 }
 
 proptest! {
-    // KALAM_MODEL_CASES=10000 for a long run.
-    #![proptest_config(ProptestConfig {
-        cases: std::env::var("KALAM_MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(24),
-        max_shrink_iters: 500,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(model_config(24, 500))]
 
     #[test]
     fn an_index_changes_no_answer(

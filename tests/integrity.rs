@@ -10,36 +10,21 @@ use datafusion::common::ScalarValue;
 use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, Result};
-use kalamdb::sql::{ExecuteOptions, Params};
 use kalamdb::storage::record::{self, HEADER_BYTES, RecordKind};
 use kalamdb::storage::{
     Durability, KeyRange, KeyValue, MemoryBackend, Partition, ScanOptions, StorageBackend, WriteBatch,
 };
 use kalamdb::tables::{DeleteVector, Health, SegmentMeta};
-use kalamdb::types::{KalamDataType, Value};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use roaring::RoaringBitmap;
 
-async fn rows(context: &AppContext, text: &str) -> Result<Vec<Vec<String>>> {
-    let (session, params, options) = (context.session(), Params::default(), ExecuteOptions::default());
-    let result = context.executor().execute(session, text, &params, &options).await?.pop().and_then(|r| r.rows);
-    let mut out = Vec::new();
-    let Some(result) = result else { return Ok(out) };
-    for batch in &result.batches {
-        for row in 0..batch.num_rows() {
-            let cell = |(array, field): (&arrow::array::ArrayRef, &Arc<arrow::datatypes::Field>)| {
-                let value = Value::from_array(array.as_ref(), row, &KalamDataType::from_arrow_field(field)?)?;
-                Ok(value.to_text().into_owned())
-            };
-            out.push(batch.columns().iter().zip(result.schema.fields()).map(cell).collect::<Result<_>>()?);
-        }
-    }
-    Ok(out)
-}
+mod support;
 
-async fn open(backend: &MemoryBackend) -> Result<Arc<AppContext>> {
-    AppContext::open(Arc::new(backend.reopen()), Config::default()).await
+use support::{last_values, map_cells, open_copy as open, sql, text};
+
+async fn rows(context: &AppContext, statement: &str) -> Result<Vec<Vec<String>>> {
+    Ok(map_cells(last_values(&sql(context, statement).await?)?, text))
 }
 
 /// Two tables, a view, history, and a record of the log that has several parts.

@@ -15,12 +15,12 @@ use kalamdb::ingest::{CsvOptions, Format};
 use kalamdb::schema::{Role, TableId};
 use kalamdb::sql::{ExecuteOptions, ImportOptions, Importer, Params, Session, insert_columns};
 use kalamdb::storage::MemoryBackend;
-use kalamdb::types::{KalamDataType, Value};
+use kalamdb::types::Value;
 use proptest::prelude::*;
 
-async fn open(backend: &MemoryBackend) -> Result<Arc<AppContext>> {
-    AppContext::open(Arc::new(backend.reopen()), Config::default()).await
-}
+mod support;
+
+use support::{map_cells, open_copy as open, text, values};
 
 /// What the last statement of a text gave: its rows as text, or how many it changed.
 async fn run_with(
@@ -33,18 +33,7 @@ async fn run_with(
     let results = context.executor().execute(session, sql, params, options).await?;
     let Some(last) = results.last() else { return Ok(Vec::new()) };
     let Some(rows) = &last.rows else { return Ok(vec![vec![format!("{} rows", last.rows_affected)]]) };
-    let mut all = Vec::new();
-    for batch in &rows.batches {
-        for row in 0..batch.num_rows() {
-            let mut cells = Vec::new();
-            for (array, field) in batch.columns().iter().zip(rows.schema.fields()) {
-                let ty = KalamDataType::from_arrow_field(field)?;
-                cells.push(Value::from_array(array, row, &ty)?.to_text().into_owned());
-            }
-            all.push(cells);
-        }
-    }
-    Ok(all)
+    Ok(map_cells(values(rows)?, text))
 }
 
 async fn run(context: &AppContext, session: &Session, sql: &str) -> Result<Vec<Vec<String>>> {

@@ -13,13 +13,14 @@ use kalamdb::jobs::{JobKind, JobManager, JobSpec, KEPT_FINISHED, MAX_ATTEMPTS, P
 use kalamdb::sql::{ExecuteOptions, Params};
 use kalamdb::storage::MemoryBackend;
 use kalamdb::tables::{JobRecord, Jobs};
-use kalamdb::types::{KalamDataType, Value};
 use parking_lot::Mutex;
 
 #[path = "support/faulty.rs"]
 mod faulty;
+mod support;
 
 use faulty::{Fault, Faulty};
+use support::{last_values, map_cells, text};
 
 /// A kind whose jobs do as they are told, piece by piece.
 #[derive(Default)]
@@ -96,25 +97,13 @@ impl World {
 
     /// `status attempts` of every job, as a session sees them.
     async fn statuses(&self) -> Result<Vec<String>> {
-        let (sql, options) = ("SELECT status, attempts FROM system.jobs ORDER BY job_id", ExecuteOptions::default());
-        let session = self.context.session();
-        let rows = self.context.executor().execute(session, sql, &Params::default(), &options).await?;
-        let mut out = Vec::new();
-        for batch in &rows[0].rows.as_ref().expect("rows").batches {
-            for row in 0..batch.num_rows() {
-                let cell = |i: usize| -> Result<String> {
-                    let ty = KalamDataType::from_arrow_field(batch.schema_ref().field(i))?;
-                    Ok(Value::from_array(batch.column(i), row, &ty)?.to_text().into_owned())
-                };
-                out.push(format!("{} {}", cell(0)?, cell(1)?));
-            }
-        }
-        Ok(out)
+        let sql = "SELECT status, attempts FROM system.jobs ORDER BY job_id";
+        let cells = map_cells(last_values(&support::sql(&self.context, sql).await?)?, text);
+        Ok(cells.iter().map(|cells| cells.join(" ")).collect())
     }
 
     async fn kill(&self, id: &str) -> Result<()> {
-        let (session, params, options) = (self.context.session(), Params::default(), ExecuteOptions::default());
-        self.context.executor().execute(session, &format!("KILL JOB '{id}'"), &params, &options).await.map(drop)
+        support::sql(&self.context, &format!("KILL JOB '{id}'")).await.map(drop)
     }
 
     async fn stored(&self) -> Result<usize> {

@@ -10,6 +10,10 @@ use kalamdb::sql::{ExecuteOptions, Params};
 use kalamdb::storage::MemoryBackend;
 use kalamdb::types::Value;
 
+mod support;
+
+use support::last_values;
+
 struct Database(Arc<AppContext>);
 
 impl Database {
@@ -22,21 +26,7 @@ impl Database {
     }
 
     async fn run(&self, sql: &str) -> Result<Vec<Vec<Value>>> {
-        let (context, options) = (&self.0, ExecuteOptions::default());
-        let results = context.executor().execute(context.session(), sql, &Params::default(), &options).await?;
-        let Some(rows) = results.into_iter().next_back().and_then(|r| r.rows) else { return Ok(Vec::new()) };
-        let mut out = Vec::new();
-        for batch in &rows.batches {
-            for row in 0..batch.num_rows() {
-                let fields = rows.schema.fields().iter().zip(batch.columns());
-                let values = fields.map(|(field, array)| {
-                    let data_type = kalamdb::types::KalamDataType::from_arrow_field(field)?;
-                    Value::from_array(array.as_ref(), row, &data_type)
-                });
-                out.push(values.collect::<Result<_>>()?);
-            }
-        }
-        Ok(out)
+        last_values(&support::sql(&self.0, sql).await?)
     }
 
     /// What each run did: the rows that it changed, or the code of its error.

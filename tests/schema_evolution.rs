@@ -15,6 +15,10 @@ use kalamdb::storage::MemoryBackend;
 use kalamdb::types::{KalamDataType, Value};
 use proptest::prelude::*;
 
+mod support;
+
+use support::{map_cells, text, values};
+
 type Result<T, E = KalamError> = std::result::Result<T, E>;
 
 struct Database {
@@ -50,17 +54,8 @@ impl Database {
     fn rows(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
         let results = self.run(sql)?;
         let rows = results.into_iter().next_back().and_then(|r| r.rows).expect("a query gives rows");
-        let mut out = Vec::new();
-        for batch in &rows.batches {
-            for row in 0..batch.num_rows() {
-                let cells = batch.columns().iter().zip(rows.schema.fields()).map(|(array, field)| {
-                    let value = Value::from_array(array.as_ref(), row, &KalamDataType::from_arrow_field(field)?)?;
-                    Ok((!value.is_null()).then(|| value.to_text().into_owned()))
-                });
-                out.push(cells.collect::<Result<_>>()?);
-            }
-        }
-        Ok(out)
+        let cell = |value: &Value| (!value.is_null()).then(|| text(value));
+        Ok(map_cells(values(&rows)?, cell))
     }
 }
 

@@ -8,7 +8,10 @@ use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::sql::{ExecuteOptions, Params, StatementResult};
 use kalamdb::storage::{Durability, MemoryBackend, Partition, StorageBackend, WriteBatch};
-use kalamdb::types::{KalamDataType, Value};
+
+mod support;
+
+use support::{last_values, map_cells, text_or_null};
 
 struct Database {
     backend: Arc<MemoryBackend>,
@@ -38,22 +41,9 @@ impl Database {
 
     /// Every row as text.
     fn rows(&self, sql: &str) -> Result<Vec<String>> {
-        let Some(rows) = self.run(sql).map_err(|e| e.in_context(sql))?.rows else { return Ok(Vec::new()) };
-        let types: Vec<KalamDataType> =
-            rows.schema.fields().iter().map(|f| KalamDataType::from_arrow_field(f)).collect::<Result<_>>()?;
-        let mut out = Vec::new();
-        for batch in &rows.batches {
-            for row in 0..batch.num_rows() {
-                let values = batch.columns().iter().zip(&types).map(|(c, ty)| Value::from_array(c.as_ref(), row, ty));
-                out.push(
-                    values
-                        .map(|v| v.map(|v| if v.is_null() { v.to_string() } else { v.to_text().into_owned() }))
-                        .collect::<Result<Vec<_>>>()?
-                        .join(" "),
-                );
-            }
-        }
-        Ok(out)
+        let result = self.run(sql).map_err(|e| e.in_context(sql))?;
+        let cells = map_cells(last_values(&[result])?, text_or_null);
+        Ok(cells.into_iter().map(|cells| cells.join(" ")).collect())
     }
 
     fn error(&self, sql: &str) -> KalamError {

@@ -10,11 +10,15 @@ use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::platform::Instant;
-use kalamdb::sql::{ExecuteOptions, Params, Rows, StatementResult};
+use kalamdb::sql::{ExecuteOptions, Params, StatementResult};
 use kalamdb::storage::MemoryBackend;
-use kalamdb::types::{KalamDataType, Value};
+use kalamdb::types::Value;
 
 /// A database in memory, without waiting.
+mod support;
+
+use support::last_values;
+
 struct Database {
     backend: Arc<MemoryBackend>,
     context: Arc<AppContext>,
@@ -41,7 +45,7 @@ impl Database {
     }
 
     fn given(&self, sql: &str, params: Params) -> Result<Vec<Vec<Value>>> {
-        values(self.run(sql, params, &ExecuteOptions::default())?.rows)
+        last_values(&[self.run(sql, params, &ExecuteOptions::default())?])
     }
 
     fn query(&self, sql: &str) -> Result<Vec<Vec<Value>>> {
@@ -63,20 +67,6 @@ impl Database {
         let rows = self.run(sql, Params::default(), &ExecuteOptions::default())?.rows.expect("a query");
         Ok(rows.schema.fields().iter().map(|f| f.name().clone()).collect())
     }
-}
-
-fn values(rows: Option<Rows>) -> Result<Vec<Vec<Value>>> {
-    let Some(rows) = rows else { return Ok(Vec::new()) };
-    let types: Vec<KalamDataType> =
-        rows.schema.fields().iter().map(|f| KalamDataType::from_arrow_field(f)).collect::<Result<_>>()?;
-    let mut out = Vec::new();
-    for batch in &rows.batches {
-        for row in 0..batch.num_rows() {
-            let cells = batch.columns().iter().zip(&types);
-            out.push(cells.map(|(a, t)| Value::from_array(a.as_ref(), row, t)).collect::<Result<Vec<_>>>()?);
-        }
-    }
-    Ok(out)
 }
 
 fn list<const N: usize>(values: [Value; N]) -> Params {

@@ -2,61 +2,27 @@
 #![cfg(not(target_arch = "wasm32"))]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use arrow::array::{ArrayRef, Int32Array};
 use arrow::record_batch::RecordBatch;
-use async_trait::async_trait;
-use bytes::Bytes;
 use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::platform;
 use kalamdb::schema::{CachedTableData, TableId};
-use kalamdb::sql::{ExecuteOptions, Params, StatementResult};
-use kalamdb::storage::{
-    Durability, KeyRange, KeyValue, MemoryBackend, Partition, ScanOptions, StorageBackend, StorageStats, WriteBatch,
-};
+use kalamdb::sql::StatementResult;
+use kalamdb::storage::{Durability, MemoryBackend};
 use kalamdb::tables::{ColdCheck, ScopeKey, ScopeWrite, prepare_rows};
 
-/// A memory backend whose commits fail on demand.
-#[derive(Debug)]
-struct Failing {
-    inner: MemoryBackend,
-    fails: AtomicBool,
-}
+#[path = "support/faulty.rs"]
+mod faulty;
+mod support;
 
-#[async_trait]
-impl StorageBackend for Failing {
-    fn kind(&self) -> &'static str {
-        "failing"
-    }
-    async fn get(&self, partition: Partition, key: &[u8]) -> Result<Option<Bytes>> {
-        self.inner.get(partition, key).await
-    }
-    async fn scan(&self, partition: Partition, range: &KeyRange, options: ScanOptions) -> Result<Vec<KeyValue>> {
-        self.inner.scan(partition, range, options).await
-    }
-    async fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<Durability> {
-        if self.fails.load(Ordering::Relaxed) {
-            return Err(KalamError::new(ErrorCode::QuotaExceeded, "no room"));
-        }
-        self.inner.commit(batch, durability).await?;
-        // As if it were a disk.
-        Ok(durability)
-    }
-    async fn stats(&self) -> Result<StorageStats> {
-        self.inner.stats().await
-    }
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
-    }
-}
+use faulty::Faulty;
 
 async fn sql(context: &AppContext, text: &str) -> Result<StatementResult> {
-    let options = ExecuteOptions::default();
-    let results = context.executor().execute(context.session(), text, &Params::default(), &options).await?;
-    Ok(results.into_iter().last().unwrap_or_default())
+    Ok(support::sql(context, text).await?.pop().unwrap_or_default())
 }
 
 async fn count(context: &AppContext, table: &str) -> Result<usize> {
@@ -178,7 +144,8 @@ async fn mixed(context: &AppContext, id: i32) -> Result<Durability> {
 #[test]
 fn a_mixed_commit_stores_the_table_and_fails_as_a_whole() -> Result<()> {
     block_on(async {
-        let backend = Arc::new(Failing { inner: MemoryBackend::new(), fails: AtomicBool::new(false) });
+        let backend = Faulty::new(MemoryBackend::new());
+        backend.durable.store(true, Ordering::Relaxed);
         let context = AppContext::open(Arc::clone(&backend) as _, Config::default()).await?;
         let key = "(id INT PRIMARY KEY)";
         sql(&context, &format!("CREATE STREAM TABLE e {key} WITH (TTL_SECONDS = 60); CREATE TABLE t {key}")).await?;
@@ -187,7 +154,7 @@ fn a_mixed_commit_stores_the_table_and_fails_as_a_whole() -> Result<()> {
         assert_eq!(mixed(&context, 3).await?, Durability::Strict);
         assert_eq!((count(&context, "e").await?, count(&context, "t").await?), (2, 1));
 
-        backend.fails.store(true, Ordering::Relaxed);
+        backend.failures.store(u32::MAX, Ordering::Relaxed);
         let error = mixed(&context, 4).await.expect_err("storage fails");
         assert_eq!(error.code(), ErrorCode::QuotaExceeded);
         // The stream is as readers saw it, and goes on without storage.
@@ -197,8 +164,8 @@ fn a_mixed_commit_stores_the_table_and_fails_as_a_whole() -> Result<()> {
         assert_eq!(taken.code(), ErrorCode::UniqueViolation);
         assert_eq!(count(&context, "e").await?, 3);
 
-        backend.fails.store(false, Ordering::Relaxed);
-        let again = AppContext::open(Arc::new(backend.inner.reopen()), Config::default()).await?;
+        backend.failures.store(0, Ordering::Relaxed);
+        let again = AppContext::open(Arc::new(backend.inner().reopen()), Config::default()).await?;
         assert_eq!((count(&again, "e").await?, count(&again, "t").await?), (0, 1));
         Ok(())
     })

@@ -7,30 +7,17 @@ use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, Result};
 use kalamdb::schema::TableId;
-use kalamdb::sql::{ExecuteOptions, Params, Session};
+use kalamdb::sql::Session;
 use kalamdb::storage::MemoryBackend;
 use kalamdb::tables::SystemTablesRegistry;
-use kalamdb::types::{KalamDataType, Value};
 
-async fn open(backend: &MemoryBackend) -> Result<Arc<AppContext>> {
-    AppContext::open(Arc::new(backend.reopen()), Config::default()).await
-}
+mod support;
+
+use support::{last_values, map_cells, open_copy as open, sql_as, text};
 
 /// The rows of the last statement, as text.
 async fn rows(context: &AppContext, session: &Session, sql: &str) -> Result<Vec<Vec<String>>> {
-    let results = context.executor().execute(session, sql, &Params::default(), &ExecuteOptions::default()).await?;
-    let mut all = Vec::new();
-    for batch in results.last().and_then(|r| r.rows.as_ref()).map(|r| r.batches.as_slice()).unwrap_or_default() {
-        for row in 0..batch.num_rows() {
-            let mut cells = Vec::new();
-            for (array, field) in batch.columns().iter().zip(batch.schema_ref().fields()) {
-                let ty = KalamDataType::from_arrow_field(field)?;
-                cells.push(Value::from_array(array, row, &ty)?.to_text().into_owned());
-            }
-            all.push(cells);
-        }
-    }
-    Ok(all)
+    Ok(map_cells(last_values(&sql_as(context, session, sql).await?)?, text))
 }
 
 async fn statistic(context: &AppContext, name: &str) -> Result<f64> {

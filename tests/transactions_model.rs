@@ -8,6 +8,7 @@
 
 #[path = "support/faulty.rs"]
 mod faulty;
+mod support;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use kalamdb::sql::{ExecuteOptions, Params, Session, StatementResult};
 use kalamdb::storage::MemoryBackend;
 use kalamdb::types::{KalamDataType, Value};
 use proptest::prelude::*;
+use support::model_config;
 
 const SESSIONS: usize = 3;
 /// `keyed (k BIGINT PRIMARY KEY, v BIGINT)` and `bag (k BIGINT, v BIGINT)`.
@@ -441,13 +443,7 @@ impl Run {
 }
 
 proptest! {
-    // KALAM_MODEL_CASES=10000 for a long run.
-    #![proptest_config(ProptestConfig {
-        cases: std::env::var("KALAM_MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(48),
-        max_shrink_iters: 2000,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(model_config(48, 2000))]
 
     #[test]
     fn sessions_see_what_snapshot_isolation_says(steps in prop::collection::vec(step(), 1..40)) {

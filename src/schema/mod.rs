@@ -5,6 +5,7 @@
 //! higher and whose history can undo the step, and [`SchemaRegistry`] puts it in storage before anyone sees it.
 
 mod alter;
+mod cache;
 mod definition;
 mod history;
 mod ids;
@@ -14,6 +15,7 @@ mod registry;
 mod role;
 mod stores;
 
+pub use cache::CachedTableData;
 pub use definition::{
     ColumnDefault, ColumnDefinition, DefaultFunction, NewColumn, TableDefinition, TableType, ViewDefinition,
 };
@@ -24,6 +26,6 @@ pub use ids::{
 };
 pub use index::{IndexColumn, IndexDefinition, ListedIndex, NewIndex};
 pub use options::{AccessLevel, FlushPolicy, TableOptions};
-pub use registry::{CachedTableData, ProviderFactory, RegistryStatistics, SchemaRegistry};
+pub use registry::{ProviderFactory, RegistryStatistics, SchemaRegistry};
 pub use role::{Privilege, Role, check_user_name};
 pub use stores::{NamespaceStore, TableSchemaStore};

@@ -7,15 +7,13 @@
 //! failing store is an error and never "no such table".
 
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow::datatypes::Schema;
 use datafusion::catalog::TableProvider;
 use futures::lock::{Mutex, MutexGuard};
-use hashbrown::HashMap;
 use parking_lot::RwLock;
 
+use super::cache::{Cache, CachedTableData};
 use super::definition::{TableDefinition, TableType};
 use super::ids::{DEFAULT_NAMESPACE, NamespaceDefinition, TableId, is_reserved_namespace, namespace_prefix};
 use super::stores::{NamespaceStore, TableSchemaStore};
@@ -23,7 +21,6 @@ use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
 use crate::storage::record::{self, RecordKind};
 use crate::storage::{Durability, MAX_VALUE_BYTES, Partition, StorageBackend, WriteBatch, WriteOp};
-use crate::types::KeyCodec;
 
 /// Where the next table number is kept, in the meta partition.
 const NEXT_TABLE_NO_KEY: &[u8] = b"next_table_no";
@@ -32,85 +29,6 @@ const NEXT_TABLE_NO_KEY: &[u8] = b"next_table_no";
 pub trait ProviderFactory: Send + Sync {
     /// A provider for a table as it is defined now.
     fn provider(&self, table: &Arc<CachedTableData>) -> Result<Arc<dyn TableProvider>>;
-}
-
-/// A definition with what is computed from it once.
-#[derive(Debug)]
-pub struct CachedTableData {
-    definition: Arc<TableDefinition>,
-    schema: OnceLock<Arc<Schema>>,
-    key_codec: OnceLock<Arc<KeyCodec>>,
-}
-
-impl CachedTableData {
-    /// The data of a definition. The registry makes it for tables it keeps; system tables have theirs from code.
-    pub fn new(definition: TableDefinition) -> Self {
-        Self { definition: Arc::new(definition), schema: OnceLock::new(), key_codec: OnceLock::new() }
-    }
-
-    /// The definition.
-    pub fn definition(&self) -> &Arc<TableDefinition> {
-        &self.definition
-    }
-
-    /// The name.
-    pub fn table_id(&self) -> &TableId {
-        &self.definition.table_id
-    }
-
-    /// The version.
-    pub fn schema_version(&self) -> u32 {
-        self.definition.schema_version
-    }
-
-    /// The storage of the table's segments.
-    pub fn storage_id(&self) -> &str {
-        self.definition.storage_id()
-    }
-
-    /// The Arrow schema; the same `Arc` each time.
-    pub fn arrow_schema(&self) -> Result<Arc<Schema>> {
-        if let Some(schema) = self.schema.get() {
-            return Ok(Arc::clone(schema));
-        }
-        let schema = Arc::new(self.definition.arrow_schema()?);
-        Ok(Arc::clone(self.schema.get_or_init(|| schema)))
-    }
-
-    /// The codec of the table's keys; the same `Arc` each time.
-    pub fn key_codec(&self) -> Result<Arc<KeyCodec>> {
-        if let Some(codec) = self.key_codec.get() {
-            return Ok(Arc::clone(codec));
-        }
-        let codec = Arc::new(self.definition.key_codec()?);
-        Ok(Arc::clone(self.key_codec.get_or_init(|| codec)))
-    }
-
-    /// About how many bytes it takes in memory.
-    fn size(&self) -> usize {
-        let definition = &self.definition;
-        let column = |c: &super::ColumnDefinition| {
-            size_of_val(c) + c.name.len() + c.initial_default.as_ref().map_or(0, String::len)
-        };
-        let columns: usize = definition.columns.iter().map(column).sum();
-        let history: usize = definition.history.iter().map(|v| size_of_val(v) + v.by.len()).sum();
-        // A field: itself, its Arc, its name, two metadata entries in a map with room for three.
-        let fields = self.schema.get().map_or(0, |s| s.fields().iter().map(|f| f.size() + 16).sum::<usize>() + 128);
-        let view = definition.view.as_ref().map_or(0, |v| v.sql.len());
-        size_of::<Self>() + size_of::<TableDefinition>() + size_of::<Entry>() + columns + history + fields + view
-    }
-}
-
-struct Entry {
-    data: Arc<CachedTableData>,
-    provider: Option<Arc<dyn TableProvider>>,
-}
-
-#[derive(Default)]
-struct Cache {
-    tables: HashMap<TableId, Entry>,
-    /// Every table of storage is in `tables`.
-    complete: bool,
 }
 
 /// What changes of definitions need, one at a time.
@@ -214,7 +132,7 @@ impl SchemaRegistry {
                 continue;
             }
             let Some(definition) = read else { return Ok(None) };
-            return Ok(Some(fill(&mut cache, definition)));
+            return Ok(Some(cache.fill(definition)));
         }
     }
 
@@ -308,7 +226,7 @@ impl SchemaRegistry {
         self.version.fetch_add(1, Ordering::Relaxed);
         for def in definitions {
             cache.tables.remove(&def.table_id);
-            fill(&mut cache, def);
+            cache.fill(def);
         }
         Ok(())
     }
@@ -391,7 +309,7 @@ impl SchemaRegistry {
             cache.tables.remove(old);
         }
         cache.tables.remove(&def.table_id);
-        Ok(fill(&mut cache, def))
+        Ok(cache.fill(def))
     }
 
     /// Removes a table or view, with further changes (its log, its segments) in the same storage transaction.
@@ -543,7 +461,7 @@ impl SchemaRegistry {
                 continue;
             }
             cache.complete |= namespace.is_none();
-            return Ok(read.into_iter().map(|definition| fill(&mut cache, definition)).collect());
+            return Ok(read.into_iter().map(|definition| cache.fill(definition)).collect());
         }
     }
 
@@ -569,7 +487,7 @@ impl SchemaRegistry {
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
             size: cache.tables.len(),
-            bytes: cache.tables.values().map(|e| e.data.size()).sum(),
+            bytes: cache.bytes(),
         }
     }
 
@@ -578,20 +496,6 @@ impl SchemaRegistry {
     pub fn catalog_version(&self) -> u64 {
         self.version.load(Ordering::Relaxed)
     }
-}
-
-/// The entry of a definition, which is made if there is none.
-fn fill(cache: &mut Cache, mut definition: TableDefinition) -> Arc<CachedTableData> {
-    // Decoding leaves room for columns and versions that will never come: a third of what a small table takes.
-    definition.columns.shrink_to_fit();
-    definition.primary_key.shrink_to_fit();
-    definition.history.shrink_to_fit();
-    let id = definition.table_id.clone();
-    let entry = cache
-        .tables
-        .entry(id)
-        .or_insert_with(|| Entry { data: Arc::new(CachedTableData::new(definition)), provider: None });
-    Arc::clone(&entry.data)
 }
 
 fn not_found(id: &TableId) -> KalamError {

@@ -22,7 +22,7 @@ use bytes::{Buf, Bytes};
 
 use super::gate::Closed;
 use super::{
-    Durability, KeyRange, KeyValue, MAX_VALUE_BYTES, Partition, ScanOptions, StorageBackend, WriteBatch, record,
+    Durability, KeyRange, KeyValue, MAX_VALUE_BYTES, Pages, Partition, ScanOptions, StorageBackend, WriteBatch, record,
 };
 use crate::error::{ErrorCode, KalamError, Result};
 
@@ -39,8 +39,6 @@ const MAX_HEADER_JSON: usize = 64 << 10;
 const HEADER_BYTES: usize = 20;
 const FRAME_HEADER_BYTES: usize = 9;
 const TRAILER_BYTES: usize = 5 * 8 + 8 + 8 + 4;
-/// Records that are read at a time: at most so many MiB.
-const PAGE: usize = 64;
 
 /// The marker of a restore that is not finished, in the meta partition.
 pub const RESTORING_KEY: &[u8] = b"restoring";
@@ -53,9 +51,9 @@ pub struct Backup {
     backend: Arc<dyn StorageBackend>,
     _gate: Option<Closed>,
     head: Option<Bytes>,
-    /// The partition being read, by its place in [`Partition::ALL`], and the first key that is not read yet.
+    /// The partition being read, by its place in [`Partition::ALL`], and its pages if it was begun.
     at: usize,
-    from: Option<Vec<u8>>,
+    pages: Option<Pages>,
     page: std::vec::IntoIter<KeyValue>,
     counts: Counts,
     sum: crc32fast::Hasher,
@@ -94,7 +92,7 @@ impl Backup {
             _gate: gate,
             head: Some(head.into()),
             at: 0,
-            from: None,
+            pages: None,
             page: Vec::new().into_iter(),
             counts: Counts::default(),
             sum: crc32fast::Hasher::new(),
@@ -138,21 +136,14 @@ impl Backup {
             if let Some(found) = self.page.next() {
                 return Ok(Some((partition, found)));
             }
-            let range = KeyRange { from: self.from.clone(), to: None };
-            let options = ScanOptions { limit: Some(PAGE), reverse: false };
-            let page = self.backend.scan(partition, &range, options).await?;
-            match page.last() {
-                Some((key, _)) => {
-                    let mut next = key.clone();
-                    next.push(0);
-                    self.from = Some(next);
-                }
+            let pages = self.pages.get_or_insert_with(|| Pages::new(partition, KeyRange::all()));
+            match pages.next(self.backend.as_ref()).await? {
+                Some(page) => self.page = page.into_iter(),
                 None => {
                     self.at += 1;
-                    self.from = None;
+                    self.pages = None;
                 }
             }
-            self.page = page.into_iter();
         }
     }
 

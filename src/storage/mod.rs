@@ -22,6 +22,7 @@ pub mod host;
 #[cfg(target_arch = "wasm32")]
 pub mod indexeddb;
 mod memory;
+mod pages;
 pub mod record;
 
 pub use backup::{Backup, Restore};
@@ -29,6 +30,7 @@ pub use counting::{CountingBackend, StorageCounters};
 pub use entity_store::{Entity, EntityStore};
 pub use gate::GatedBackend;
 pub use memory::MemoryBackend;
+pub use pages::Pages;
 
 /// The largest value a backend is ever handed, in bytes. Hosts with a limit of 2 MB per value hold it with room to
 /// spare.
@@ -148,6 +150,11 @@ fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     let mut end = prefix[..=last].to_vec();
     end[last] += 1;
     Some(end)
+}
+
+/// The first key after `key`.
+pub fn key_after(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
 }
 
 /// How a scan runs.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a row is visible at snapshot `s` when `seq <= s < superseded`. Columns and sequence numbers never
 //! change: they stay as they were written, and whoever reads a column leads its values through the types that it had
-//! since (`scan.rs`). A row's `superseded` goes once from [`LIVE`] to the number of the commit that ended it. That number is
+//! since (`scan_reader.rs`). A row's `superseded` goes once from [`LIVE`] to the number of the commit that ended it. That number is
 //! above every snapshot taken before, so a scan that holds a chunk reads the same rows however long it takes. Whether a
 //! new version replaced the row or its key ended (a tombstone) is the sign of the number that is kept.
 
@@ -173,7 +173,7 @@ impl Chunk {
             return visibility;
         }
         let mask = BooleanBuffer::collect_bool(self.len(), |row| row >= expired && self.visible(row, snapshot));
-        if mask.count_set_bits() == 0 { Visibility::None } else { Visibility::Some(mask) }
+        Visibility::of(mask)
     }
 
     /// The first `len` rows.
@@ -252,6 +252,23 @@ pub enum Visibility {
     First(usize),
     /// Those whose bit is set.
     Some(BooleanBuffer),
+}
+
+impl Visibility {
+    /// The rows of a mask.
+    pub fn of(mask: BooleanBuffer) -> Self {
+        if mask.count_set_bits() == 0 { Self::None } else { Self::Some(mask) }
+    }
+
+    /// Whether a row is among them.
+    pub fn holds(&self, row: usize) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::First(rows) => row < *rows,
+            Self::Some(mask) => mask.value(row),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ use roaring::RoaringBitmap;
 
 use super::index_access::IndexAccess;
 use super::key_spec::KeySpec;
-use super::scan::{DELETED_COLUMN, Deletions, POSITION_COLUMN, ROW_ID_COLUMN, SEQ_COLUMN, ScanColumn, TableScanExec};
+use super::scan::{Deletions, TableScanExec};
+use super::scan_columns::{DELETED_COLUMN, POSITION_COLUMN, ROW_ID_COLUMN, SEQ_COLUMN, ScanColumn};
 use super::segment::{GroupRows, ROW_ID_FIELD_ID, SEQ_FIELD_ID, ScanFilter, Segment, cold_position};
 use super::seq::Seq;
 use crate::error::{KalamError, Result};

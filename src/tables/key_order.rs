@@ -165,3 +165,64 @@ impl KeyMerge {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::KalamDataType;
+    use arrow::array::Int64Array;
+
+    fn codec() -> KeyCodec {
+        KeyCodec::new(&[KalamDataType::BigInt]).expect("a key")
+    }
+
+    fn chunk(base: u64, keys: &[Option<i64>]) -> Arc<Chunk> {
+        let column: ArrayRef = Arc::new(Int64Array::from(keys.to_vec()));
+        let seqs = Int64Array::from_iter_values((1..).take(keys.len()));
+        Arc::new(Chunk::new(base, 1, Arc::from([1]), vec![Arc::clone(&column)], vec![column], None, seqs))
+    }
+
+    fn range(from: i64, to: i64) -> IndexRange {
+        let key = |n: i64| {
+            let mut key = Vec::new();
+            let column: ArrayRef = Arc::new(Int64Array::from(vec![n]));
+            codec().encode(&[column], 0, &mut key).expect("a key");
+            key
+        };
+        IndexRange { from: key(from), to: Some(key(to)) }
+    }
+
+    #[test]
+    fn rows_of_a_small_part_are_named_and_those_of_a_large_one_are_not() -> Result<()> {
+        let mixed: Vec<_> = (0..40).map(|n| Some(n * 7 % 40)).collect();
+        let sorted: Vec<_> = (0..40).map(Some).collect();
+        let at = |keys: &[Option<i64>], key| keys.iter().position(|k| *k == Some(key)).map_or(u32::MAX, |at| at as u32);
+        for keys in [&mixed, &sorted] {
+            let mut wanted: Vec<u32> = (5..9).chain(20..23).map(|key| at(keys, key)).collect();
+            wanted.sort_unstable();
+            let chunk = chunk(0, keys);
+            assert_eq!(chunk.rows_within(&codec(), &[range(5, 9), range(20, 23)])?, Some(wanted));
+            assert_eq!(chunk.rows_within(&codec(), &[range(50, 90)])?, Some(Vec::new()));
+            assert_eq!(chunk.rows_within(&codec(), &[range(5, 16)])?, None);
+        }
+        assert!(chunk(0, &sorted).key_order(&codec())?.0.is_none(), "no order is kept beside that of the rows");
+        let forgotten = [None].into_iter().chain(sorted).collect::<Vec<_>>();
+        assert_eq!(chunk(0, &forgotten).rows_within(&codec(), &[range(5, 6)])?, None);
+        Ok(())
+    }
+
+    #[test]
+    fn chunks_are_merged_range_by_range_in_both_directions() -> Result<()> {
+        let keys = [[9, 2, 4, 2].map(Some), [1, 3, 5, 8].map(Some)];
+        let chunks = || vec![chunk(0, &keys[0]), chunk(4, &keys[1])];
+        for (backward, wanted) in [(false, vec![2, 2, 3, 8, 9]), (true, vec![9, 8, 3, 2, 2])] {
+            let mut merge = KeyMerge::new(chunks(), codec(), vec![range(2, 4), range(6, 12)], backward);
+            let mut found = Vec::new();
+            while let Some((chunk, row)) = merge.next()? {
+                found.extend(keys[chunk.base as usize / 4][row]);
+            }
+            assert_eq!(found, wanted);
+        }
+        Ok(())
+    }
+}

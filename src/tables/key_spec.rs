@@ -3,7 +3,7 @@
 //! Invariant: no ALTER changes which columns a key has, only their types. So a key is described by its columns' ids and
 //! the version since which they have their types, and two keys of one table with the same version encode alike.
 
-use crate::error::Result;
+use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{SchemaChange, SchemaVersion, TableDefinition};
 use crate::types::{KalamDataType, KeyCodec, Value};
 
@@ -87,5 +87,11 @@ impl KeySpec {
         let values = self.codec.decode(key).unwrap_or_default();
         let values: Vec<String> = values.iter().map(Value::to_string).collect();
         format!("({})=({})", self.names.join(", "), values.join(", "))
+    }
+
+    /// The error for a new row whose key another one has.
+    pub fn violation(&self, key: &[u8]) -> KalamError {
+        let message = format!("duplicate key: a row with {} exists already", self.describe(key));
+        KalamError::new(ErrorCode::UniqueViolation, message)
     }
 }

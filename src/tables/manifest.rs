@@ -22,7 +22,7 @@ use super::log::ScopeKey;
 use super::segment::{DeleteVector, Segment, SegmentMeta};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::storage::record::{self, PartReader, RecordKind, Whole};
-use crate::storage::{KeyRange, Partition, ScanOptions, StorageBackend, WriteBatch};
+use crate::storage::{KeyRange, Pages, Partition, StorageBackend, WriteBatch};
 
 const VERSION: u8 = 1;
 const LIVE: u8 = 1;
@@ -30,8 +30,6 @@ const QUARANTINED: u8 = 2;
 const RETIRED: u8 = 3;
 /// The number of a scope's head.
 pub const HEAD: u32 = 0;
-/// Records read at a time.
-const PAGE: usize = 64;
 
 /// What the manifest says of a scope.
 #[derive(Debug, Default)]
@@ -58,22 +56,13 @@ pub fn blob_id(scope: &ScopeKey, number: u32) -> Vec<u8> {
 /// Reads the manifest of a scope.
 pub async fn read(backend: &dyn StorageBackend, scope: &ScopeKey) -> Result<Manifest> {
     let mut manifest = Manifest::default();
-    let mut range = scope.range();
+    let mut pages = Pages::new(Partition::Manifest, scope.range());
     let mut parts = PartReader::default();
-    loop {
-        let page = backend.scan(Partition::Manifest, &range, ScanOptions { limit: Some(PAGE), reverse: false }).await?;
+    while let Some(page) = pages.next(backend).await? {
         for (key, value) in &page {
             if let Some(whole) = parts.push(RecordKind::Manifest, key, value)? {
                 manifest.take(&whole)?;
             }
-        }
-        match page.last() {
-            Some((key, _)) if page.len() == PAGE => {
-                let mut next = key.clone();
-                next.push(0);
-                range.from = Some(next);
-            }
-            _ => break,
         }
     }
     parts.finish(RecordKind::Manifest)?;

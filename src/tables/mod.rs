@@ -4,6 +4,7 @@ mod block;
 mod bytes;
 mod chunk;
 mod cold;
+mod cold_keys;
 mod cold_scan;
 mod hot;
 mod index;
@@ -20,14 +21,18 @@ pub mod parameters;
 mod pins;
 mod provider;
 mod replay;
+mod request;
 mod rewrite;
 mod salvage;
 mod scan;
+mod scan_columns;
+mod scope_write;
 mod scrub;
 mod segment;
 mod seq;
 mod store;
 mod store_cold;
+mod store_due;
 mod switch;
 mod system;
 
@@ -46,7 +51,10 @@ pub use provider::{
 };
 pub use rewrite::retained_since;
 pub use salvage::Salvage;
-pub use scan::{DELETED_COLUMN, POSITION_COLUMN, ROW_ID_COLUMN, Request, SEQ_COLUMN, TableScanExec};
+pub use request::Request;
+pub use scan::TableScanExec;
+pub use scan_columns::{DELETED_COLUMN, POSITION_COLUMN, ROW_ID_COLUMN, SEQ_COLUMN};
+pub use scope_write::{ColdCheck, PreparedRows, ScopeWrite, prepare_rows};
 pub use scrub::{Finding, Health, Scrub};
 pub use segment::{
     CacheStatistics, ColumnMeta, DeleteVector, ROW_GROUP_ROWS, ROW_ID_FIELD_ID, SEGMENT_ROWS, SEQ_FIELD_ID, Segment,
@@ -54,10 +62,9 @@ pub use segment::{
     write_segment,
 };
 pub use seq::{Seq, SeqGenerator, SeqSpan};
-pub use store::{
-    ColdCheck, Freeze, NewScope, PreparedRows, Receipt, ScopeWrite, StoreStatistics, TableStore, prepare_rows,
-};
-pub use store_cold::{Due, DueWork, Rewritten};
+pub use store::{Freeze, NewScope, Receipt, StoreStatistics, TableStore};
+pub use store_cold::Rewritten;
+pub use store_due::{Due, DueWork};
 pub use system::{
     AuditRecord, CATALOG, Gauges, INFORMATION_SCHEMA, JobRecord, JobStatus, Jobs, LiveQueries, LiveQueryRow,
     SYSTEM_NAMESPACE, StorageRecord, StorageRegistry, StorageStore, SystemProviders, SystemTable, SystemTableExec,

@@ -34,10 +34,12 @@ use super::key_order::KeyMerge;
 use super::key_spec::KeySpec;
 use super::overlay::OverlayView;
 use super::replay::outdated;
-use super::scan::{Batches, ChunkReader, MAX_RUN, Pick, Request, ScanColumn, Source, TableScanExec, external};
+use super::request::Request;
+use super::scan::{Batches, ChunkReader, MAX_RUN, Pick, Source, TableScanExec, external};
+use super::scan_columns::ScanColumn;
 use super::segment::Segment;
 use crate::error::{KalamError, Result};
-use crate::platform::{Instant, Turns};
+use crate::platform::Turns;
 use crate::schema::{ColumnDefinition, TableDefinition};
 use crate::types::{KalamDataType, KeyCodec};
 
@@ -74,7 +76,7 @@ impl TableScanExec {
             let overlay = overlay.clone();
             let (scan, request, metrics) = (self.clone(), Arc::clone(&request), metrics.intermediate());
             let source = Source::Chunks(chunks);
-            let reader = ChunkReader {
+            ChunkReader {
                 scan,
                 request,
                 overlay,
@@ -85,9 +87,8 @@ impl TableScanExec {
                 next: 0,
                 remaining,
                 metrics,
-                worked: Instant::now(),
-            };
-            reader
+                turns: Turns::begin(),
+            }
         };
         let stream = |batches: Batches| {
             Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), batches)) as SendableRecordBatchStream
@@ -210,7 +211,8 @@ impl TableScanExec {
     /// The batch of some rows, in their order.
     pub(super) fn rows_batch(&self, rows: &[(Arc<Chunk>, usize)]) -> Result<RecordBatch> {
         // Each chunk's rows are taken at once, then brought into their order.
-        let (mut taken, mut places): (Vec<(&Chunk, Vec<u32>)>, HashMap<u64, usize>) = Default::default();
+        let mut taken: Vec<(&Chunk, Vec<u32>)> = Vec::new();
+        let mut places: HashMap<u64, usize> = HashMap::new();
         let mut order = Vec::with_capacity(rows.len());
         for (chunk, row) in rows {
             let place = *places.entry(chunk.base).or_insert_with(|| {

@@ -22,15 +22,16 @@ use roaring::RoaringBitmap;
 
 use super::chunk::{Chunk, LIVE, Visibility};
 use super::cold::Ended;
-use super::hot::{Applied, HotTable, NewRows, OnLiveKey};
+use super::hot::{Applied, HotTable, OnLiveKey};
 use super::index::{self, IndexCodec, IndexedRow};
 use super::index_access::IndexAccess;
 use super::key_spec::KeySpec;
 use super::log::ScopeKey;
 use super::pins::{ScopeHold, SnapshotPin};
+use super::scope_write::{ColdCheck, PreparedRows, ScopeWrite, numbered, prepare_rows};
 use super::segment::{cold_position, cold_row};
 use super::seq::Seq;
-use super::store::{ColdCheck, PreparedRows, ScopeWrite, TableStore, prepare_rows};
+use super::store::TableStore;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{CachedTableData, TableDefinition};
 
@@ -157,16 +158,7 @@ impl Transaction {
 
         let rows: usize = write.rows.iter().map(PreparedRows::len).sum();
         let span = self.store.seqs().take(rows.max(1) as u64);
-        let mut used = 0;
-        let new: Vec<NewRows> = write
-            .rows
-            .iter()
-            .map(|part| {
-                let seqs = span.slice(used, part.len() as u64);
-                used += seqs.len();
-                part.new_rows(write.table.schema_version(), seqs)
-            })
-            .collect();
+        let new = numbered(&write.rows, write.table.schema_version(), span);
         let ended = Ended { replaced: own, replaced_at: span.last(), ..Ended::default() };
         let applied = overlay.own.apply(&new, &ended, OnLiveKey::Fail)?;
         let mut hidden = overlay.hidden.write();
@@ -208,23 +200,14 @@ impl Transaction {
                 }
                 continue;
             }
-            let columns = part.key_columns(spec)?;
-            let mut keys = Vec::with_capacity(part.len());
-            for row in 0..part.len() {
-                let mut key = Vec::new();
-                spec.codec().encode(&columns, row, &mut key)?;
-                keys.push(key);
-            }
+            let keys = part.keys(spec)?;
             let positions = overlay.committed(&keys, self.snapshot()).await?;
             for (place, key) in keys.into_iter().enumerate() {
                 let Some(&position) = positions.get(&place) else { continue };
                 if ended.contains(&position) {
                     found.insert(position, key);
                 } else if !overlay.hidden.read().contains_key(&position) {
-                    return Err(KalamError::new(
-                        ErrorCode::UniqueViolation,
-                        format!("duplicate key: a row with {} exists already", spec.describe(&key)),
-                    ));
+                    return Err(spec.violation(&key));
                 }
             }
         }
@@ -368,13 +351,12 @@ impl Overlay {
         let schema = self.table.arrow_schema()?;
         let mut rows = Vec::new();
         for chunk in self.own.chunks().iter() {
-            let live: BooleanArray = match chunk.visibility(LIVE - 1) {
-                Visibility::None => continue,
-                Visibility::All => BooleanArray::from(vec![true; chunk.len()]),
-                Visibility::First(rows) => (0..chunk.len()).map(|row| Some(row < rows)).collect(),
-                Visibility::Some(mask) => BooleanArray::new(mask, None),
-            };
-            let predicate = FilterBuilder::new(&live).optimize().build();
+            let live = chunk.visibility(LIVE - 1);
+            if live == Visibility::None {
+                continue;
+            }
+            let live = BooleanBuffer::collect_bool(chunk.len(), |row| live.holds(row));
+            let predicate = FilterBuilder::new(&BooleanArray::new(live, None)).optimize().build();
             let take = |array: &dyn Array| predicate.filter(array).map_err(KalamError::internal);
             let columns: Vec<ArrayRef> = chunk.columns.iter().map(|c| take(c.as_ref())).collect::<Result<_>>()?;
             let ids = chunk.row_ids.as_ref().map(|ids| take(ids)).transpose()?;
@@ -447,19 +429,10 @@ impl OverlayView {
         if hidden.is_empty() || before == Visibility::None {
             return before;
         }
-        let mut mask: Vec<bool> = match before {
-            Visibility::None => return before,
-            Visibility::All => vec![true; chunk.len()],
-            Visibility::First(rows) => (0..chunk.len()).map(|row| row < rows).collect(),
-            Visibility::Some(mask) => mask.iter().collect(),
-        };
-        for position in hidden {
-            mask[(position - chunk.base) as usize] = false;
-        }
-        match mask.iter().any(|&visible| visible) {
-            true => Visibility::Some(BooleanBuffer::from(mask)),
-            false => Visibility::None,
-        }
+        let mut hidden = hidden.into_iter().peekable();
+        Visibility::of(BooleanBuffer::collect_bool(chunk.len(), |row| {
+            hidden.next_if_eq(&(chunk.base + row as u64)).is_none() && before.holds(row)
+        }))
     }
 
     /// Whether a row of a chunk is visible.
@@ -470,7 +443,7 @@ impl OverlayView {
         }
     }
 
-    /// The positions within a range whose rows the transaction has ended.
+    /// The positions within a range whose rows the transaction has ended, ascending.
     pub fn hidden(&self, positions: Range<u64>) -> Vec<u64> {
         let hidden = self.overlay.hidden.read();
         hidden.range(positions).filter(|(_, h)| h.at <= self.at).map(|(&p, _)| p).collect()

@@ -1,7 +1,7 @@
 //! Table providers: what DataFusion sees of a table.
 //!
 //! One [`TableProviderCore`] serves every kind of table. Invariant: a provider holds no user and no snapshot; both
-//! come with the request (`scan.rs`), so the registry caches one provider per table for all users. The kinds of stored
+//! come with the request (`request.rs`), so the registry caches one provider per table for all users. The kinds of stored
 //! table differ in where a request's rows are (`Request::scope`), not in how they are read, so their providers are one
 //! type with the kind as its parameter.
 
@@ -21,9 +21,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::index_access::{self, IndexAccess, ScanPath};
 use super::key_spec::KeySpec;
 use super::parameters::{ParameterFunction, has_parameters, with_values};
-use super::scan::{
-    DELETED_COLUMN, ScanColumn, TableScanExec, schema_with_system_columns, system_columns, table_columns,
-};
+use super::scan::TableScanExec;
+use super::scan_columns::{DELETED_COLUMN, ScanColumn, schema_with_system_columns, system_columns, table_columns};
 use super::segment::ScanFilter;
 use super::store::TableStore;
 use crate::error::{KalamError, Result};

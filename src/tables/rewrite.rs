@@ -26,12 +26,10 @@ use super::segment::{
 };
 use super::seq::{Seq, first_seq_of_ms};
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::platform::{self, Instant};
+use crate::platform::{self, Turns};
 use crate::schema::{TableDefinition, TableOptions};
 use crate::types::{ColumnBuilder, coerce_array};
 
-/// A rewrite lets the host run after working for so long.
-const YIELD_AFTER_MS: u128 = 20;
 /// Segments with fewer rows are merged when there are enough of them.
 const SMALL_ROWS: u64 = SEGMENT_ROWS as u64 / 2;
 /// A rewrite takes no more rows than have about so many bytes in memory, if that is more than one segment or chunk.
@@ -80,25 +78,6 @@ impl Keep {
     }
 }
 
-/// Lets the host run now and then.
-#[derive(Debug)]
-pub struct Pace(Instant);
-
-impl Pace {
-    /// Work begins now.
-    pub fn new() -> Self {
-        Self(Instant::now())
-    }
-
-    /// Lets the host run if that is due.
-    pub async fn rest(&mut self) {
-        if self.0.elapsed().as_millis() > YIELD_AFTER_MS {
-            platform::yield_to_host().await;
-            self.0 = Instant::now();
-        }
-    }
-}
-
 /// Rows on their way into a segment, each with the position where it lies now.
 #[derive(Debug)]
 pub struct Source {
@@ -132,7 +111,7 @@ pub async fn chunk_sources(
     below: u64,
     keep: Keep,
 ) -> Result<(Vec<Source>, Range<u64>)> {
-    let mut pace = Pace::new();
+    let mut turns = Turns::begin_short();
     let start = chunks.first().map_or(0, |c| c.base);
     let (mut sources, mut end, mut rows, mut bytes) = (Vec::new(), start, 0, 0);
     for chunk in chunks.iter().take_while(|c| c.base < below) {
@@ -153,7 +132,7 @@ pub async fn chunk_sources(
         rows += source.rows.len();
         end = chunk.end();
         sources.push(source);
-        pace.rest().await;
+        turns.pass().await;
     }
     Ok((sources, start..end))
 }
@@ -221,7 +200,7 @@ pub async fn segment_sources(
     segments: &[Arc<Segment>],
     keep: Keep,
 ) -> Result<Vec<Source>> {
-    let mut pace = Pace::new();
+    let mut turns = Turns::begin_short();
     let mut sources = Vec::new();
     for segment in segments {
         let marks = segment.marks();
@@ -241,7 +220,7 @@ pub async fn segment_sources(
             };
             let places = kept.iter().map(|(row, _)| cold_position(segment.meta().number, *row)).collect();
             sources.push(Source { rows: rows.map_err(still_seen)?, places, live: live(&kept) });
-            pace.rest().await;
+            turns.pass().await;
         }
     }
     Ok(sources)
@@ -285,8 +264,8 @@ pub async fn build(definition: &Arc<TableDefinition>, number: u32, sources: Vec<
     if total == 0 {
         return Ok(None);
     }
-    let mut pace = Pace::new();
-    let order = sorted(definition, &sources, &mut pace).await?;
+    let mut turns = Turns::begin_short();
+    let order = sorted(definition, &sources, &mut turns).await?;
     let mut writer = SegmentWriter::new(definition, number)?;
     let mut places = Vec::with_capacity(total);
     for part in order.chunks(ROW_GROUP_ROWS) {
@@ -308,7 +287,7 @@ pub async fn build(definition: &Arc<TableDefinition>, number: u32, sources: Vec<
         };
         writer.push(&SegmentRows { columns, seqs, row_ids })?;
         places.extend(part.iter().map(|(source, row)| sources[*source].places[*row]));
-        pace.rest().await;
+        turns.pass().await;
     }
     let live = sources.iter().map(|s| s.live).sum();
     let (bytes, meta) = writer.finish()?;
@@ -316,7 +295,7 @@ pub async fn build(definition: &Arc<TableDefinition>, number: u32, sources: Vec<
 }
 
 /// Rows as pairs of source and row, by key and within a key by `_seq`.
-async fn sorted(definition: &TableDefinition, sources: &[Source], pace: &mut Pace) -> Result<Vec<(usize, usize)>> {
+async fn sorted(definition: &TableDefinition, sources: &[Source], turns: &mut Turns) -> Result<Vec<(usize, usize)>> {
     let key = KeySpec::new(definition)?;
     let mut arena = Vec::new();
     let mut rows: Vec<(Range<usize>, Seq, (usize, usize))> = Vec::new();
@@ -327,11 +306,11 @@ async fn sorted(definition: &TableDefinition, sources: &[Source], pace: &mut Pac
             key.codec().encode(&keys, row, &mut arena)?;
             rows.push((start..arena.len(), source.rows.seqs.value(row), (i, row)));
         }
-        pace.rest().await;
+        turns.pass().await;
     }
     // Stable: runs that are sorted already, as most are, cost little.
     rows.sort_by(|a, b| arena[a.0.clone()].cmp(&arena[b.0.clone()]).then(a.1.cmp(&b.1)));
-    pace.rest().await;
+    turns.pass().await;
     Ok(rows.into_iter().map(|(_, _, place)| place).collect())
 }
 

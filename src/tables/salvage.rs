@@ -20,7 +20,7 @@ use crate::error::{ErrorCode, KalamError, Result};
 use crate::storage::backup::DATABASE_KEY;
 use crate::storage::record::{self, RecordKind};
 use crate::storage::{
-    Durability, KeyRange, KeyValue, Partition, ScanOptions, StorageBackend, StorageStats, WriteBatch,
+    Durability, KeyRange, KeyValue, Partition, ScanOptions, StorageBackend, StorageStats, WriteBatch, key_after,
 };
 
 /// Records of the meta partition that are always made anew: whoever opens the database writes them again.
@@ -115,7 +115,7 @@ impl StorageBackend for Salvage {
             if options.reverse {
                 range.to = Some(last.clone());
             } else {
-                range.from = Some([last, &[0][..]].concat());
+                range.from = Some(key_after(last));
             }
             let whole = options.limit.is_none();
             found.extend(page.into_iter().filter(|(key, _)| self.shows(partition, key)));

@@ -32,11 +32,9 @@ use crate::platform;
 use crate::schema::{NamespaceDefinition, TableDefinition, TableId};
 use crate::storage::record::{self, PartReader, RecordKind, Whole};
 use crate::storage::{
-    Entity, KeyRange, KeyValue, MemoryBackend, Partition, ScanOptions, StorageBackend, WriteBatch, WriteOp, blob_prefix,
+    Entity, KeyRange, MemoryBackend, Pages, Partition, StorageBackend, WriteBatch, WriteOp, blob_prefix, key_after,
 };
 
-/// Records read at a time.
-const PAGE: usize = 64;
 /// Bytes of a log key behind the scope: `_seq` and part.
 const LOG_KEY_TAIL: usize = 8 + 2;
 
@@ -160,7 +158,7 @@ impl Scrub {
             None => KeyRange::all(),
             Some(id) => {
                 let key = [TableDefinition::PREFIX, &TableDefinition::encode_key(id)].concat();
-                KeyRange { to: Some([&key[..], &[0]].concat()), from: Some(key) }
+                KeyRange::between(key.clone(), key_after(&key))
             }
         };
         let mut pages = Pages::new(partition, range);
@@ -500,28 +498,6 @@ fn name_of(partition: Partition, key: &[u8]) -> String {
     match partition {
         Partition::Meta | Partition::Catalog => format!("{} {}", partition.name(), text.escape_debug()),
         _ => format!("{} {}", partition.name(), record::hex(key)),
-    }
-}
-
-/// The records of a range, page by page.
-struct Pages {
-    partition: Partition,
-    range: Option<KeyRange>,
-}
-
-impl Pages {
-    fn new(partition: Partition, range: KeyRange) -> Self {
-        Self { partition, range: Some(range) }
-    }
-
-    async fn next(&mut self, backend: &dyn StorageBackend) -> Result<Option<Vec<KeyValue>>> {
-        let Some(mut range) = self.range.take() else { return Ok(None) };
-        let page = backend.scan(self.partition, &range, ScanOptions { limit: Some(PAGE), reverse: false }).await?;
-        if let Some((key, _)) = page.last().filter(|_| page.len() == PAGE) {
-            range.from = Some([key, &[0][..]].concat());
-            self.range = Some(range);
-        }
-        Ok((!page.is_empty()).then_some(page))
     }
 }
 

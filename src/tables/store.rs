@@ -1,7 +1,7 @@
 //! Table scopes, their hot tiers, and the one way in for changes: the commit.
 //!
 //! A commit is checked against the newest state and applied to memory at once, under `_seq` values above the
-//! *watermark*, and joins the open commit group. While one storage transaction is in flight the next group fills, so
+//! *watermark*, and joins the open commit group (`commit_groups.rs`). While one storage transaction is in flight the next group fills, so
 //! many waiting writers share one. When a group is durable the watermark moves to its last `_seq`, and only then do
 //! readers see it. Invariants: groups are written one after the other in `_seq` order; a reader's snapshot is never
 //! above the watermark; when a group fails, every scope that it or a later group touched is dropped from memory and
@@ -10,164 +10,43 @@
 //! alone: a commit to them joins its group for the order, adds nothing to what the group stores, and a failed one is
 //! taken back in memory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use arrow::array::{ArrayRef, Int64Array};
-use arrow::record_batch::RecordBatch;
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 
-use super::block;
-use super::cold::{ColdMark, Ended, cold_deletions};
-use super::hot::{Applied, HotTable, NewRows, OnLiveKey};
+use super::hot::HotTable;
 use super::key_spec::KeySpec;
-use super::log::{LogReader, LogRecord, RequestId, RowBlock, ScopeKey};
+use super::log::{LogReader, RequestId, ScopeKey};
 use super::manifest;
 use super::pins::{Pins, ScopeHold, SnapshotPin};
 use super::replay::{self, Replay};
+use super::scope_write::{ScopeWrite, apply_all, rows_of};
 use super::segment::{Segment, SegmentCache, SegmentSource};
-use super::seq::{Seq, SeqGenerator, SeqSpan};
+use super::seq::{Seq, SeqGenerator};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::TableDefinition;
 use crate::storage::record::{self, RecordKind};
-use crate::storage::{Durability, KeyRange, Partition, ScanOptions, StorageBackend, WriteBatch};
-use crate::types::KalamDataType;
+use crate::storage::{Durability, KeyRange, Pages, Partition, ScanOptions, StorageBackend, WriteBatch};
 
 #[path = "dropped.rs"]
 mod dropped;
+#[path = "commit_groups.rs"]
+mod groups;
 #[path = "store_scopes.rs"]
 mod scopes;
 #[path = "whole.rs"]
 mod whole;
 use dropped::Dropped;
 pub use dropped::dropped_table;
+use groups::put_ceiling;
+pub(super) use groups::{Commits, GroupFuture, Member};
 pub use whole::NewScope;
 
 /// Key of the record that bounds every `_seq` in the database.
 const CEILING_KEY: &[u8] = b"seq_ceiling";
-/// How far the ceiling is set ahead: a second of milliseconds, in `_seq` terms.
-const CEILING_AHEAD: Seq = 1000 << 22;
-/// Log values read at a time when a scope is hydrated.
-const HYDRATE_PAGE: usize = 64;
-/// A record of the log holds about this many bytes of rows in memory.
-const ROWS_PER_RECORD_BYTES: usize = 1 << 20;
-/// … and at most this many rows, so that a chunk stays a handy batch for scans.
-const ROWS_PER_RECORD: usize = 32_768;
-
-/// Rows that are checked, encoded and ready to be committed.
-#[derive(Debug)]
-pub struct PreparedRows {
-    pub(super) column_ids: Arc<[u32]>,
-    pub(super) columns: Vec<ArrayRef>,
-    pub(super) block: RowBlock,
-}
-
-impl PreparedRows {
-    /// How many rows.
-    pub fn len(&self) -> usize {
-        self.block.rows
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.block.rows == 0
-    }
-
-    /// The rows as a hot tier takes them.
-    pub(super) fn new_rows(&self, schema_version: u32, seqs: SeqSpan) -> NewRows {
-        NewRows {
-            schema_version,
-            column_ids: Arc::clone(&self.column_ids),
-            columns: self.columns.clone(),
-            seqs: Int64Array::from_iter_values(seqs.iter()),
-            row_ids: self.block.row_ids.clone(),
-        }
-    }
-
-    /// The hidden row ids that new versions of rows bring.
-    pub(super) fn row_ids(&self) -> Option<&Int64Array> {
-        self.block.row_ids.as_ref()
-    }
-
-    /// The columns of the primary key, in key order.
-    pub(super) fn key_columns(&self, spec: &KeySpec) -> Result<Vec<ArrayRef>> {
-        self.columns_of(spec.columns().iter().copied())
-    }
-
-    /// The columns of some ids.
-    pub(super) fn columns_of(&self, ids: impl Iterator<Item = u32>) -> Result<Vec<ArrayRef>> {
-        let column = |id: u32| {
-            let place = self.column_ids.iter().position(|c| *c == id);
-            let place = place.ok_or_else(|| KalamError::internal(format_args!("rows without their column {id}")))?;
-            Ok(Arc::clone(&self.columns[place]))
-        };
-        ids.map(column).collect()
-    }
-}
-
-/// Cuts a batch in the table's column order into log records and encodes them. Rows that are updated bring their row
-/// ids, if their table has no primary key.
-pub fn prepare_rows(
-    definition: &TableDefinition,
-    batch: &RecordBatch,
-    row_ids: Option<&Int64Array>,
-) -> Result<Vec<PreparedRows>> {
-    let columns: Arc<[(u32, KalamDataType)]> =
-        definition.columns_in_order().map(|c| (c.column_id, c.data_type)).collect();
-    let column_ids: Arc<[u32]> = columns.iter().map(|c| c.0).collect();
-    let total = batch.num_rows();
-    let row_bytes = block::memory_size(batch.columns()).div_ceil(total.max(1)).max(1);
-    let step = (ROWS_PER_RECORD_BYTES / row_bytes).clamp(1, ROWS_PER_RECORD);
-    (0..total)
-        .step_by(step)
-        .map(|start| {
-            let len = step.min(total - start);
-            let part = if len == total { batch.clone() } else { batch.slice(start, len) };
-            let row_ids = row_ids.map(|ids| ids.slice(start, len));
-            let block = block::encode(&part)?;
-            Ok(PreparedRows {
-                column_ids: Arc::clone(&column_ids),
-                columns: part.columns().to_vec(),
-                block: RowBlock { columns: Arc::clone(&columns), rows: len, row_ids, block },
-            })
-        })
-        .collect()
-}
-
-/// The change of one table scope within a commit.
-#[derive(Debug)]
-pub struct ScopeWrite {
-    /// The scope.
-    pub scope: ScopeKey,
-    /// Its hot tier, as the change was computed against it.
-    pub hot: Arc<HotTable>,
-    /// Schema version of `rows`.
-    pub schema_version: u32,
-    /// New rows and new versions of rows.
-    pub rows: Vec<PreparedRows>,
-    /// Positions of live rows, hot or cold, that `rows` replace under the same key.
-    pub replaced: Vec<u64>,
-    /// Positions of live rows, hot or cold, whose key ends.
-    pub deleted: Vec<u64>,
-    /// What [`TableStore::check_keys`] found.
-    pub checked: ColdCheck,
-}
-
-/// Says that the new keys of a [`ScopeWrite`] are in no segment, or that there was nothing to ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ColdCheck {
-    /// Nobody has asked.
-    #[default]
-    Unchecked,
-    /// No key is new.
-    NoNewKeys,
-    /// They are in none of the segments that there were at this version.
-    At(u64),
-}
 
 /// What a commit promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,42 +76,6 @@ pub struct StoreStatistics {
     pub cold_rows: u64,
     /// Bytes of their files.
     pub cold_bytes: u64,
-}
-
-pub(super) type GroupFuture = Shared<BoxFuture<'static, Result<Durability>>>;
-
-#[derive(Default)]
-pub(super) struct Commits {
-    open: Option<OpenGroup>,
-    last: Option<GroupFuture>,
-    next_group: u64,
-    ceiling: Seq,
-    /// Tables that a DDL statement is changing.
-    pub frozen: HashSet<u32>,
-}
-
-struct OpenGroup {
-    id: u64,
-    batch: WriteBatch,
-    durability: Durability,
-    last_seq: Seq,
-    commits: u64,
-    scopes: HashSet<ScopeKey>,
-    /// Segments that the batch writes: their files stay in memory until it is durable.
-    segments: Vec<Arc<Segment>>,
-    failure: Arc<Mutex<Option<KalamError>>>,
-    future: GroupFuture,
-}
-
-/// A commit or a rewrite on its way into a group.
-pub(super) struct Member {
-    pub batch: WriteBatch,
-    /// Its last `_seq`; 0: it takes none.
-    pub last_seq: Seq,
-    pub durability: Durability,
-    pub scopes: Vec<ScopeKey>,
-    /// Segments that it writes.
-    pub segments: Vec<Arc<Segment>>,
 }
 
 #[derive(Default)]
@@ -308,7 +151,7 @@ impl TableStore {
             seqs,
             pins: Pins::new(ceiling),
             slots: Mutex::default(),
-            commits: Mutex::new(Commits { ceiling, ..Commits::default() }),
+            commits: Mutex::new(Commits::new(ceiling)),
             cache: SegmentCache::new(0),
             retired: Mutex::default(),
             dropped: Mutex::default(),
@@ -400,22 +243,12 @@ impl TableStore {
         });
         let mut reader = LogReader::default();
         let mut replay = Replay::new(definition, segments.collect(), found.next_segment, found.retired)?;
-        let mut range = scope.range();
-        loop {
-            let options = ScanOptions { limit: Some(HYDRATE_PAGE), reverse: false };
-            let page = self.backend.scan(Partition::Log, &range, options).await?;
+        let mut pages = Pages::new(Partition::Log, scope.range());
+        while let Some(page) = pages.next(self.backend.as_ref()).await? {
             for (key, value) in &page {
                 if let Some(record) = reader.push(key, value)? {
                     replay.push(record)?;
                 }
-            }
-            match page.last() {
-                Some((key, _)) if page.len() == HYDRATE_PAGE => {
-                    let mut next = key.clone();
-                    next.push(0);
-                    range.from = Some(next);
-                }
-                _ => break,
             }
         }
         reader.finish()?;
@@ -511,116 +344,6 @@ impl TableStore {
             .with_hint("Run the statement or transaction again."))
     }
 
-    pub(super) fn join(self: &Arc<Self>, commits: &mut Commits, mut member: Member) -> GroupFuture {
-        if member.last_seq > commits.ceiling && !member.batch.is_empty() {
-            commits.ceiling = member.last_seq + CEILING_AHEAD;
-            put_ceiling(&mut member.batch, commits.ceiling);
-        }
-        let group = match commits.open.take() {
-            Some(open) => open,
-            None => {
-                let id = commits.next_group;
-                commits.next_group += 1;
-                let failure = Arc::new(Mutex::new(None));
-                let run = Arc::clone(self).run_group(id, commits.last.take(), Arc::clone(&failure));
-                let future = run.boxed().shared();
-                commits.last = Some(future.clone());
-                OpenGroup {
-                    id,
-                    batch: WriteBatch::new(),
-                    durability: Durability::Memory,
-                    last_seq: 0,
-                    commits: 0,
-                    scopes: HashSet::new(),
-                    segments: Vec::new(),
-                    failure,
-                    future,
-                }
-            }
-        };
-        let group = commits.open.insert(group);
-        group.batch.append(member.batch);
-        group.durability = group.durability.max(member.durability);
-        group.last_seq = group.last_seq.max(member.last_seq);
-        group.commits += 1;
-        group.scopes.extend(member.scopes);
-        group.segments.extend(member.segments);
-        group.future.clone()
-    }
-
-    async fn run_group(
-        self: Arc<Self>,
-        id: u64,
-        previous: Option<GroupFuture>,
-        failure: Arc<Mutex<Option<KalamError>>>,
-    ) -> Result<Durability> {
-        if let Some(previous) = previous {
-            // Its own callers hear how it went; a failure has taken this group out of `open`.
-            let _ = previous.await;
-        }
-        let group = self.commits.lock().open.take_if(|open| open.id == id);
-        let Some(group) = group else {
-            let failed = failure.lock().take();
-            return Err(failed.unwrap_or_else(|| KalamError::internal("a commit group was lost")));
-        };
-        let written = if group.batch.is_empty() {
-            Ok(Durability::Memory)
-        } else {
-            self.backend.commit(group.batch, group.durability).await
-        };
-        match written {
-            Ok(reached) => {
-                self.pins.advance(group.last_seq);
-                group.segments.iter().for_each(|segment| segment.unpin());
-                self.group_count.fetch_add(1, Ordering::Relaxed);
-                Ok(reached)
-            }
-            Err(error) => {
-                self.fail(group.scopes, group.last_seq, &error);
-                Err(error)
-            }
-        }
-    }
-
-    /// Drops from memory what storage did not take, the open group included: it was built on what failed.
-    ///
-    /// Storage may have taken the group and lost the answer. Whatever it holds up to `last_seq` is read from it again,
-    /// so readers may see that far: then the group is visible to all of them from now on, or to none ever.
-    fn fail(&self, mut scopes: HashSet<ScopeKey>, last_seq: Seq, error: &KalamError) {
-        let mut commits = self.commits.lock();
-        if let Some(open) = commits.open.take() {
-            *open.failure.lock() = Some(error.clone());
-            scopes.extend(open.scopes);
-        }
-        // What the open group was to replace it has not: the newest snapshot must not be refused because of it. Older
-        // ones stay refused, for what was replaced before that is no longer known.
-        let newest = self.snapshot().max(last_seq);
-        self.replaced.lock().values_mut().for_each(|at| *at = (*at).min(newest));
-        let evicted = self.restore_streams(scopes.into_iter().collect());
-        let mut slots = self.slots.lock();
-        for scope in &evicted {
-            slots.remove(scope);
-        }
-        drop(slots);
-        self.pins.advance(last_seq);
-        // The ceiling's record may have been in the failed batch: write it again with the next commit.
-        commits.ceiling = self.snapshot();
-    }
-
-    /// Ends when every commit submitted so far is durable or has failed.
-    pub async fn barrier(&self) {
-        loop {
-            let last = self.commits.lock().last.clone();
-            let Some(last) = last else { return };
-            let _ = last.clone().await;
-            let mut commits = self.commits.lock();
-            if commits.last.as_ref().is_some_and(|f| f.ptr_eq(&last)) {
-                commits.last = None;
-                return;
-            }
-        }
-    }
-
     /// Refuses commits to a table until the guard is dropped, and waits for those under way: for DDL. Waits as well
     /// until another statement that froze the table is done with it.
     pub async fn freeze(self: &Arc<Self>, table_no: u32) -> Result<Freeze> {
@@ -692,94 +415,6 @@ impl TableStore {
             self.backend.commit(batch, Durability::Relaxed).await?;
         }
         Ok(())
-    }
-}
-
-fn put_ceiling(batch: &mut WriteBatch, ceiling: Seq) {
-    let value = record::seal(RecordKind::Entity, CEILING_KEY, ceiling.to_string().as_bytes());
-    batch.put(Partition::Meta, CEILING_KEY, value);
-}
-
-fn rows_of(write: &ScopeWrite) -> u64 {
-    write.rows.iter().map(|r| r.len() as u64).sum()
-}
-
-/// Applies every write to its hot tier and encodes the log records; takes everything back if one is refused.
-fn apply_all(writes: &[ScopeWrite], span: SeqSpan, request: Option<RequestId>, horizon: Seq) -> Result<WriteBatch> {
-    let mut batch = WriteBatch::new();
-    let mut applied: Vec<(&ScopeWrite, Applied)> = Vec::with_capacity(writes.len());
-    let mut used = 0;
-    for write in writes {
-        let mine = span.slice(used, rows_of(write) + write.deleted.len() as u64);
-        used += mine.len();
-        match apply_one(write, mine, span.last(), request, horizon, &mut batch) {
-            Ok(done) => applied.push((write, done)),
-            Err(error) => {
-                for (write, done) in applied.into_iter().rev() {
-                    write.hot.revert(done)?;
-                }
-                return Err(error);
-            }
-        }
-    }
-    Ok(batch)
-}
-
-fn apply_one(
-    write: &ScopeWrite,
-    span: SeqSpan,
-    commit: Seq,
-    request: Option<RequestId>,
-    horizon: Seq,
-    batch: &mut WriteBatch,
-) -> Result<Applied> {
-    let mut ended = Ended::new(&write.replaced, &write.deleted);
-    let keys = ended.deleted.iter().map(|&p| write.hot.key_at(p)).collect::<Result<Vec<_>>>()?;
-    let deletions = keys.len() as u64 + ended.cold_deletions();
-    ended.replaced_at = commit;
-    // Both are this commit's own numbers, so that taking it back takes nothing else back.
-    ended.deleted_at = if deletions == 0 { commit } else { span.slice(0, deletions).last() };
-    ended.horizon = horizon;
-    let mut used = deletions;
-    let new: Vec<NewRows> = write
-        .rows
-        .iter()
-        .map(|part| {
-            let seqs = span.slice(used, part.len() as u64);
-            used += seqs.len();
-            part.new_rows(write.schema_version, seqs)
-        })
-        .collect();
-    let applied = write.hot.apply(&new, &ended, OnLiveKey::Fail)?;
-    if write.hot.is_stream() {
-        return Ok(applied);
-    }
-    let mut at = 0;
-    let mut log = |rows: Option<RowBlock>, deletions: Vec<Vec<u8>>, marks: Vec<ColdMark>| {
-        let len = rows.as_ref().map_or(0, |r| r.rows) as u64 + deletions.len() as u64 + cold_deletions(&marks);
-        let seqs = span.slice(at, len);
-        at += len;
-        LogRecord { seqs, commit, request, schema_version: write.schema_version, rows, deletions, marks }
-            .write(&write.scope, batch)
-    };
-    let mut marks = ended.cold;
-    let written = (|| {
-        // Deletions first: an update may give a new row the key that another row just gave up. They are one record, so
-        // that all of them end at one `_seq`, and it has numbers of its own, so its key is no other record's.
-        if deletions > 0 {
-            log(None, keys, std::mem::take(&mut marks))?;
-        }
-        for part in &write.rows {
-            log(Some(part.block.clone()), Vec::new(), std::mem::take(&mut marks))?;
-        }
-        if marks.is_empty() { Ok(()) } else { Err(KalamError::internal("rows were replaced by none")) }
-    })();
-    match written {
-        Ok(()) => Ok(applied),
-        Err(error) => {
-            write.hot.revert(applied)?;
-            Err(error)
-        }
     }
 }
 

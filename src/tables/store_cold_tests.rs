@@ -13,7 +13,7 @@ use futures::executor::block_on;
 use super::*;
 use crate::schema::{NewColumn, TableId, TableOptions};
 use crate::storage::{KeyValue, MemoryBackend, ScanOptions, StorageBackend, StorageStats};
-use crate::tables::{SEGMENT_ROWS, Seq, prepare_rows};
+use crate::tables::{ColdCheck, Due, DueWork, SEGMENT_ROWS, ScopeWrite, Seq, cold_position, prepare_rows};
 use crate::types::KalamDataType;
 
 /// A memory backend whose next commit can be made to fail.

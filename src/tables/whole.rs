@@ -10,14 +10,16 @@ use std::sync::Arc;
 
 use parking_lot::MutexGuard;
 
-use super::{Freeze, HotTable, LogRecord, Receipt, ScopeKey, TableStore};
+use super::{Freeze, HotTable, Receipt, ScopeKey, TableStore};
 use crate::error::Result;
 use crate::storage::{Durability, Partition, WriteBatch};
 use crate::tables::chunk::LIVE;
 use crate::tables::cold::{ColdMark, Ended};
 use crate::tables::hot::{Applied, OnLiveKey};
+use crate::tables::log::LogRecord;
 use crate::tables::manifest;
-use crate::tables::store::{Commits, Member, PreparedRows};
+use crate::tables::scope_write::PreparedRows;
+use crate::tables::store::{Commits, Member};
 
 /// The rows that a scope is to have, written under a schema version.
 #[derive(Debug)]
@@ -163,7 +165,7 @@ mod tests {
     use super::*;
     use crate::schema::{NewColumn, TableDefinition, TableId, TableOptions, TableType};
     use crate::storage::{MemoryBackend, ScanOptions, StorageBackend};
-    use crate::tables::store::{ScopeWrite, prepare_rows};
+    use crate::tables::scope_write::{ScopeWrite, prepare_rows};
     use crate::types::KalamDataType;
     use arrow::array::Int64Array;
     use arrow::record_batch::RecordBatch;

@@ -20,21 +20,20 @@ use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::ingest::{CsvOptions, Format};
 use kalamdb::schema::{TableId, TableType};
-use kalamdb::sql::{ExecuteOptions, ImportOptions, Importer, Params, StatementResult};
+use kalamdb::sql::{ExecuteOptions, ImportOptions, Importer};
 use kalamdb::storage::{MemoryBackend, Partition};
 use kalamdb::tables::Health;
-use kalamdb::types::{KalamDataType, Value};
+use kalamdb::types::KalamDataType;
 
 #[path = "../support/faulty.rs"]
 mod faulty;
+#[path = "../support/mod.rs"]
+mod support;
 mod workload;
 
 use faulty::{Fault, Faulty, Outcome};
+use support::{map_cells, sql, text_or_null, values};
 use workload::{Rows, Step, Work, World, int, with_views, workload};
-
-async fn sql(context: &AppContext, text: &str) -> Result<Vec<StatementResult>> {
-    context.executor().execute(context.session(), text, &Params::default(), &ExecuteOptions::default()).await
-}
 
 async fn open(backend: &Arc<Faulty>) -> Result<Arc<AppContext>> {
     AppContext::open(Arc::clone(backend) as _, Config { node_id: Some("n".into()), ..Config::default() }).await
@@ -60,16 +59,7 @@ async fn rows_of(context: &AppContext, id: &TableId) -> Result<(Vec<String>, Row
         Ok(format!("{} {}", f.name(), KalamDataType::from_arrow_field(f)?.sql_name()))
     };
     let columns = rows.schema.fields().iter().map(column).collect::<Result<_>>()?;
-    let mut out = Vec::new();
-    for batch in &rows.batches {
-        for row in 0..batch.num_rows() {
-            let cell = |(array, field): (&arrow::array::ArrayRef, &Arc<arrow::datatypes::Field>)| {
-                let value = Value::from_array(array.as_ref(), row, &KalamDataType::from_arrow_field(field)?)?;
-                Ok(if value.is_null() { "NULL".to_owned() } else { value.to_text().into_owned() })
-            };
-            out.push(batch.columns().iter().zip(rows.schema.fields()).map(cell).collect::<Result<_>>()?);
-        }
-    }
+    let mut out = map_cells(values(&rows)?, text_or_null);
     out.sort();
     Ok((columns, out))
 }

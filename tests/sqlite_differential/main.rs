@@ -12,6 +12,8 @@ mod families;
 mod query;
 mod random;
 mod schema;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,12 +23,13 @@ use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError};
 use kalamdb::sql::{ExecuteOptions, Params};
 use kalamdb::storage::MemoryBackend;
-use kalamdb::types::{KalamDataType, Value};
+use kalamdb::types::Value;
 use query::{Generator, Statement};
 use random::Random;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode as SqliteCode};
 use schema::{for_kalam, for_sqlite};
+use support::{map_cells, values};
 
 /// Statements per database.
 const PER_DATABASE: usize = 50;
@@ -92,17 +95,7 @@ impl Kalam {
         let run = self.context.executor().execute(self.context.session(), sql, &params, &options);
         let Some(result) = block_on(run)?.pop() else { return Ok(Outcome::Changed(0)) };
         let Some(rows) = result.rows else { return Ok(Outcome::Changed(result.rows_affected)) };
-        let fields = rows.schema.fields().iter();
-        let types = fields.map(|f| KalamDataType::from_arrow_field(f)).collect::<Result<Vec<_>, _>>()?;
-        let mut out = Vec::new();
-        for batch in &rows.batches {
-            for row in 0..batch.num_rows() {
-                let cells = batch.columns().iter().zip(&types);
-                let cells = cells.map(|(array, ty)| Ok(cell(&Value::from_array(array.as_ref(), row, ty)?)));
-                out.push(cells.collect::<Result<Vec<_>, KalamError>>()?);
-            }
-        }
-        Ok(Outcome::Rows(out))
+        Ok(Outcome::Rows(map_cells(values(&rows)?, cell)))
     }
 
     fn run(&self, sql: &str) -> Outcome {

@@ -65,6 +65,8 @@ pub struct Faulty {
     pub failures: AtomicU32,
     /// How often a commit is polled before it is begun: another group may fill while it is on its way.
     pub polls: AtomicU32,
+    /// Whether it says that a commit is as durable as it was to be, as a disk does.
+    pub durable: AtomicBool,
     /// The value that was spoiled, as it is stored.
     spoiled: Mutex<Option<(Partition, Vec<u8>, Bytes)>>,
     fired: AtomicBool,
@@ -95,6 +97,7 @@ impl Faulty {
             paused: AtomicBool::new(false),
             failures: AtomicU32::new(0),
             polls: AtomicU32::new(0),
+            durable: AtomicBool::new(false),
             spoiled: Mutex::new(None),
             fired: AtomicBool::new(false),
             skipped: AtomicBool::new(false),
@@ -210,6 +213,60 @@ impl Faulty {
         Some((fault, code, n))
     }
 
+    async fn write(&self, batch: WriteBatch, durability: Durability) -> Result<Durability> {
+        for _ in 0..self.polls.load(Ordering::Relaxed) {
+            yield_once().await;
+        }
+        let full = |left: u32| left.checked_sub(1);
+        let paused = self.paused.load(Ordering::Relaxed);
+        if !paused && self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, full).is_ok() {
+            return Err(KalamError::new(ErrorCode::QuotaExceeded, "no room: used 10 of 10 bytes"));
+        }
+        let values = batch.ops().iter().filter(|op| matches!(op, WriteOp::Put { .. })).count();
+        match self.next(Some(values)) {
+            None | Some((Fault::Corrupt | Fault::Tear, ..)) => self.inner.commit(batch, durability).await,
+            Some((Fault::Spoil { value: spoiled, cut }, _, n)) => {
+                let (mut other, mut at) = (WriteBatch::new(), 0);
+                for op in batch.ops() {
+                    match op {
+                        WriteOp::Put { partition, key, value } => {
+                            let mut value = value.clone();
+                            if at == spoiled {
+                                value = spoil(&value, n + at as u64, cut);
+                                *self.spoiled.lock() = Some((*partition, key.clone(), value.clone()));
+                            }
+                            other.put(*partition, key.clone(), value);
+                            at += 1;
+                        }
+                        WriteOp::Delete { partition, key } => {
+                            other.delete(*partition, key.clone());
+                        }
+                        WriteOp::DeleteRange { partition, range } => {
+                            other.delete_range(*partition, range.clone());
+                        }
+                    }
+                }
+                self.inner.commit(other, durability).await
+            }
+            Some((Fault::Fail, code, n)) => Err(error(code, n)),
+            Some((Fault::Refuse, code, n)) => {
+                linger().await;
+                Err(error(code, n))
+            }
+            Some((Fault::Lose, code, n)) => {
+                linger().await;
+                self.inner.commit(batch, durability).await?;
+                Err(error(code, n))
+            }
+            Some((Fault::Delay, ..)) => {
+                linger().await;
+                let reached = self.inner.commit(batch, durability).await;
+                linger().await;
+                reached
+            }
+        }
+    }
+
     async fn read<T>(
         &self,
         call: impl Future<Output = Result<T>>,
@@ -292,57 +349,8 @@ impl StorageBackend for Faulty {
     }
 
     async fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<Durability> {
-        for _ in 0..self.polls.load(Ordering::Relaxed) {
-            yield_once().await;
-        }
-        let full = |left: u32| left.checked_sub(1);
-        let paused = self.paused.load(Ordering::Relaxed);
-        if !paused && self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, full).is_ok() {
-            return Err(KalamError::new(ErrorCode::QuotaExceeded, "no room: used 10 of 10 bytes"));
-        }
-        let values = batch.ops().iter().filter(|op| matches!(op, WriteOp::Put { .. })).count();
-        match self.next(Some(values)) {
-            None | Some((Fault::Corrupt | Fault::Tear, ..)) => self.inner.commit(batch, durability).await,
-            Some((Fault::Spoil { value: spoiled, cut }, _, n)) => {
-                let (mut other, mut at) = (WriteBatch::new(), 0);
-                for op in batch.ops() {
-                    match op {
-                        WriteOp::Put { partition, key, value } => {
-                            let mut value = value.clone();
-                            if at == spoiled {
-                                value = spoil(&value, n + at as u64, cut);
-                                *self.spoiled.lock() = Some((*partition, key.clone(), value.clone()));
-                            }
-                            other.put(*partition, key.clone(), value);
-                            at += 1;
-                        }
-                        WriteOp::Delete { partition, key } => {
-                            other.delete(*partition, key.clone());
-                        }
-                        WriteOp::DeleteRange { partition, range } => {
-                            other.delete_range(*partition, range.clone());
-                        }
-                    }
-                }
-                self.inner.commit(other, durability).await
-            }
-            Some((Fault::Fail, code, n)) => Err(error(code, n)),
-            Some((Fault::Refuse, code, n)) => {
-                linger().await;
-                Err(error(code, n))
-            }
-            Some((Fault::Lose, code, n)) => {
-                linger().await;
-                self.inner.commit(batch, durability).await?;
-                Err(error(code, n))
-            }
-            Some((Fault::Delay, ..)) => {
-                linger().await;
-                let reached = self.inner.commit(batch, durability).await;
-                linger().await;
-                reached
-            }
-        }
+        let reached = self.write(batch, durability).await?;
+        Ok(if self.durable.load(Ordering::Relaxed) { durability } else { reached })
     }
 
     async fn read_blob(&self, id: &[u8], offset: u64, length: u64) -> Result<Option<Bytes>> {

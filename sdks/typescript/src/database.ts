@@ -5,13 +5,14 @@
 
 import { joined } from './bytes.js'
 import { durabilityOf } from './durability.js'
-import type { HostSource } from './engine/protocol.js'
+import type { HostSource, Ops } from './engine/protocol.js'
+import type { RunMode, RunResult } from './engine/surface.js'
 import { KalamError } from './errors.js'
 import { exportedFiles, packedRows } from './export.js'
 import { type OpenedSource, openBytes, openResponse, openStream } from './import.js'
 import { decodeRows } from './packed/decode.js'
 import { encodeRows } from './packed/encode.js'
-import { checkParams, checkSql, isReadOnly, templateToSql } from './params.js'
+import { checkParams, checkSql, templateToSql } from './params.js'
 import { type Caller, checkMayOpenSession, runTransaction } from './transaction.js'
 import type {
   CallOptions,
@@ -49,6 +50,9 @@ interface Scope {
   session: string
 }
 
+/** That of whoever opened the database. */
+const OWN: Partial<Scope> = {}
+
 let sessions = 0
 
 /** Rows of one file of `exportFiles`, unless the caller says. */
@@ -69,27 +73,23 @@ export class Connection implements Database {
     this.sql = this.sql.bind(this)
   }
 
-  private async run(
-    mode: 'exec' | 'query' | 'arrow',
+  private run(
+    mode: RunMode,
     sql: string,
     params: Params | undefined,
     options: CallOptions | undefined,
-  ) {
-    const text = checkSql(sql)
-    const args = {
-      ...this.session(),
-      sql: text,
-      params: checkParams(params),
-      mode,
-      ...durabilityOf(options),
-      ...(options?.timeoutMs !== undefined && { timeoutMs: options.timeoutMs }),
+  ): Promise<RunResult> {
+    const readOnly = checkSql(sql)
+    const args: Ops['run']['args'] = { ...this.session(), sql, params: checkParams(params), mode }
+    if (options !== undefined) {
+      Object.assign(args, durabilityOf(options), options.timeoutMs !== undefined && { timeoutMs: options.timeoutMs })
     }
-    return this.client.call('run', args, options, { readOnly: isReadOnly(text) })
+    return this.client.call('run', args, options, { readOnly })
   }
 
   /** Which session a call belongs to. */
   private session(): Partial<Scope> {
-    if (!this.ended) return { ...this.scope }
+    if (!this.ended) return this.scope ?? OWN
     throw new KalamError({
       code: 'CONNECTION_CLOSED',
       message: `the session of '${this.scope?.user}' in database '${this.name}' is closed`,
@@ -101,12 +101,16 @@ export class Connection implements Database {
   }
 
   async query<T = Row>(sql: string, params?: Params, options?: CallOptions): Promise<Rows<T>> {
-    const { columns = [], packed = [] } = await this.run('query', sql, params, options)
-    return withColumns<T>(decodeRows(packed, columns, this.int64) as T[], columns)
+    const result = await this.run('query', sql, params, options)
+    return withColumns<T>(this.rowsOf<T>(result), result.columns ?? [])
+  }
+
+  private rowsOf<T>({ columns = [], packed = [] }: RunResult): T[] {
+    return decodeRows(packed, columns, this.int64) as T[]
   }
 
   async queryOne<T = Row>(sql: string, params?: Params, options?: CallOptions): Promise<T | undefined> {
-    return (await this.query<T>(sql, params, options))[0]
+    return this.rowsOf<T>(await this.run('query', sql, params, options))[0]
   }
 
   async sql<T = Row>(strings: TemplateStringsArray, ...values: Param[]): Promise<Rows<T>> {

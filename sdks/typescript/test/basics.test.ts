@@ -6,15 +6,7 @@ import { KalamError } from '../src/errors.js'
 import { detectFormat } from '../src/import.js'
 import { Limit } from '../src/limit.js'
 import { checkParams, isReadOnly, templateToSql } from '../src/params.js'
-
-const code =
-  (expected: string, pattern = /./) =>
-  (error: unknown) => {
-    assert.ok(error instanceof KalamError, String(error))
-    assert.equal(error.code, expected)
-    assert.match(error.message, pattern)
-    return true
-  }
+import { code } from './code.js'
 
 describe('KalamError', () => {
   const plain = {

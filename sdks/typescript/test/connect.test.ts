@@ -2,14 +2,9 @@
 
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { connect, deleteDatabase, KalamError } from '../src/index.js'
+import { connect, deleteDatabase } from '../src/index.js'
 import { deviceBudget, memoryLimits } from '../src/memory.js'
-
-const code = (expected: string) => (error: unknown) => {
-  assert.ok(error instanceof KalamError, String(error))
-  assert.equal(error.code, expected, error.message)
-  return true
-}
+import { code } from './code.js'
 
 describe('connecting in Node', () => {
   it('has memory only, and says so', async () => {

@@ -7,17 +7,12 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { after, describe, it } from 'node:test'
-import { connect, deleteDatabase, type HostStorage, KalamError, rescue, type StoragePartition } from '../src/index.js'
+import { connect, deleteDatabase, type HostStorage, rescue, type StoragePartition } from '../src/index.js'
 import { openFiles } from '../src/node/index.js'
+import { code } from './code.js'
 
 const root = fs.mkdtempSync(path.join(os.tmpdir(), 'kalamdb-engine-'))
 after(() => fs.rmSync(root, { recursive: true, force: true }))
-
-const code = (expected: string) => (error: unknown) => {
-  assert.ok(error instanceof KalamError, String(error))
-  assert.equal(error.code, expected, error.message)
-  return true
-}
 
 describe('a database in files', () => {
   it('survives closing and is gone when it is deleted', async () => {

@@ -2,13 +2,8 @@
 
 import assert from 'node:assert/strict'
 import { afterEach, beforeEach, describe, it } from 'node:test'
-import { connect, type Database, KalamError } from '../src/index.js'
-
-const code = (expected: string) => (error: unknown) => {
-  assert.ok(error instanceof KalamError, String(error))
-  assert.equal(error.code, expected, error.message)
-  return true
-}
+import { connect, type Database } from '../src/index.js'
+import { code } from './code.js'
 
 describe('users', () => {
   let db: Database

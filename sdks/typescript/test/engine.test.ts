@@ -4,15 +4,7 @@ import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
 import { parquetWriteBuffer } from 'hyparquet-writer'
 import { connect, type Database, type ImportProgress, KalamError, Timestamp } from '../src/index.js'
-
-const code =
-  (expected: string, more: Partial<KalamError> = {}) =>
-  (error: unknown) => {
-    assert.ok(error instanceof KalamError, String(error))
-    assert.equal(error.code, expected, error.message)
-    for (const [key, value] of Object.entries(more)) assert.deepEqual(error[key as keyof KalamError], value, key)
-    return true
-  }
+import { code } from './code.js'
 
 const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text)
 

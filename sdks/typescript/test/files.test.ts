@@ -11,6 +11,7 @@ import type { HostStorage, StorageOperation } from '../src/index.js'
 import { KalamError } from '../src/index.js'
 import { deleteFiles, openFiles } from '../src/node/index.js'
 import { SortedMap } from '../src/node/sorted-map.js'
+import { code } from './code.js'
 
 const root = fs.mkdtempSync(path.join(os.tmpdir(), 'kalamdb-files-'))
 after(() => fs.rmSync(root, { recursive: true, force: true }))
@@ -26,11 +27,6 @@ const put = (key: string, value: string | Uint8Array): StorageOperation => ({
 })
 const strict = { durability: 'strict' } as const
 const relaxed = { durability: 'relaxed' } as const
-const code = (expected: string) => (error: unknown) => {
-  assert.ok(error instanceof KalamError, String(error))
-  assert.equal(error.code, expected, error.message)
-  return true
-}
 const records = async (storage: HostStorage): Promise<Record<string, string>> => {
   const decode = (b: Uint8Array): string => new TextDecoder().decode(b)
   return Object.fromEntries((await storage.scan('log', {})).map(([key, value]) => [decode(key), decode(value)]))

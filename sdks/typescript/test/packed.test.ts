@@ -2,11 +2,12 @@
 
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { KalamError } from '../src/errors.js'
+import type { KalamError } from '../src/errors.js'
 import { decodeRows } from '../src/packed/decode.js'
 import { encodeRows } from '../src/packed/encode.js'
 import { Timestamp } from '../src/timestamp.js'
 import type { ColumnInfo, Int64Mode } from '../src/types.js'
+import { code } from './code.js'
 
 const column = (name: string, type: string): ColumnInfo => ({ name, type, nullable: true })
 
@@ -17,13 +18,6 @@ function roundTrip(columns: ColumnInfo[], rows: object[], int64: Int64Mode = 'bi
   const place = new Uint8Array(packed.buffer.length + shift)
   place.set(packed.buffer, shift)
   return decodeRows([place.subarray(shift)], used, int64)
-}
-
-const fails = (code: string, pattern: RegExp) => (error: unknown) => {
-  assert.ok(error instanceof KalamError, String(error))
-  assert.equal(error.code, code)
-  assert.match(error.message, pattern)
-  return true
 }
 
 const ALL: ColumnInfo[] = [
@@ -156,7 +150,7 @@ describe('decoding', () => {
     assert.deepEqual(roundTrip(ALL, [{ l: -(2n ** 63n) }], 'string'), [{ l: '-9223372036854775808' }])
     assert.throws(
       () => roundTrip(ALL, [{ l: 1n }, { l: 9_007_199_254_740_992n }], 'number'),
-      fails('NUMERIC_VALUE_OUT_OF_RANGE', /column 'l', row 2: 9007199254740992/),
+      code('NUMERIC_VALUE_OUT_OF_RANGE', /column 'l', row 2: 9007199254740992/),
     )
   })
 
@@ -198,7 +192,7 @@ describe('decoding', () => {
       const bytes = buffer.slice()
       decodeRows([change(new Uint32Array(bytes.buffer), bytes) ?? bytes], ALL, 'bigint')
     }
-    const undecodable = fails('INTERNAL_ERROR', /does not decode/)
+    const undecodable = code('INTERNAL_ERROR', /does not decode/)
     const set = (word: number, value: number) =>
       damaged(words => {
         words[word] = value
@@ -238,15 +232,15 @@ describe('encoding', () => {
     assert.throws(
       () => encodeRows('shop.t', columns, [{}, { createdAt: 1 }]),
       (error: KalamError) =>
-        fails('COLUMN_NOT_FOUND', /shop\.t: row 2 has key 'createdAt'/)(error) && /'createdat'/.test(error.hint ?? ''),
+        code('COLUMN_NOT_FOUND', /shop\.t: row 2 has key 'createdAt'/)(error) && /'createdat'/.test(error.hint ?? ''),
     )
     assert.throws(
       () => encodeRows('t', columns, [5 as unknown as object]),
-      fails('DATATYPE_MISMATCH', /row 1 is number 5/),
+      code('DATATYPE_MISMATCH', /row 1 is number 5/),
     )
     assert.throws(
       () => encodeRows('t', columns, [null as unknown as object]),
-      fails('DATATYPE_MISMATCH', /row 1 is null/),
+      code('DATATYPE_MISMATCH', /row 1 is null/),
     )
   })
 
@@ -275,10 +269,10 @@ describe('encoding', () => {
       ['u', 'not-a-uuid', 'INVALID_TEXT_REPRESENTATION', /UUID/],
       ['u', 5, 'DATATYPE_MISMATCH', /UUID/],
     ]
-    for (const [name, value, code, pattern] of refused) {
+    for (const [name, value, expected, pattern] of refused) {
       assert.throws(
         () => encodeRows('t', ALL, [FULL, { [name]: value }]),
-        fails(code, pattern),
+        code(expected, pattern),
         `${name} ${String(value)}`,
       )
     }

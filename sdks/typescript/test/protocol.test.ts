@@ -25,6 +25,7 @@ import type { Receiver, Spawn } from '../src/engine/transport.js'
 import { KalamError } from '../src/errors.js'
 import { encodeRows } from '../src/packed/encode.js'
 import type { ColumnInfo, ImportProgress } from '../src/types.js'
+import { code } from './code.js'
 
 const COLUMNS: ColumnInfo[] = [
   { name: 'id', type: 'BIGINT', nullable: false },
@@ -292,15 +293,6 @@ async function open(spawn: Spawn, storage: 'indexeddb' | 'memory' = 'indexeddb')
   await client.open()
   return new Connection('shop', client, 'bigint', 'relaxed')
 }
-
-const code =
-  (expected: string, more: Partial<KalamError> = {}) =>
-  (error: unknown) => {
-    assert.ok(error instanceof KalamError, String(error))
-    assert.equal(error.code, expected, error.message)
-    for (const [key, value] of Object.entries(more)) assert.deepEqual(error[key as keyof KalamError], value, key)
-    return true
-  }
 
 for (const kind of ['remote', 'inline'] as const) {
   describe(`requests, ${kind}`, () => {
@@ -661,6 +653,19 @@ describe('workers', () => {
     const db = await open(world.remote)
     await assert.rejects(db.query('q', [{ f: () => 1 }]), code('PARAMETER_TYPE'))
     assert.equal((await db.query('q')).length, 1)
+    await db.close()
+  })
+
+  it('report the one answer that cannot be sent, and go on', async () => {
+    const world = new World()
+    const db = await open(world.remote)
+    world.engine.prepare = async () => [(() => 1) as never]
+    const [rows, failed] = await Promise.allSettled([db.query('q'), db.prepare('q')])
+    assert.equal(rows.status, 'fulfilled')
+    assert.ok(failed.status === 'rejected')
+    code('INTERNAL_ERROR', /DataCloneError/)(failed.reason)
+    assert.equal((await db.query('q')).length, 1)
+    assert.equal(world.engines.length, 1)
     await db.close()
   })
 })

@@ -7,14 +7,9 @@ import { Connection } from '../src/database.js'
 import { KalamError } from '../src/errors.js'
 import type { Caller } from '../src/transaction.js'
 import type { CallOptions, Transaction } from '../src/types.js'
+import { code } from './code.js'
 
 const RECEIPT = { rowsAffected: 1, seq: 7n, durability: 'relaxed' } as const
-
-const code = (expected: string) => (error: unknown) => {
-  assert.ok(error instanceof KalamError, String(error))
-  assert.equal(error.code, expected, error.message)
-  return true
-}
 
 const error = (name: string) =>
   new KalamError({ code: name, message: name, retryable: name === 'SERIALIZATION_FAILURE' })

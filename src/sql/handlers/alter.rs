@@ -4,7 +4,7 @@
 //! asked of its rows (does a narrower type hold them all, is there a NULL) is still true when the new definition is
 //! stored, and every step of the statement is stored in one transaction. Rows are not rewritten, but for steps that
 //! give each its own value (`rewrite.rs`): each says under which version it was written, and is read by the table's
-//! history (`tables/scan.rs`, `tables/replay.rs`).
+//! history (`tables/scan_reader.rs`, `tables/replay.rs`).
 
 use std::collections::HashSet;
 use std::sync::Arc;

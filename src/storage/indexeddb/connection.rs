@@ -5,6 +5,8 @@
 //! - `versionchange` closes at once, inside the event, so that a deletion elsewhere is never blocked by us.
 //! - A connection that was lost is opened again by the next call, but never as a new, empty database: an engine that
 //!   has state of the old one in memory must not go on writing to another.
+//! - A database that the browser deleted, because it found its storage damaged, is never taken for a new one: the open
+//!   that meets it fails and says so.
 //! - An open that was begun is never dropped midway: it runs as its own task, because without its upgrade handler
 //!   IndexedDB would make a database without object stores.
 
@@ -19,9 +21,11 @@ use indexed_db_futures::database::Database;
 use indexed_db_futures::factory::DBFactory;
 use indexed_db_futures::internals::SystemRepr;
 use indexed_db_futures::prelude::*;
+use js_sys::Reflect;
 use wasm_bindgen::prelude::*;
 
 use super::failure::Failure;
+use super::fresh_log::{self, FreshLog};
 use super::host;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::storage::Partition;
@@ -31,6 +35,9 @@ const VERSION: u8 = 1;
 
 /// How long an open may take: a healthy one takes milliseconds, one behind a blocked deletion never ends.
 const OPEN_TIMEOUT_MS: i32 = 30_000;
+
+/// How often a store that could not be opened is tried again.
+const REOPENS: usize = 2;
 
 /// How long a deletion waits for other connections to close.
 const BLOCKED_TIMEOUT_MS: i32 = 5_000;
@@ -94,7 +101,16 @@ impl Slot {
 
     /// Opens a connection and puts it into its place, unless the backend was closed meanwhile.
     async fn reach(self: Rc<Self>, create: bool) -> Result<Rc<Connection>> {
-        let opened = open_in_own_task(full_name(&self.name), create).await;
+        let mut opened = open_in_own_task(full_name(&self.name), create).await;
+        // After a failure of its own Chromium opens the store anew, so the same call may succeed the next time.
+        for _ in 0..REOPENS {
+            match &opened {
+                Err(OpenFailure::Other(failure)) if failure.connection_lost() => {
+                    opened = open_in_own_task(full_name(&self.name), create).await;
+                }
+                _ => break,
+            }
+        }
         // The old state is dropped after the borrow: it may hold the last handle of this very future.
         let (result, _old) = match opened {
             Ok(database) => {
@@ -108,6 +124,7 @@ impl Slot {
                 }
             }
             Err(OpenFailure::Missing) => (Err(self.gone()), self.leave_opening(State::Gone)),
+            Err(OpenFailure::Wiped(told)) => (Err(self.wiped(&told)), self.leave_opening(State::Gone)),
             Err(OpenFailure::Other(failure)) => {
                 let error = self.open_error(failure).await;
                 (Err(error), self.leave_opening(State::Lost))
@@ -167,6 +184,18 @@ impl Slot {
         KalamError::new(ErrorCode::Closed, format!("the database '{}' is closed", self.name))
     }
 
+    fn wiped(&self, told: &str) -> KalamError {
+        KalamError::new(
+            ErrorCode::DataCorrupted,
+            format!(
+                "the browser found its storage damaged and deleted every database of this origin, '{}' with them if \
+                 it was there ({told})",
+                self.name
+            ),
+        )
+        .with_hint("Restore a backup, or load the data again: the next connection starts with an empty database.")
+    }
+
     fn gone(&self) -> KalamError {
         KalamError::new(
             ErrorCode::StorageClosed,
@@ -185,6 +214,8 @@ impl Drop for Slot {
 /// An open IndexedDB connection with its handlers. Dropping it closes it.
 pub(super) struct Connection {
     pub database: Database,
+    /// To be waited for before the first write.
+    pub fresh_log: FreshLog,
     _on_close: Closure<dyn FnMut()>,
     _on_version_change: Closure<dyn FnMut()>,
 }
@@ -221,7 +252,7 @@ impl Connection {
         };
         raw.set_onversionchange(Some(on_version_change.as_ref().unchecked_ref()));
         raw.set_onclose(Some(on_close.as_ref().unchecked_ref()));
-        Self { database, _on_close: on_close, _on_version_change: on_version_change }
+        Self { database, fresh_log: fresh_log::begin(), _on_close: on_close, _on_version_change: on_version_change }
     }
 }
 
@@ -237,6 +268,8 @@ impl Drop for Connection {
 enum OpenFailure {
     /// The database is not there, and it was not to be made.
     Missing,
+    /// The browser deleted all databases because of damage it found; what it said.
+    Wiped(String),
     Other(Failure),
 }
 
@@ -292,8 +325,16 @@ async fn open_database(full_name: &str, create: bool) -> Result<Database, OpenFa
             })
             .build()?
     };
-    open_request.replace(Some(request.as_sys().clone()));
+    let raw: web_sys::IdbOpenDbRequest = request.as_sys().clone();
+    open_request.replace(Some(raw.clone()));
+    let loss = LossListener::new(raw);
     let opened = request.await;
+    if let Some(told) = loss.told() {
+        if let Ok(database) = opened {
+            database.close();
+        }
+        return Err(OpenFailure::Wiped(told));
+    }
     if missing.get() {
         if let Ok(database) = opened {
             database.close();
@@ -312,6 +353,46 @@ async fn open_database(full_name: &str, create: bool) -> Result<Database, OpenFa
         .into());
     }
     Ok(database)
+}
+
+/// Hears whether a database is new because the browser deleted all there were, and then lets none be made.
+///
+/// `dataLoss` and `dataLossMessage` of the `upgradeneeded` event are Chromium's, and said to the first open only.
+struct LossListener {
+    request: web_sys::IdbOpenDbRequest,
+    told: Rc<RefCell<Option<String>>>,
+    listener: Closure<dyn FnMut(web_sys::IdbVersionChangeEvent)>,
+}
+
+impl LossListener {
+    fn new(request: web_sys::IdbOpenDbRequest) -> Self {
+        let told = Rc::<RefCell<Option<String>>>::default();
+        let listener = {
+            let (request, told) = (request.clone(), Rc::clone(&told));
+            Closure::new(move |event: web_sys::IdbVersionChangeEvent| {
+                let text = |name: &str| Reflect::get(&event, &name.into()).ok().and_then(|value| value.as_string());
+                if text("dataLoss").is_some_and(|loss| loss != "none") {
+                    told.replace(Some(text("dataLossMessage").unwrap_or_default()));
+                    if let Some(transaction) = request.transaction() {
+                        let _ = transaction.abort();
+                    }
+                }
+            })
+        };
+        let _ = request.add_event_listener_with_callback("upgradeneeded", listener.as_ref().unchecked_ref());
+        Self { request, told, listener }
+    }
+
+    fn told(&self) -> Option<String> {
+        self.told.borrow().clone()
+    }
+}
+
+impl Drop for LossListener {
+    fn drop(&mut self) {
+        let listener = self.listener.as_ref().unchecked_ref();
+        let _ = self.request.remove_event_listener_with_callback("upgradeneeded", listener);
+    }
 }
 
 /// Deletes a database with everything in it, if it is there.
@@ -359,7 +440,7 @@ pub(super) async fn delete(name: &str) -> Result<()> {
 /// Whether a database of this name is there.
 pub(super) async fn exists(name: &str) -> Result<bool> {
     let full_name = full_name(name);
-    let listed = async {
+    let listed = || async {
         let databases = DBFactory::new()?.databases()?.await?;
         for details in databases {
             if details?.name() == full_name {
@@ -368,7 +449,14 @@ pub(super) async fn exists(name: &str) -> Result<bool> {
         }
         Ok::<bool, Failure>(false)
     };
-    match listed.await {
+    let mut found = listed().await;
+    for _ in 0..REOPENS {
+        match &found {
+            Err(failure) if failure.connection_lost() => found = listed().await,
+            _ => break,
+        }
+    }
+    match found {
         Ok(found) => Ok(found),
         Err(failure) => Err(failure.into_error("cannot list the databases of this origin").await),
     }

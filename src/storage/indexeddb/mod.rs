@@ -38,6 +38,7 @@ use crate::platform::SendFuture;
 
 mod connection;
 mod failure;
+mod fresh_log;
 mod host;
 mod read;
 
@@ -164,7 +165,10 @@ impl StorageBackend for IndexedDbBackend {
         let batch = Rc::new(batch);
         self.call("write to", move |c, writing| {
             let batch = Rc::clone(&batch);
-            async move { write(&c.database, &batch, durability, &writing).await }
+            async move {
+                c.fresh_log.clone().await;
+                write(&c.database, &batch, durability, &writing).await
+            }
         })
         .await
     }

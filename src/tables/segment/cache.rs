@@ -12,8 +12,8 @@ use arrow::array::ArrayRef;
 use parking_lot::Mutex;
 use parquet::bloom_filter::Sbbf;
 
+use super::footer::Footer;
 use super::index::SegmentIndex;
-use super::reader::Footer;
 
 /// What an entry is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

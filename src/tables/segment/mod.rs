@@ -6,8 +6,10 @@
 //! | `meta` | what the manifest keeps of a segment: checksums, bounds, where its footer lies |
 //! | `marks` | the [`DeleteVector`]: which rows have ended, and when |
 //! | `file` | verified range reads of the blob |
+//! | `footer` | the end of the file: where the columns and pages of each row group lie |
 //! | `group_rows` | the rows of a row group that a scan wants: what else is not decoded |
 //! | `reader` | decoded columns of row groups and of single rows; key lookups in `lookup` |
+//! | `as_now` | rows as the table is defined now, for rewrites |
 //! | `index` | secondary indexes over the rows of a segment |
 //! | `prune` | what of a segment the filters of a scan leave |
 //! | `verify` | whether the manifest says what is in the file, and what is left of a damaged one |
@@ -17,8 +19,10 @@
 //! sees is said by their `_seq` and by the delete vector alone. No byte is used before the checksum of its part was
 //! compared with the one in the manifest.
 
+mod as_now;
 mod cache;
 mod file;
+mod footer;
 mod group_rows;
 mod index;
 mod lookup;

@@ -23,12 +23,13 @@ use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
 use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 
+use super::footer::Footer;
 use super::group_rows::GroupRows;
-use super::reader::{Footer, Segment};
+use super::reader::Segment;
 use super::{ROW_ID_FIELD_ID, SEQ_FIELD_ID};
 use crate::error::Result;
 use crate::tables::parameters::with_values_physical;
-use crate::tables::scan::ScanColumn;
+use crate::tables::scan_columns::ScanColumn;
 use crate::types::KalamDataType;
 
 /// The filters of a scan; see the module's comment.

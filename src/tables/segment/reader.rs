@@ -4,7 +4,7 @@
 //! until that has happened often enough in a row group for the whole column to be cheaper.
 //!
 //! Invariant: what is read has the types that the rows were written with; whoever needs today's converts
-//! ([`Segment::read_group`] does).
+//! ([`Segment::read_group`] does, in `as_now.rs`).
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,29 +12,22 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use ::bytes::Bytes;
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute;
 use arrow::datatypes::Int64Type;
 use parking_lot::{Mutex, RwLock};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelectionPolicy,
-};
-use parquet::basic::Type as PhysicalType;
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection, RowSelectionPolicy};
 
 use super::cache::{Cached, Item, SegmentCache};
 use super::file::{SegmentFile, SparseFile};
 use super::marks::DeleteVector;
 use super::meta::SegmentMeta;
-use super::writer::SegmentRows;
 use super::{ROW_GROUP_ROWS, ROW_ID_FIELD_ID, SEQ_FIELD_ID};
 use crate::error::{KalamError, Result};
-use crate::schema::TableDefinition;
 use crate::storage::StorageBackend;
 use crate::tables::Seq;
-use crate::types::{ColumnBuilder, FIELD_ID_KEY, coerce_array};
 
 /// After so many reads by page in a row group its columns are read whole.
 const PARTIAL_READS: u32 = 4;
@@ -69,27 +62,6 @@ pub struct Segment {
     partial: Box<[AtomicU32]>,
     bytes_read: AtomicU64,
     cache_hits: AtomicU64,
-}
-
-/// What was decoded of a file's end.
-#[derive(Debug)]
-pub(super) struct Footer {
-    pub reader: ArrowReaderMetadata,
-    /// Places of the columns in the file's schema, by id.
-    pub roots: HashMap<u32, usize>,
-    pub bytes: usize,
-}
-
-impl Footer {
-    pub fn parquet(&self) -> &ParquetMetaData {
-        self.reader.metadata()
-    }
-
-    /// The places of a column's leaves.
-    pub fn leaves(&self, root: usize) -> impl Iterator<Item = usize> {
-        let schema = self.reader.parquet_schema();
-        (0..schema.num_columns()).filter(move |&leaf| schema.get_column_root_idx(leaf) == root)
-    }
 }
 
 impl Segment {
@@ -149,6 +121,11 @@ impl Segment {
         self.memory.get().copied()
     }
 
+    /// Remembers what [`Segment::memory`] tells.
+    pub(super) fn set_memory(&self, bytes: u64) {
+        let _ = self.memory.set(bytes);
+    }
+
     /// Finds out what [`Segment::memory`] tells.
     pub async fn learn_size(&self) -> Result<()> {
         match self.memory() {
@@ -200,7 +177,7 @@ impl Segment {
         Ok(())
     }
 
-    async fn read(&self, ranges: &[Range<u64>]) -> Result<SparseFile> {
+    pub(super) async fn read(&self, ranges: &[Range<u64>]) -> Result<SparseFile> {
         let mut file = self.unread();
         self.read_into(&mut file, ranges).await?;
         Ok(file)
@@ -228,38 +205,6 @@ impl Segment {
 
     pub(super) fn keep(&self, item: Item, cached: Cached) {
         self.cache.put(self.uid, item, cached);
-    }
-
-    /// The footer, read once.
-    pub(super) async fn footer(&self) -> Result<Arc<Footer>> {
-        if let Some(Cached::Footer(footer)) = self.cached(Item::Footer) {
-            return Ok(footer);
-        }
-        let length = u64::from(self.meta.footer_bytes).min(self.meta.bytes);
-        let start = self.meta.bytes - length;
-        let file = self.read(&[start..self.meta.bytes]).await?;
-        let tail = file.slice(start, length as usize).ok_or_else(|| self.undecodable("no footer"))?;
-        let footer = Arc::new(self.decode_footer(&tail)?);
-        self.keep(Item::Footer, Cached::Footer(Arc::clone(&footer)));
-        Ok(footer)
-    }
-
-    fn decode_footer(&self, tail: &Bytes) -> Result<Footer> {
-        let mut reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Required);
-        reader.try_parse_sized(tail, self.meta.bytes).map_err(|e| self.undecodable(e))?;
-        let parquet = reader.finish().map_err(|e| self.undecodable(e))?;
-        let rows: Vec<i64> = parquet.row_groups().iter().map(|g| g.num_rows()).collect();
-        let expected: Vec<i64> = (0..self.meta.groups()).map(|g| self.meta.group_rows(g).len() as i64).collect();
-        if rows != expected {
-            return Err(self.undecodable(format_args!("row groups of {rows:?} rows, expected {expected:?}")));
-        }
-        let bytes = parquet.memory_size();
-        let _ = self.memory.set(memory_of(&parquet));
-        let reader = ArrowReaderMetadata::try_new(Arc::new(parquet), ArrowReaderOptions::new())
-            .map_err(|e| self.undecodable(e))?;
-        let id = |field: &arrow::datatypes::FieldRef| field.metadata().get(FIELD_ID_KEY)?.parse().ok();
-        let roots = reader.schema().fields().iter().enumerate().filter_map(|(i, f)| Some((id(f)?, i))).collect();
-        Ok(Footer { reader, roots, bytes })
     }
 
     /// Whether rows were written with a column.
@@ -348,58 +293,6 @@ impl Segment {
             return Err(self.undecodable(format_args!("{found}, expected {rows} of {}", roots.len())));
         }
         Ok(roots.into_iter().map(|(_, id)| id).zip(batch.columns().iter().cloned()).collect())
-    }
-
-    /// The places of columns in the file's schema, ascending, with their ids.
-    fn roots(&self, footer: &Footer, ids: &[u32]) -> Result<Vec<(usize, u32)>> {
-        let mut roots: Vec<(usize, u32)> = Vec::with_capacity(ids.len());
-        for id in ids {
-            let root = footer.roots.get(id).ok_or_else(|| self.undecodable(format_args!("no column {id}")))?;
-            roots.push((*root, *id));
-        }
-        roots.sort_unstable();
-        roots.dedup();
-        Ok(roots)
-    }
-
-    /// The bytes that columns of a row group take in the file, or the pages of a selection of its rows.
-    pub(super) async fn column_ranges(
-        &self,
-        group: usize,
-        ids: &[u32],
-        selection: Option<&RowSelection>,
-    ) -> Result<Vec<Range<u64>>> {
-        let footer = self.footer().await?;
-        let roots = self.roots(&footer, ids)?;
-        self.ranges(&footer, group, roots.iter().map(|r| r.0), selection)
-    }
-
-    /// The bytes that hold columns of a row group.
-    fn ranges(
-        &self,
-        footer: &Footer,
-        group: usize,
-        roots: impl Iterator<Item = usize>,
-        selection: Option<&RowSelection>,
-    ) -> Result<Vec<Range<u64>>> {
-        let parquet = footer.parquet();
-        let mut ranges = Vec::new();
-        for leaf in roots.flat_map(|root| footer.leaves(root).collect::<Vec<_>>()) {
-            let (start, length) = parquet.row_group(group).column(leaf).byte_range();
-            let pages = parquet.offset_index().and_then(|index| index.get(group)?.get(leaf));
-            match (selection, pages) {
-                (Some(selection), Some(pages)) => {
-                    let locations = pages.page_locations();
-                    if let Some(first) = locations.first() {
-                        // A dictionary lies before the first page.
-                        ranges.push(start..u64::try_from(first.offset).map_err(|e| self.undecodable(e))?);
-                    }
-                    ranges.extend(selection.scan_ranges(locations));
-                }
-                _ => ranges.push(start..start + length),
-            }
-        }
-        Ok(ranges)
     }
 
     /// Columns of some rows (ascending, each once), in the types they were written with; `None` as for
@@ -502,112 +395,11 @@ impl Segment {
         Ok(rows.into_iter().enumerate().filter(|(i, _)| seqs.value(*i) <= snapshot).map(|(_, row)| row).collect())
     }
 
-    /// The columns that a rewrite needs, and how many of them are the engine's own.
-    fn all_ids(definition: &TableDefinition) -> (Vec<u32>, usize) {
-        let mut ids = vec![SEQ_FIELD_ID];
-        if definition.primary_key.is_empty() {
-            ids.push(ROW_ID_FIELD_ID);
-        }
-        let own = ids.len();
-        ids.extend(definition.columns_in_order().map(|c| c.column_id));
-        (ids, own)
-    }
-
-    /// The places of the leaves of every column that a rewrite needs.
-    pub(super) fn all_leaves(&self, definition: &TableDefinition, footer: &Footer) -> Vec<usize> {
-        let roots = Self::all_ids(definition).0.into_iter().filter_map(|id| footer.roots.get(&id));
-        roots.flat_map(|root| footer.leaves(*root)).collect()
-    }
-
-    /// Rows of a row group, as a rewrite needs them: every column of the table as it is defined, in today's types.
-    /// Only the rows of `keep` are converted: those that ended may hold what an ALTER since would refuse.
-    pub async fn read_group(
-        &self,
-        definition: &TableDefinition,
-        group: usize,
-        keep: Option<&BooleanBuffer>,
-    ) -> Result<SegmentRows> {
-        let arrays = self.read_rows(group, &Self::all_ids(definition).0).await?;
-        self.converted(definition, arrays, self.meta.group_rows(group).len(), keep)
-    }
-
-    /// As [`Segment::read_group`], of the rows that are selected; `keep` says which of these are kept.
-    pub(super) async fn read_selected(
-        &self,
-        definition: &TableDefinition,
-        group: usize,
-        selection: RowSelection,
-        keep: &BooleanBuffer,
-    ) -> Result<SegmentRows> {
-        let (ids, _) = Self::all_ids(definition);
-        let written: Vec<u32> = ids.iter().copied().filter(|id| self.has(*id)).collect();
-        let read: HashMap<u32, ArrayRef> =
-            self.decode(group, &written, Some(selection), &mut self.unread()).await?.into_iter().collect();
-        self.converted(definition, ids.iter().map(|id| read.get(id).cloned()).collect(), keep.len(), Some(keep))
-    }
-
-    fn converted(
-        &self,
-        definition: &TableDefinition,
-        mut arrays: Vec<Option<ArrayRef>>,
-        rows: usize,
-        keep: Option<&BooleanBuffer>,
-    ) -> Result<SegmentRows> {
-        let (_, own) = Self::all_ids(definition);
-        let keep = keep.map(|keep| BooleanArray::new(keep.clone(), None));
-        let rows = keep.as_ref().map_or(rows, BooleanArray::true_count);
-        if let Some(keep) = &keep {
-            for array in arrays.iter_mut().flatten() {
-                *array = compute::filter(array, keep).map_err(KalamError::internal)?;
-            }
-        }
-        let columns = arrays.split_off(own);
-        let mut hidden = arrays.into_iter().map(|array| {
-            let array = array.ok_or_else(|| self.undecodable("a system column is missing"))?;
-            Ok(array.as_primitive::<Int64Type>().clone())
-        });
-        let seqs = hidden.next().unwrap_or_else(|| Err(self.undecodable("no column _seq")))?;
-        let row_ids = hidden.next().transpose()?;
-        let columns = definition.columns_in_order().zip(columns).map(|(column, array)| match array {
-            Some(array) => {
-                let path = definition.type_path(column.column_id, self.meta.schema_version);
-                path.iter().skip(1).try_fold(array, |array, ty| coerce_array(&array, ty, &column.name))
-            }
-            None => {
-                let value = column.initial_value()?;
-                let mut builder = ColumnBuilder::new(&column.data_type, &column.name, 1);
-                builder.append(&value)?;
-                compute::take(&builder.finish(), &UInt32Array::from(vec![0; rows]), None).map_err(KalamError::internal)
-            }
-        });
-        Ok(SegmentRows { columns: columns.collect::<Result<_>>()?, seqs, row_ids })
-    }
-
     /// Reads a range that the footer names.
     pub(super) async fn read_range(&self, start: u64, length: usize) -> Result<Bytes> {
         let file = self.read(&[start..start + length as u64]).await?;
         file.slice(start, length).ok_or_else(|| self.undecodable(format_args!("byte {start} is missing")))
     }
-}
-
-/// Bytes that the rows of a file take in memory, about.
-fn memory_of(parquet: &ParquetMetaData) -> u64 {
-    let chunks = parquet.row_groups().iter().flat_map(|group| group.columns());
-    let bytes = chunks.map(|chunk| {
-        let values = u64::try_from(chunk.num_values()).unwrap_or(0);
-        let of_values = match chunk.column_type() {
-            PhysicalType::BOOLEAN => values / 8,
-            PhysicalType::INT32 | PhysicalType::FLOAT => values * 4,
-            PhysicalType::INT64 | PhysicalType::DOUBLE => values * 8,
-            PhysicalType::INT96 | PhysicalType::FIXED_LEN_BYTE_ARRAY => values * 16,
-            PhysicalType::BYTE_ARRAY => {
-                let bytes = chunk.unencoded_byte_array_data_bytes().unwrap_or(chunk.uncompressed_size());
-                values * 4 + u64::try_from(bytes).unwrap_or(0)
-            }
-        };
-        of_values + values / 8
-    });
-    bytes.sum()
 }
 
 impl Drop for Segment {

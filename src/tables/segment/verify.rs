@@ -15,8 +15,9 @@ use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::Int64Type;
 use parquet::arrow::arrow_reader::RowSelection;
 
+use super::footer::Footer;
 use super::meta::{ColumnMeta, key_above, key_below};
-use super::reader::{Footer, Segment};
+use super::reader::Segment;
 use super::writer::SegmentRows;
 use super::{ROW_ID_FIELD_ID, SEQ_FIELD_ID};
 use crate::error::Result;

@@ -33,7 +33,7 @@ use super::{ROW_GROUP_ROWS, ROW_ID_FIELD_ID, SEGMENT_ROWS, SEQ_FIELD_ID};
 use crate::error::{KalamError, Result};
 use crate::schema::TableDefinition;
 use crate::storage::BLOB_PART_BYTES;
-use crate::tables::scan::{ROW_ID_COLUMN, SEQ_COLUMN};
+use crate::tables::scan_columns::{ROW_ID_COLUMN, SEQ_COLUMN};
 use crate::tables::{KeySpec, Seq};
 use crate::types::{FIELD_ID_KEY, KalamDataType};
 

@@ -27,7 +27,7 @@ use super::SystemTablesRegistry;
 use crate::error::{KalamError, Result};
 use crate::schema::{CachedTableData, ProviderFactory, TableDefinition, TableId, TableType};
 use crate::tables::provider::{BaseTableProvider, plan_schema};
-use crate::tables::scan::Request;
+use crate::tables::request::Request;
 
 /// Rows per batch.
 const BATCH_ROWS: usize = 8192;

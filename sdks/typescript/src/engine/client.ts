@@ -62,40 +62,45 @@ export class EngineClient {
   }
 
   /** Makes a call within the limits of its options. */
-  async call<K extends Op>(
+  call<K extends Op>(
     op: K,
     args: Ops[K]['args'] | ((link: Link) => Ops[K]['args']),
     options: CallOptions | undefined,
     settings: Omit<CallSettings, 'limit'> = {},
   ): Promise<Ops[K]['result']> {
-    if (this.ended !== undefined) throw revived(this.ended)
+    if (this.ended !== undefined) return Promise.reject(revived(this.ended))
     const { live } = this
     const limited = options?.signal !== undefined || options?.timeoutMs !== undefined
-    if (live !== undefined && live.dead === undefined && !limited) {
-      return live.call(op, typeof args === 'function' ? args(live) : args, settings)
+    // The link counts what is in flight on it.
+    if (live !== undefined && live.dead === undefined && !limited && typeof args !== 'function') {
+      return live.call(op, args, settings)
     }
+    const call = this.callWithin(op, args, options, settings)
+    this.inFlight.add(call)
+    const over = (): void => void this.inFlight.delete(call)
+    call.then(over, over)
+    return call
+  }
+
+  private async callWithin<K extends Op>(
+    op: K,
+    args: Ops[K]['args'] | ((link: Link) => Ops[K]['args']),
+    options: CallOptions | undefined,
+    settings: Omit<CallSettings, 'limit'>,
+  ): Promise<Ops[K]['result']> {
     const limit = new Limit(options?.signal, options?.timeoutMs)
-    const run = async (): Promise<Ops[K]['result']> => {
-      try {
-        limit.check()
-        let link = await limit.race(this.link())
-        if (link.dead !== undefined) {
-          // It died between its start and this call, which was never sent.
-          if (this.ended !== undefined) throw revived(this.ended)
-          link = await limit.race(this.link())
-        }
-        const ready = typeof args === 'function' ? args(link) : args
-        return await link.call(op, ready, { ...settings, limit })
-      } finally {
-        limit.dispose()
-      }
-    }
-    const promise = run()
-    this.inFlight.add(promise)
     try {
-      return await promise
+      limit.check()
+      let link = await limit.race(this.link())
+      if (link.dead !== undefined) {
+        // It died between its start and this call, which was never sent.
+        if (this.ended !== undefined) throw revived(this.ended)
+        link = await limit.race(this.link())
+      }
+      const ready = typeof args === 'function' ? args(link) : args
+      return await link.call(op, ready, { ...settings, limit })
     } finally {
-      this.inFlight.delete(promise)
+      limit.dispose()
     }
   }
 

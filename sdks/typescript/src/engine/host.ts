@@ -10,6 +10,7 @@ import type { HeldLock } from '../lock.js'
 import type { HostStorage } from '../storage.js'
 import type { ColumnInfo, ConnectProgress } from '../types.js'
 import type { ResolvedWasm } from '../wasm.js'
+import { Outbox } from './outbox.js'
 import type { FromHost, HostSource, Op, Ops, Progress, RunAnswer, ToHost } from './protocol.js'
 import type { Cursor, Engine, Receipt, RunOptions, RunOutcome, SessionOptions, Surface } from './surface.js'
 
@@ -30,7 +31,7 @@ const TRANSFER_BYTES = 1 << 15
 /** So many descriptions of results the client keeps. */
 const SHAPES = 256
 
-/** A request that runs. */
+/** A request that runs in the host, not in the engine alone. */
 class Running {
   private controller: AbortController | undefined
   /** Gives the piece that a fed import waits for. */
@@ -53,9 +54,12 @@ export class EngineHost {
   private readonly running = new Map<number, Running>()
   /** Open cursors, by the id of the call that opened them. */
   private readonly cursors = new Map<number, Cursor>()
-  /** What is sent at the end of this turn. */
-  private outgoing: FromHost[] = []
-  private transfers: Transferable[] = []
+  private readonly outbox = new Outbox<FromHost>(
+    (messages, transfer) => this.post(messages, transfer),
+    (message, cause) => {
+      if ('id' in message) this.post(failed(message.id, cause), [])
+    },
+  )
   /** Columns that the client has, by the place where it keeps them, and the other way round. */
   private readonly shapes = new Array<ColumnInfo[] | undefined>(SHAPES)
   private readonly places = new WeakMap<ColumnInfo[], number>()
@@ -87,6 +91,8 @@ export class EngineHost {
     } else if (message.op === 'piece') {
       const error = message.error === undefined ? {} : { error: KalamError.from(message.error) }
       this.running.get(message.id)?.piece?.({ ...(message.bytes && { bytes: message.bytes }), ...error })
+    } else if (message.op === 'run') {
+      this.run(message)
     } else {
       void this.answer(message.id, message.op, message.args)
     }
@@ -94,22 +100,30 @@ export class EngineHost {
 
   private cancel(id: number): void {
     this.send({ id, heard: true })
-    const running = this.running.get(id)
-    if (running === undefined) return
-    running.abort.abort()
+    this.running.get(id)?.abort.abort()
     this.engine?.cancel(id)
   }
 
-  private async answer(id: number, op: Op, args: Ops[Op]['args']): Promise<void> {
+  /** Runs statements. Most are over at once, and then nothing is kept for their end. */
+  private run({ id, args }: RunCall): void {
+    try {
+      const outcome = this.opened.run(args.sql, args.params, args.mode, id, runOptionsOf(args))
+      if (Array.isArray(outcome)) this.sendRun(id, outcome)
+      else outcome.then(later => this.sendRun(id, later)).catch(error => this.send(failed(id, error)))
+    } catch (error) {
+      this.send(failed(id, error))
+    }
+  }
+
+  private async answer(id: number, op: Exclude<Op, 'run'>, args: Ops[Op]['args']): Promise<void> {
     const running = new Running()
     this.running.set(id, running)
     try {
       const handler = this[op] as (args: Ops[Op]['args'], id: number, running: Running) => Promise<unknown>
       const result = await handler.call(this, args, id, running)
-      if (op === 'run') this.sendRun(id, result as RunOutcome)
-      else this.send({ id, ok: result }, buffersOf(op, result))
+      this.send({ id, ok: result }, buffersOf(op, result))
     } catch (error) {
-      this.send({ id, error: KalamError.from(error).toJSON() })
+      this.send(failed(id, error))
     } finally {
       this.running.delete(id)
     }
@@ -118,19 +132,16 @@ export class EngineHost {
   /** Answers calls that can be much less work together. What has begun cannot be told to stop: it is short. */
   private async answerMany(calls: readonly RunCall[]): Promise<void> {
     const [{ args }] = calls as [RunCall]
-    for (const { id } of calls) this.running.set(id, new Running())
     try {
       const sets = calls.map(call => call.args.params)
       const outcomes = await this.opened.runMany(args.sql, sets, runOptionsOf(args))
       calls.forEach(({ id }, i) => {
         const outcome = outcomes[i]
         if (Array.isArray(outcome)) this.sendRun(id, outcome as Receipt)
-        else this.send({ id, error: KalamError.from(outcome).toJSON() })
+        else this.send(failed(id, outcome))
       })
     } catch (error) {
-      for (const { id } of calls) this.send({ id, error: KalamError.from(error).toJSON() })
-    } finally {
-      for (const { id } of calls) this.running.delete(id)
+      for (const { id } of calls) this.send(failed(id, error))
     }
   }
 
@@ -161,26 +172,14 @@ export class EngineHost {
     return place
   }
 
-  /** Messages of one turn go together. */
-  private send(message: FromHost, transfer: readonly Transferable[] = []): void {
-    if (this.trapped) return
-    this.outgoing.push(message)
-    this.transfers.push(...transfer)
-    if (this.outgoing.length === 1) queueMicrotask(() => this.flush())
-  }
-
-  private flush(): void {
-    const { outgoing, transfers } = this
-    if (outgoing.length === 0) return
-    this.outgoing = []
-    this.transfers = []
-    this.post(outgoing.length === 1 ? (outgoing[0] as FromHost) : outgoing, transfers)
+  private send(message: FromHost, transfer?: Transferable[]): void {
+    if (!this.trapped) this.outbox.put(message, transfer)
   }
 
   private onTrap(error: Error): void {
     if (this.trapped) return
     this.send({ trap: `${error.name}: ${error.message}` })
-    this.flush()
+    this.outbox.flush()
     this.trapped = true
     this.engine = undefined
     // In a worker the lock ends with it. In the caller's thread it must be given free for the instance that follows.
@@ -222,10 +221,6 @@ export class EngineHost {
       await made?.close()
       throw error
     }
-  }
-
-  protected run(args: Ops['run']['args'], id: number) {
-    return this.opened.run(args.sql, args.params, args.mode, id, runOptionsOf(args))
   }
 
   protected prepare({ sql }: Ops['prepare']['args']) {
@@ -376,6 +371,8 @@ export class EngineHost {
 }
 
 type RunCall = Extract<ToHost, { op: 'run' }>
+
+const failed = (id: number, error: unknown): FromHost => ({ id, error: KalamError.from(error).toJSON() })
 
 const isList = (messages: ToHost | readonly ToHost[]): messages is readonly ToHost[] => Array.isArray(messages)
 

@@ -6,7 +6,9 @@
 
 import { KalamError } from '../errors.js'
 import type { Limit } from '../limit.js'
+import { isReadOnly } from '../params.js'
 import type { ColumnInfo } from '../types.js'
+import { Outbox } from './outbox.js'
 import type { FromHost, Op, Ops, Progress, RunAnswer, ToHost } from './protocol.js'
 import type { RunResult } from './surface.js'
 import type { Receiver, Spawn, Transport } from './transport.js'
@@ -19,8 +21,8 @@ export interface CallSettings {
   /** Buffers that change hands where the engine is in another thread. */
   transfer?: Transferable[]
   limit?: Limit | undefined
-  /** The call cannot change anything. */
-  readOnly?: boolean
+  /** Whether the call cannot change anything; for statements their text, which tells it where that matters. */
+  readOnly?: boolean | string
   onProgress?: ((progress: Progress) => void) | undefined
   /** Gives the pieces of a fed import. */
   feed?: (() => Promise<Uint8Array | undefined>) | undefined
@@ -43,8 +45,13 @@ export class Link implements Receiver {
   private lastId = 0
   private received = 0
   private readonly pending = new Map<number, Pending>()
-  /** Requests that go out at the end of this turn. */
-  private outgoing: { message: ToHost; transfer: Transferable[] }[] = []
+  private readonly outbox = new Outbox<ToHost>(
+    (messages, transfer) => this.transport?.post(messages, transfer),
+    ({ id }, cause) => {
+      const message = `a value cannot be sent: ${(cause as Error).message}`
+      this.take(id)?.reject(new KalamError({ code: 'PARAMETER_TYPE', message, cause }))
+    },
+  )
   /** Columns of results, where the host told to keep them. */
   private readonly shapes: (readonly ColumnInfo[])[] = []
   /** Told when nothing is in flight any more. */
@@ -81,7 +88,7 @@ export class Link implements Receiver {
       if (this.dead !== undefined || this.transport === undefined) return reject(this.lost(settings))
       const id = ++this.lastId
       this.pending.set(id, { settings, resolve: resolve as (value: unknown) => void, reject })
-      this.send({ id, op, args } as ToHost, settings.transfer)
+      this.outbox.put({ id, op, args } as ToHost, settings.transfer)
       settings.limit?.onStop(error => this.stop(id, error))
     })
   }
@@ -92,43 +99,6 @@ export class Link implements Receiver {
     return new Promise(resolve => {
       this.onSettled = resolve
     })
-  }
-
-  /** Messages of one turn go together: one is as much work as a hundred. */
-  private send(message: ToHost, transfer: Transferable[] = []): void {
-    this.outgoing.push({ message, transfer })
-    if (this.outgoing.length === 1) queueMicrotask(() => this.flush())
-  }
-
-  private flush(): void {
-    const { outgoing } = this
-    const [first, ...more] = outgoing
-    if (first === undefined) return
-    this.outgoing = []
-    if (more.length === 0) {
-      this.post(first.message, first.transfer)
-      return
-    }
-    const transfers = outgoing.flatMap(({ transfer }) => transfer)
-    try {
-      this.transport?.post(
-        outgoing.map(({ message }) => message),
-        transfers,
-      )
-    } catch {
-      // One of them cannot be sent, and nothing was: each by itself tells which.
-      for (const { message, transfer } of outgoing) this.post(message, transfer)
-    }
-  }
-
-  private post(message: ToHost, transfer: Transferable[]): void {
-    try {
-      this.transport?.post(message, transfer)
-    } catch (cause) {
-      const what = (cause as Error).message
-      const error = new KalamError({ code: 'PARAMETER_TYPE', message: `a value cannot be sent: ${what}`, cause })
-      this.take(message.id)?.reject(error)
-    }
   }
 
   /** Ends the host; what is in flight is rejected. */
@@ -188,12 +158,12 @@ export class Link implements Receiver {
     }
     if ('heard' in message) {
       // A read that nobody waits for may end when it likes; a change is awaited for its outcome.
-      if (call.stopped !== undefined && call.settings.readOnly) this.take(message.id)?.reject(call.stopped)
+      if (call.stopped !== undefined && changesNothing(call.settings)) this.take(message.id)?.reject(call.stopped)
       return
     }
     this.take(message.id)
     if (!('error' in message)) {
-      if (call.stopped !== undefined && call.settings.readOnly) call.reject(call.stopped)
+      if (call.stopped !== undefined && changesNothing(call.settings)) call.reject(call.stopped)
       else call.resolve('run' in message ? result : message.ok)
       return
     }
@@ -231,7 +201,7 @@ export class Link implements Receiver {
       const error = new KalamError({ code: 'INVALID_DATA', message: `cannot read the source: ${what}` })
       piece = { error: (cause instanceof KalamError ? cause : error).toJSON() }
     }
-    if (this.pending.has(id)) this.send({ id, op: 'piece', ...piece }, transfer)
+    if (this.pending.has(id)) this.outbox.put({ id, op: 'piece', ...piece }, transfer)
   }
 
   private stop(id: number, error: KalamError): void {
@@ -239,8 +209,8 @@ export class Link implements Receiver {
     if (call === undefined) return
     call.stopped = error
     const receivedBefore = this.received
-    this.send({ id, op: 'cancel' })
-    this.flush()
+    this.outbox.put({ id, op: 'cancel' })
+    this.outbox.flush()
     if (!this.pending.has(id)) return
     call.timer = setTimeout(() => {
       if (this.remote && this.received === receivedBefore) {
@@ -250,7 +220,7 @@ export class Link implements Receiver {
         return
       }
       this.take(id)
-      const hint = call.settings.readOnly ? undefined : UNKNOWN_OUTCOME
+      const hint = changesNothing(call.settings) ? undefined : UNKNOWN_OUTCOME
       call.reject(new KalamError({ ...error.toJSON(), hint, retryable: false, cause: error.cause }))
     }, this.graceMs)
   }
@@ -263,16 +233,20 @@ export class Link implements Receiver {
     return call
   }
 
-  private lost({ readOnly }: CallSettings): KalamError {
+  private lost(settings: CallSettings): KalamError {
     const reason = this.dead ?? new KalamError({ code: 'CONNECTION_CLOSED', message: 'the engine is not running' })
     if (reason.code !== 'INTERNAL_ERROR') return new KalamError({ ...reason.toJSON(), cause: reason.cause })
+    const readOnly = changesNothing(settings)
     return new KalamError({
       code: reason.code,
       message: `${reason.message} while this call was in flight`,
       hint: readOnly ? `The call changed nothing and can be repeated. ${reason.hint ?? ''}`.trim() : UNKNOWN_OUTCOME,
-      retryable: readOnly === true,
+      retryable: readOnly,
     })
   }
 }
+
+const changesNothing = ({ readOnly }: CallSettings): boolean =>
+  typeof readOnly === 'string' ? isReadOnly(readOnly) : readOnly === true
 
 const UNKNOWN_OUTCOME = 'It is not known whether the call was applied, whole or not at all: check before repeating it.'

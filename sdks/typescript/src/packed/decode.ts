@@ -104,7 +104,8 @@ function parse(buffer: Uint8Array, expectedColumns: number): { rows: number; sec
   const bytes = buffer.byteOffset % 8 === 0 ? buffer : buffer.slice()
   if (bytes.length < HEADER_BYTES) throw damaged(`${bytes.length} bytes are less than a header`)
   const head = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length >> 2)
-  const [magic, count, rows] = head as unknown as [number, number, number]
+  const word = (at: number): number => head[at] as number
+  const [magic, count, rows] = [word(0), word(1), word(2)]
   if (magic !== MAGIC) throw damaged(`magic 0x${magic.toString(16)} instead of KPR1`)
   if (count !== expectedColumns) throw damaged(`${count} packed columns for ${expectedColumns} columns`)
   if (HEADER_BYTES + count * COLUMN_BYTES > bytes.length) throw damaged('the column table is cut short')
@@ -112,34 +113,37 @@ function parse(buffer: Uint8Array, expectedColumns: number): { rows: number; sec
   const sections: Section[] = []
   for (let c = 0; c < count; c++) {
     const at = (HEADER_BYTES + c * COLUMN_BYTES) >> 2
-    const [kind, flags, validityStart, dataStart, dataBytes, offsetsStart, width] = head.subarray(
-      at,
-      at + 7,
-    ) as unknown as [number, number, number, number, number, number, number]
-    const inside = (start: number, length: number): void => {
-      if (start % 8 !== 0 || start + length > bytes.length) {
-        throw damaged(`column ${c}: section ${start}+${length} of ${bytes.length} bytes`)
-      }
-    }
-    inside(dataStart, dataBytes)
+    const kind = word(at)
+    const flags = word(at + 1)
+    const validityStart = word(at + 2)
+    const dataStart = word(at + 3)
+    const dataBytes = word(at + 4)
+    const offsetsStart = word(at + 5)
+    const width = word(at + 6)
+    checkInside(bytes, c, dataStart, dataBytes)
     const perRow = FIXED_BYTES[kind]
     if (perRow === undefined) throw damaged(`column ${c} is of unknown kind ${kind}`)
     if (perRow === 0) {
-      inside(offsetsStart, (rows + 1) * 4)
+      checkInside(bytes, c, offsetsStart, (rows + 1) * 4)
       // Offsets that ran outside would cut text silently.
-      const last = head[(offsetsStart >> 2) + rows] as number
+      const last = word((offsetsStart >> 2) + rows)
       if (last > dataBytes) throw damaged(`column ${c}: offset ${last} of ${dataBytes} bytes`)
     } else if (dataBytes < rows * perRow * (kind === Kind.EMBEDDING ? width : 1)) {
       throw damaged(`column ${c}: ${dataBytes} bytes for ${rows} rows`)
     }
     let validity: Uint8Array | undefined
     if ((flags & FLAG_NULLS) !== 0) {
-      inside(validityStart, rows)
+      checkInside(bytes, c, validityStart, rows)
       validity = bytes.subarray(validityStart, validityStart + rows)
     }
     sections.push({ kind, rows, bytes, validity, dataStart, dataBytes, offsetsStart, width })
   }
   return { rows, sections }
+}
+
+function checkInside(bytes: Uint8Array, column: number, start: number, length: number): void {
+  if (start % 8 === 0 && start + length <= bytes.length) return
+  throw damaged(`column ${column}: section ${start}+${length} of ${bytes.length} bytes`)
 }
 
 /** Bytes per row (per element for embeddings); 0 for kinds with offsets. */

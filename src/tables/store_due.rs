@@ -1,0 +1,107 @@
+//! What should be flushed or compacted, and when writers flush first.
+//!
+//! Invariant: this only says so, and changes nothing: whoever does the work decides again from what is there then. Streams, scopes
+//! whose positions are held, and tables that were dropped are never due.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::block;
+use super::hot::HotTable;
+use super::log::ScopeKey;
+use super::rewrite;
+use super::scope_write::ScopeWrite;
+use super::seq::SeqSpan;
+use super::store::TableStore;
+use crate::platform;
+use crate::schema::TableDefinition;
+
+/// Rows are counted again when so much of the limit has come.
+const RECOUNT_SHARE: usize = 16;
+
+/// What should be done with a scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DueWork {
+    /// Its hot rows should become segments.
+    Flush,
+    /// Its segments should be rewritten.
+    Compact,
+}
+
+/// A scope in memory with work to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// The scope.
+    pub scope: ScopeKey,
+    /// The work.
+    pub work: DueWork,
+}
+
+impl TableStore {
+    /// The scopes in memory that should be flushed or compacted, by the policy of their tables and the limit of memory.
+    pub fn due(&self, definition: impl Fn(u32) -> Option<Arc<TableDefinition>>) -> Vec<Due> {
+        let now = platform::now_ms();
+        let mut hot: Vec<(ScopeKey, Arc<HotTable>)> = self.in_memory();
+        hot.sort_by(|a, b| a.0.cmp(&b.0));
+        let limit = self.hot_limit.load(Ordering::Relaxed);
+        let over = hot.iter().map(|(_, t)| t.bytes()).sum::<usize>() > limit;
+        let greatest = hot.iter().map(|(_, t)| t.bytes()).max().unwrap_or(0);
+        let mut due = Vec::new();
+        for (scope, table) in hot {
+            let Some(definition) = definition(scope.table_no) else { continue };
+            if table.is_stream() || self.pins.is_held(&scope) {
+                continue;
+            }
+            let view = table.view();
+            let rows: u64 = view.chunks.iter().map(|c| c.len() as u64).sum();
+            let oldest = view.chunks.first().filter(|c| !c.is_empty()).map(|c| SeqSpan::ms_of(c.seqs.value(0)));
+            let policy = &definition.options.flush_policy;
+            let age = oldest.map_or(0, |ms| now.saturating_sub(ms));
+            let flush = policy.rows.is_some_and(|n| rows >= n)
+                || (rows > 0 && policy.interval_seconds.is_some_and(|s| age >= s.saturating_mul(1000)))
+                || (rows > 0 && over && table.bytes() == greatest);
+            if flush {
+                due.push(Due { scope: scope.clone(), work: DueWork::Flush });
+            }
+            if rewrite::pick(&view.segments, &definition, self.keep(&definition), false).is_some() {
+                due.push(Due { scope, work: DueWork::Compact });
+            }
+        }
+        due
+    }
+
+    fn in_memory(&self) -> Vec<(ScopeKey, Arc<HotTable>)> {
+        let slots = self.slots.lock();
+        slots.iter().filter_map(|(scope, slot)| Some((scope.clone(), slot.hot.lock().clone()?))).collect()
+    }
+
+    /// Sets how many bytes of hot rows there may be before writers flush first, and how many the cache of segments has.
+    pub fn set_memory(&self, hot_limit: usize, cache: usize) {
+        self.hot_limit.store(hot_limit, Ordering::Relaxed);
+        self.cache.set_budget(cache);
+    }
+
+    /// Remembers that rows came.
+    pub(super) fn count_grown(&self, writes: &[ScopeWrite]) {
+        let bytes: usize = writes.iter().flat_map(|w| &w.rows).map(|r| block::memory_size(&r.columns)).sum();
+        self.grown.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The scope with the most hot rows, if hot rows take more memory than they may: a writer flushes it first.
+    pub fn over_budget(&self) -> Option<ScopeKey> {
+        let limit = self.hot_limit.load(Ordering::Relaxed);
+        if self.grown.load(Ordering::Relaxed) <= limit / RECOUNT_SHARE {
+            return None;
+        }
+        let mut hot = self.in_memory();
+        // Streams are in memory alone.
+        hot.retain(|(scope, table)| !table.is_stream() && !self.is_dropped(scope.table_no));
+        let bytes: usize = hot.iter().map(|(_, table)| table.bytes()).sum();
+        if bytes <= limit {
+            self.grown.store(0, Ordering::Relaxed);
+            return None;
+        }
+        let greatest = hot.into_iter().filter(|(scope, _)| !self.pins.is_held(scope)).max_by_key(|(_, t)| t.bytes());
+        greatest.filter(|(_, table)| table.bytes() > 0).map(|(scope, _)| scope)
+    }
+}
