@@ -3,10 +3,13 @@
 
 use std::sync::Arc;
 
+use arrow::array::{ArrayRef, Int32Array, StringArray};
+use arrow::record_batch::RecordBatch;
 use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
-use kalamdb::sql::{ExecuteOptions, Params, StatementResult};
+use kalamdb::ingest::{CsvOptions, Format};
+use kalamdb::sql::{ExecuteOptions, ImportOptions, Importer, Params, StatementResult, insert_columns};
 use kalamdb::storage::MemoryBackend;
 use kalamdb::types::{KalamDataType, Value};
 
@@ -42,10 +45,33 @@ impl Database {
 
     /// The statement does not fit: it says so, and nothing of it is there.
     fn refused(&self, sql: &str) {
-        let error: KalamError = self.exec(sql).err().unwrap_or_else(|| panic!("{sql} should not fit"));
-        assert_eq!(error.code(), ErrorCode::OutOfMemory, "{sql}: {error}");
+        self.does_not_fit(self.exec(sql), sql);
+    }
+
+    fn does_not_fit(&self, outcome: Result<StatementResult>, what: &str) {
+        let error: KalamError = outcome.err().unwrap_or_else(|| panic!("{what} should not fit"));
+        assert_eq!(error.code(), ErrorCode::OutOfMemory, "{what}: {error}");
         assert!(error.hint().is_some_and(|hint| hint.contains("memoryLimit")), "{error:?}");
-        assert_eq!(self.0.executor().query_memory(), 0, "{sql} still holds memory");
+        assert_eq!(self.0.executor().query_memory(), 0, "{what} still holds memory");
+    }
+
+    /// Imports a file that arrives in pieces of 64 KiB.
+    fn import(&self, table: &str, format: Format, bytes: &[u8]) -> Result<StatementResult> {
+        block_on(async {
+            let options = ImportOptions { format, create: true, csv: CsvOptions::default() };
+            let (executor, session) = (Arc::clone(self.0.executor()), Arc::clone(self.0.session()));
+            let mut importer = Importer::open(executor, session, table, options, ExecuteOptions::default()).await?;
+            for piece in bytes.chunks(64 << 10) {
+                importer.push(piece).await?;
+            }
+            importer.finish(|_| {}).await
+        })
+    }
+
+    /// Inserts rows that do not come as SQL.
+    fn insert(&self, batches: Vec<RecordBatch>) -> Result<StatementResult> {
+        let options = ExecuteOptions::default();
+        block_on(insert_columns(self.0.executor(), self.0.session(), &options, "t", batches))
     }
 
     fn hot_bytes(&self) -> u64 {
@@ -115,5 +141,46 @@ fn a_statement_larger_than_the_limit_leaves_nothing_behind() -> Result<()> {
         assert_eq!(db.changed(&format!("UPDATE t SET n = n + 1 WHERE id >= {from} AND id < {from} + 80000"))?, 80_000);
     }
     assert_eq!(state()?, [240_000, 480_000]);
+    Ok(())
+}
+
+/// Rows of ids and texts of so many bytes.
+fn batch(ids: std::ops::Range<i32>, bytes: usize) -> RecordBatch {
+    let texts: StringArray = ids.clone().map(|id| Some(format!("{id:0bytes$}"))).collect();
+    let columns: [ArrayRef; 2] = [Arc::new(Int32Array::from_iter_values(ids)), Arc::new(texts)];
+    RecordBatch::try_from_iter(["id", "s"].into_iter().zip(columns)).expect("two columns")
+}
+
+#[test]
+fn what_does_not_come_as_sql_has_the_same_limit() -> Result<()> {
+    let db = Database::open()?;
+    db.exec("CREATE TABLE t (id INT PRIMARY KEY, s TEXT)")?;
+    let csv = |rows: u32| (0..rows).fold("id,s\n".to_owned(), |text, id| text + &format!("{id},x{id:039}\n"));
+    let json =
+        |rows: u32| (0..rows).fold(String::new(), |text, id| text + &format!("{{\"id\":{id},\"s\":\"{id:040}\"}}\n"));
+    // Rows that are too many, and a file that is too large to be there whole.
+    for (format, text) in
+        [(Format::Csv, csv(300_000)), (Format::NdJson, json(100_000)), (Format::NdJson, json(300_000))]
+    {
+        for table in ["t", "made"] {
+            let what = format!("{format:?} of {} bytes into {table}", text.len());
+            db.does_not_fit(db.import(table, format, text.as_bytes()), &what);
+        }
+    }
+    // Many rows, and few large ones; in one piece and in several.
+    db.does_not_fit(db.insert(vec![batch(0..200_000, 40)]), "many rows");
+    db.does_not_fit(db.insert((0..20).map(|n| batch(n * 10_000..(n + 1) * 10_000, 40)).collect()), "many pieces");
+    db.does_not_fit(db.insert(vec![batch(0..1000, 10_000)]), "large rows");
+    db.does_not_fit(db.insert((0..1000).map(|n| batch(n..n + 1, 10_000)).collect()), "large rows by themselves");
+    assert_eq!(db.numbers("SELECT count(*) FROM t")?, [0]);
+    assert_eq!(db.exec("SELECT * FROM made").err().map(|e| e.code()), Some(ErrorCode::TableNotFound));
+
+    // What fits goes in, and gives its memory back.
+    assert_eq!(db.import("t", Format::Csv, csv(40_000).as_bytes())?.rows_affected, 40_000);
+    assert_eq!(db.import("made", Format::NdJson, json(20_000).as_bytes())?.rows_affected, 20_000);
+    assert_eq!(db.insert(vec![batch(40_000..80_000, 40)])?.rows_affected, 40_000);
+    assert_eq!(db.numbers("SELECT count(*), sum(id) FROM t")?, [80_000, 40_000 * 79_999]);
+    assert_eq!(db.numbers("SELECT count(*) FROM made")?, [20_000]);
+    assert_eq!(db.0.executor().query_memory(), 0);
     Ok(())
 }

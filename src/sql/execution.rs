@@ -22,7 +22,6 @@ use super::errors::from_datafusion;
 use super::executor::{ExecuteOptions, SqlExecutor};
 use super::expressions::any_expression;
 use super::handlers;
-use super::memory::HeldRows;
 use super::params::Params;
 use super::parser::Statement;
 use super::plan_cache::{Origin, PlanFor, ReadyPlan};
@@ -291,7 +290,7 @@ impl<'a> Execution<'a> {
     pub async fn collect_ready(&self, plan: &ReadyPlan, request: Arc<Request>) -> Result<Vec<RecordBatch>> {
         let mut stream = self.start(plan, &request)?;
         let mut batches = Vec::new();
-        let mut held = HeldRows::new(&self.state.runtime_env().memory_pool);
+        let mut held = self.executor.held_rows();
         let mut turns = Turns::begin();
         while let Some(batch) = stream.next().await {
             let batch = batch.map_err(from_datafusion)?;

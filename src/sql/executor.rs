@@ -15,7 +15,7 @@ use web_time::Duration;
 use super::datafusion_session;
 pub(super) use super::execution::Execution;
 use super::handlers;
-use super::memory::QueryMemory;
+use super::memory::{HeldRows, QueryMemory};
 use super::params::Params;
 use super::plan_cache::{Origin, PlanCache};
 pub(super) use super::result::finish_rows;
@@ -146,6 +146,11 @@ impl SqlExecutor {
     /// The most bytes that queries had reserved at one moment.
     pub fn query_memory_peak(&self) -> usize {
         self.memory.peak()
+    }
+
+    /// The rows of a statement, which count against the memory of queries while it gathers them.
+    pub(super) fn held_rows(&self) -> HeldRows {
+        HeldRows::new(Arc::clone(&self.memory) as _)
     }
 
     /// What a statement that is not SQL text runs in.

@@ -1,7 +1,8 @@
 //! Rows that do not come as SQL: objects from JavaScript, Arrow, files.
 //!
 //! Invariant: an import is one statement. Its rows are decoded, converted and encoded first; the table it may create
-//! and the commit come last, so bad input leaves nothing behind.
+//! and the commit come last, so bad input leaves nothing behind. What it holds until then, its rows and a file that has to
+//! be there whole, counts against the memory of queries, as the rows of any other statement do.
 
 use std::sync::Arc;
 
@@ -11,9 +12,11 @@ use bytes::Bytes;
 
 use super::catalog::{Names, table_id};
 use super::defaults::default_column;
+use super::errors::from_datafusion;
 use super::executor::{ExecuteOptions, Execution, Session, SqlExecutor, StatementResult};
 use super::handlers::dml::{Target, checked_batch};
 use super::handlers::table::create_filled;
+use super::memory::HeldRows;
 use super::params::Params;
 use super::parser::parse_name;
 use super::transaction::refused;
@@ -87,6 +90,8 @@ struct Sink {
     id: crate::schema::TableId,
     prepared: Vec<PreparedRows>,
     rows: usize,
+    /// The memory of `prepared`, until it is committed.
+    held: HeldRows,
 }
 
 impl Sink {
@@ -107,7 +112,8 @@ impl Sink {
             }
             Err(error) => return Err(error.without_position()),
         };
-        Ok(Self { name: name.to_owned(), create: table.is_none(), table, id, prepared: Vec::new(), rows: 0 })
+        let (create, held) = (table.is_none(), executor.held_rows());
+        Ok(Self { name: name.to_owned(), create, table, id, prepared: Vec::new(), rows: 0, held })
     }
 
     /// Defines the table to be created, if it is to be and is not yet.
@@ -136,7 +142,7 @@ impl Sink {
 
     /// Converts and encodes rows whose columns are named as the table's.
     fn add(&mut self, execution: &Execution<'_>, batch: &RecordBatch) -> Result<()> {
-        let table = self.table()?;
+        let table = Arc::clone(self.table()?);
         let definition = table.definition();
         for field in batch.schema_ref().fields() {
             if definition.column(field.name()).is_none() {
@@ -163,9 +169,9 @@ impl Sink {
             })
             .collect::<Result<Vec<ArrayRef>>>()
             .map_err(|e| if self.rows == 0 { e } else { e.in_context(format_args!("after row {}", self.rows)) })?;
-        let checked = checked_batch(table, columns, rows, self.rows + 1)?;
-        let prepared = prepare_rows(definition, &checked, None)?;
-        self.prepared.extend(prepared);
+        let checked = checked_batch(&table, columns, rows, self.rows + 1)?;
+        self.held.add(&checked).map_err(from_datafusion)?;
+        self.prepared.extend(prepare_rows(definition, &checked, None)?);
         self.rows += rows;
         Ok(())
     }
@@ -197,7 +203,9 @@ pub struct Importer {
     options: ImportOptions,
     sink: Sink,
     csv: CsvDecoder,
+    /// The bytes of a file that is decoded when all of it is there, and their memory.
     whole: Vec<u8>,
+    whole_held: HeldRows,
     progress: ImportProgress,
 }
 
@@ -212,6 +220,7 @@ impl Importer {
     ) -> Result<Self> {
         let sink = Sink::open(&executor, &session, table, options.create).await?;
         let csv = CsvDecoder::new(options.csv);
+        let whole_held = executor.held_rows();
         Ok(Self {
             executor,
             session,
@@ -220,6 +229,7 @@ impl Importer {
             sink,
             csv,
             whole: Vec::new(),
+            whole_held,
             progress: ImportProgress::default(),
         })
     }
@@ -231,6 +241,7 @@ impl Importer {
             let batches = self.csv.push(bytes)?;
             self.add_csv(batches).await?;
         } else {
+            self.whole_held.add_bytes(bytes.len()).map_err(from_datafusion)?;
             self.whole.extend_from_slice(bytes);
         }
         Ok(self.progress)
@@ -253,6 +264,8 @@ impl Importer {
                 platform::yield_to_host().await;
                 self.check().await?;
             }
+            // The file went with its last batch.
+            self.whole_held = self.executor.held_rows();
         }
         if self.sink.table.is_none() {
             return Err(KalamError::new(ErrorCode::InvalidData, "the file holds no row, so its columns are not known"));

@@ -1,7 +1,8 @@
 //! The memory of running queries: one pool for all, with its high-water mark.
 //!
 //! What operators hold they reserve themselves. The rows that a query gives, to its caller or to the change that a
-//! statement makes of them, are reserved by [`HeldRows`] while they are gathered.
+//! statement makes of them, and those that come as objects, Arrow or files, are reserved by [`HeldRows`] while they are
+//! gathered.
 //!
 //! Invariant: the peak is read from the pool right after each growth, so it is never below what was reserved at any
 //! moment on the engine's one thread.
@@ -96,32 +97,43 @@ impl Gauges for QueryMemory {
     }
 }
 
-/// Fewer rows than this are not counted: most statements give a few.
+/// Fewer rows than this are not counted, if they take no more than [`COUNTED_FROM_BYTES`]: most statements give a few.
 const COUNTED_FROM: usize = 4096;
+/// Bytes that the buffers behind rows have, those that rows share counted again, from which rows are counted.
+const COUNTED_FROM_BYTES: usize = 1 << 20;
 
-/// The rows that a query has given so far, as far as they take memory. Rows that are shared with a table count in full:
-/// whoever changes them holds them once more.
+/// The rows that a statement has gathered so far, as far as they take memory. Rows that are shared with a table count in
+/// full: whoever changes them holds them once more.
 #[derive(Debug)]
-pub struct HeldRows<'a> {
-    pool: &'a Arc<dyn MemoryPool>,
+pub struct HeldRows {
+    pool: Arc<dyn MemoryPool>,
     rows: usize,
+    /// No fewer bytes than the rows take that were not counted.
+    uncounted: usize,
     reservation: Option<MemoryReservation>,
 }
 
-impl<'a> HeldRows<'a> {
+impl HeldRows {
     /// None yet.
-    pub fn new(pool: &'a Arc<dyn MemoryPool>) -> Self {
-        Self { pool, rows: 0, reservation: None }
+    pub fn new(pool: Arc<dyn MemoryPool>) -> Self {
+        Self { pool, rows: 0, uncounted: 0, reservation: None }
     }
 
     /// Counts some more; an error if that is more than the limit leaves.
     pub fn add(&mut self, batch: &RecordBatch) -> DfResult<()> {
         self.rows += batch.num_rows();
-        if self.rows < COUNTED_FROM {
-            return Ok(());
+        if self.rows < COUNTED_FROM && self.reservation.is_none() {
+            self.uncounted += batch.get_array_memory_size();
+            if self.uncounted < COUNTED_FROM_BYTES {
+                return Ok(());
+            }
         }
-        let bytes = batch.columns().iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or(0)).sum();
-        let consumer = || MemoryConsumer::new("rows").register(self.pool);
+        self.add_bytes(batch.columns().iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or(0)).sum())
+    }
+
+    /// Counts bytes that rows come from.
+    pub fn add_bytes(&mut self, bytes: usize) -> DfResult<()> {
+        let consumer = || MemoryConsumer::new("rows").register(&self.pool);
         self.reservation.get_or_insert_with(consumer).try_grow(bytes)
     }
 }

@@ -130,7 +130,7 @@ export interface ConnectOptions {
    * at most 1 GB. A table larger than it works: its rows are written to segments, and read from there piece by piece.
    */
   memoryBudget?: number | undefined
-  /** Bytes that one query may use; beyond it the query ends with `OUT_OF_MEMORY`. */
+  /** Bytes that queries, changes and imports may use together; what goes beyond it ends with `OUT_OF_MEMORY`. */
   memoryLimit?: number | undefined
   /** The engine's wasm, where the bundler needs help; by default the file in the package. */
   wasm?: WasmSource | undefined
