@@ -10,6 +10,7 @@ mod hot;
 mod index;
 mod index_access;
 mod key_index;
+mod key_order;
 mod key_pins;
 mod key_spec;
 mod log;

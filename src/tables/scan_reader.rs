@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, UInt32Array};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, UInt32Array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::{self, FilterBuilder, FilterPredicate};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -20,6 +20,7 @@ use crate::platform::Turns;
 use crate::tables::chunk::{Chunk, Visibility};
 use crate::tables::cold_scan::{ColdReader, Step};
 use crate::tables::hot::HotTable;
+use crate::tables::ordered_scan::{KeyRange, reversed};
 use crate::tables::overlay::OverlayView;
 use crate::tables::replay::outdated;
 use crate::tables::request::Request;
@@ -30,7 +31,7 @@ use crate::tables::seq::Seq;
 use crate::types::coerce_array;
 
 /// At most so many rows that were looked up make a batch.
-const MAX_RUN: usize = 8192;
+pub(in crate::tables) const MAX_RUN: usize = 8192;
 
 impl TableScanExec {
     /// The scope that it reads, the changes of it by the request's transaction, and its rows.
@@ -56,7 +57,7 @@ impl TableScanExec {
         let wanted = self.wanted(request.snapshot);
         let measured = metrics.is_some().then_some(&self.metrics);
         let (source, mut cold) = match &self.keys {
-            None if let Some(access) = &self.index => {
+            None if let Some(access) = self.index.as_ref().filter(|access| !access.is_key()) => {
                 let definition = self.table.definition();
                 let limit = self.fetch.filter(|_| !self.unordered).unwrap_or(usize::MAX);
                 hot.use_indexes_of(definition)?;
@@ -102,9 +103,21 @@ impl TableScanExec {
         if let Some(overlay) = &overlay {
             cold.hide(overlay.hidden_cold());
         }
+        let range = self.key_range(&hot)?;
         let (remaining, turns) = (self.fetch.unwrap_or(usize::MAX), Turns::begin());
-        let mut reader =
-            ChunkReader { scan: self, request, overlay, cold, source, oldest, next: 0, remaining, metrics, turns };
+        let mut reader = ChunkReader {
+            scan: self,
+            request,
+            overlay,
+            cold,
+            source,
+            range,
+            oldest,
+            next: 0,
+            remaining,
+            metrics,
+            turns,
+        };
         if reader.is_unsorted() {
             reader.remaining = usize::MAX;
         }
@@ -211,7 +224,7 @@ impl TableScanExec {
         })
     }
 
-    fn batch(&self, chunk: &Chunk, rows: &Pick) -> Result<RecordBatch> {
+    pub(in crate::tables) fn batch(&self, chunk: &Chunk, rows: &Pick) -> Result<RecordBatch> {
         if chunk.schema_version > self.table.schema_version() {
             return Err(outdated());
         }
@@ -222,7 +235,7 @@ impl TableScanExec {
 }
 
 /// Rows of a chunk.
-enum Pick {
+pub(in crate::tables) enum Pick {
     All,
     /// So many from a row on.
     Range(usize, usize),
@@ -270,6 +283,8 @@ pub(in crate::tables) struct ChunkReader {
     pub(in crate::tables) overlay: Option<OverlayView>,
     pub(in crate::tables) cold: ColdReader,
     pub(in crate::tables) source: Source,
+    /// The range of keys that is wanted of chunks.
+    pub(in crate::tables) range: Option<KeyRange>,
     /// Rows with a lower `_seq` are events that are too old.
     pub(in crate::tables) oldest: Seq,
     pub(in crate::tables) next: usize,
@@ -314,6 +329,7 @@ impl ChunkReader {
             let timer = self.metrics.as_ref().map(|metrics| metrics.elapsed_compute().clone());
             let _timer = timer.as_ref().map(|timer| timer.timer());
             let batch = match self.cold.next(self.remaining).await? {
+                Step::Rows(rows) if self.cold.is_backward() => Some(reversed(&self.scan.cold_batch(&rows)?)?),
                 Step::Rows(rows) => Some(self.scan.cold_batch(&rows)?),
                 Step::Nothing => None,
                 Step::End => match self.read()? {
@@ -330,6 +346,15 @@ impl ChunkReader {
             return Ok(Some(batch));
         }
         Ok(None)
+    }
+
+    /// Whether a row is one of those that the scan gives.
+    pub(in crate::tables) fn sees(&self, chunk: &Chunk, row: usize) -> bool {
+        let visible = match &self.overlay {
+            Some(overlay) => overlay.sees(chunk, row),
+            None => chunk.visible(row, self.request.snapshot),
+        };
+        visible && chunk.seqs.value(row) >= self.oldest
     }
 
     /// `None` at the end; `Some(None)` for a chunk without a visible row.
@@ -349,6 +374,15 @@ impl ChunkReader {
             }
             Source::Chunks(chunks) => {
                 let Some(chunk) = chunks.get(at) else { return Ok(None) };
+                if let Some(range) = &self.range
+                    && let Some(mut rows) = chunk.rows_within(&range.codec, &range.access.ranges)?
+                {
+                    rows.retain(|row| self.sees(chunk, *row as usize));
+                    let rows = UInt32Array::from(rows);
+                    return Ok(Some(
+                        (!rows.is_empty()).then(|| self.scan.batch(chunk, &Pick::List(rows))).transpose()?,
+                    ));
+                }
                 Ok(Some(match self.scan.visibility(chunk, self.overlay.as_ref(), self.oldest, self.request.snapshot) {
                     Visibility::None => None,
                     Visibility::All => Some(self.scan.batch(chunk, &Pick::All)?),
