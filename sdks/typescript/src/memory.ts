@@ -20,7 +20,7 @@ export function deviceBudget(): number {
   return Math.min(MOST, Math.max(LEAST, Math.round((gigabytes * 1024 * MB) / 8)))
 }
 
-/** The engine's limits: a tenth for hot rows, a tenth for the cache of segments, the rest for queries. */
+/** The engine's limits: two tenths for hot rows, which are written out from one on, a tenth for the cache of segments, the rest for queries. */
 export function memoryLimits({
   memoryBudget,
   memoryLimit,
@@ -35,5 +35,5 @@ export function memoryLimits({
   }
   const budget = memoryBudget ?? deviceBudget()
   const tenth = Math.round(budget / 10)
-  return { memoryLimit: memoryLimit ?? budget - 2 * tenth, hotLimit: tenth, segmentCache: tenth }
+  return { memoryLimit: memoryLimit ?? budget - 3 * tenth, hotLimit: 2 * tenth, segmentCache: tenth }
 }

@@ -38,8 +38,8 @@ describe('the memory budget', () => {
   it('is shared out, and comes from the device', () => {
     const MB = 1 << 20
     assert.deepEqual(memoryLimits({ memoryBudget: 100 * MB }), {
-      memoryLimit: 80 * MB,
-      hotLimit: 10 * MB,
+      memoryLimit: 70 * MB,
+      hotLimit: 20 * MB,
       segmentCache: 10 * MB,
     })
     assert.equal(memoryLimits({ memoryBudget: 100 * MB, memoryLimit: 5 }).memoryLimit, 5)
