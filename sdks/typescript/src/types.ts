@@ -132,7 +132,10 @@ export interface ConnectOptions {
    * read from there piece by piece.
    */
   memoryBudget?: number | undefined
-  /** Bytes of it that queries, changes and imports may use together, four fifths by default; what goes beyond it ends with `OUT_OF_MEMORY`. */
+  /**
+   * Bytes of it that queries, changes and imports may use together, seven tenths by default; what goes beyond ends with
+   * `OUT_OF_MEMORY`.
+   */
   memoryLimit?: number | undefined
   /** The engine's wasm, where the bundler needs help; by default the file in the package. */
   wasm?: WasmSource | undefined
