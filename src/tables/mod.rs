@@ -21,6 +21,7 @@ mod pins;
 mod provider;
 mod replay;
 mod request;
+mod rescue;
 mod rewrite;
 mod salvage;
 mod scan;
