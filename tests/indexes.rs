@@ -45,7 +45,8 @@ fn explain_says_which_index_is_read_and_what_of_it() -> Result<()> {
         sql(
             &context,
             "CREATE TABLE t (id INT PRIMARY KEY, a INT, b TEXT, c DATE, d DOUBLE, e INT UNIQUE);
-             CREATE INDEX t_a ON t (a); CREATE INDEX t_bc ON t (b, c DESC); CREATE INDEX t_d ON t (d)",
+             CREATE INDEX t_a ON t (a); CREATE INDEX t_bc ON t (b, c DESC); CREATE INDEX t_d ON t (d);
+             CREATE TABLE pairs (v INT, g INT, n TEXT, PRIMARY KEY (g, n))",
         )
         .await?;
         for (query, wanted) in [
@@ -66,6 +67,14 @@ fn explain_says_which_index_is_read_and_what_of_it() -> Result<()> {
             ("SELECT * FROM t WHERE e = 1 AND b = 'x' AND c = '2024-01-01'", "using t_e_key"),
             ("SELECT * FROM t WHERE a = 1 AND b = 'x' AND c = '2024-01-01'", "using t_bc"),
             ("SELECT * FROM t WHERE a > 1 AND b = 'x'", "using t_bc"),
+            // The key as far as filters say something of it, where no index is better.
+            ("SELECT * FROM t WHERE id > 7", "IndexScan: default.t using t_pkey, range=[id > 7]"),
+            ("SELECT * FROM t WHERE id BETWEEN 7 AND 9 AND d < 4", "using t_d"),
+            ("SELECT * FROM t WHERE id BETWEEN 7 AND 9 AND b > 'x' || a", "using t_pkey, range=[id >= 7, id <= 9]"),
+            ("SELECT * FROM pairs WHERE g = 7", "IndexScan: default.pairs using pairs_pkey, range=[g = 7]"),
+            ("SELECT * FROM pairs WHERE g = 7 AND n < 'x'", "using pairs_pkey, range=[g = 7, n < x]"),
+            ("SELECT * FROM pairs WHERE n = 'x'", "TableScan"),
+            ("DELETE FROM pairs WHERE g = 7", "using pairs_pkey"),
             ("UPDATE t SET c = NULL WHERE a = 3", "using t_a"),
             ("DELETE FROM t WHERE a = 3", "using t_a"),
             ("SELECT t.* FROM t JOIN (VALUES (1)) v(x) ON t.d = v.x WHERE t.a = 1", "using t_a"),
@@ -81,6 +90,13 @@ fn explain_says_which_index_is_read_and_what_of_it() -> Result<()> {
             ("SELECT id FROM t WHERE b = 'x' ORDER BY c LIMIT 5", Some("using t_bc, range=[b = x], order=backward")),
             ("SELECT id FROM t WHERE b = 'x' AND id > 3 ORDER BY b, c DESC LIMIT 5", Some("order=forward")),
             ("SELECT id FROM t WHERE a > 3 ORDER BY a LIMIT 5", Some("using t_a, range=[a > 3], order=forward")),
+            ("SELECT id FROM t ORDER BY id LIMIT 5", Some("using t_pkey, order=forward")),
+            ("SELECT a FROM t ORDER BY id DESC LIMIT 5", Some("using t_pkey, order=backward")),
+            ("SELECT * FROM t WHERE id > 3 ORDER BY id LIMIT 5", Some("using t_pkey, range=[id > 3], order=forward")),
+            ("SELECT v FROM pairs WHERE g = 3 ORDER BY n DESC LIMIT 5", Some("range=[g = 3], order=backward")),
+            ("SELECT v FROM pairs ORDER BY g, n LIMIT 5", Some("using pairs_pkey, order=forward")),
+            ("SELECT v FROM pairs ORDER BY n LIMIT 5", None),
+            ("SELECT v FROM pairs ORDER BY g, n DESC LIMIT 5", None),
             ("SELECT id FROM t ORDER BY b, c LIMIT 5", None),
             ("SELECT id FROM t ORDER BY a NULLS FIRST LIMIT 5", None),
             ("SELECT id FROM t ORDER BY d LIMIT 5", None),

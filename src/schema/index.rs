@@ -99,6 +99,9 @@ fn quoted(name: &str) -> String {
 }
 
 impl IndexDefinition {
+    /// The number of the primary key where it stands for an index: others have numbers from 1 on.
+    pub const OF_KEY: u32 = 0;
+
     /// Whether a column is in it.
     pub fn has(&self, column_id: u32) -> bool {
         self.columns.iter().any(|c| c.column_id == column_id)
@@ -124,6 +127,21 @@ impl TableDefinition {
     /// The name of the constraint that the primary key is.
     pub fn primary_key_name(&self) -> String {
         format!("{}_pkey", self.table_id.table)
+    }
+
+    /// The primary key as an index; `None` if there is none. Its rows are found by their keys, so it is stored nowhere
+    /// and has no number.
+    pub fn key_as_index(&self) -> Option<IndexDefinition> {
+        let columns: Vec<_> =
+            self.primary_key.iter().map(|&column_id| IndexColumn { column_id, descending: false }).collect();
+        let named = || IndexDefinition {
+            index_id: IndexDefinition::OF_KEY,
+            name: self.primary_key_name(),
+            columns: columns.clone(),
+            unique: true,
+            constraint: true,
+        };
+        (!columns.is_empty()).then(named)
     }
 
     /// The primary key, then constraints and indexes, oldest first: what every catalog lists. A view has none.

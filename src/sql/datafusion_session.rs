@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use datafusion::catalog::TableFunctionArgs;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Result as DfResult, plan_datafusion_err};
 use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -19,14 +19,11 @@ use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStat
 use datafusion::logical_expr::TableSource;
 use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
-use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
-};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties};
 use datafusion::prelude::SessionConfig;
 use futures::{StreamExt, TryStreamExt};
 
@@ -40,6 +37,7 @@ use super::index_order::IndexOrder;
 use super::interrupt::EnsureChecks;
 use super::json::JsonOperators;
 use super::not_in::NotIn;
+use super::one_input::{OneInput, Step};
 use super::subquery_places::SubqueryPlaces;
 use super::type_planner::KalamTypePlanner;
 use super::vectors::ArrayLiterals;
@@ -142,15 +140,12 @@ impl PhysicalOptimizerRule for InPlaceCoalesce {
                 if coalesce.input().output_partitioning().partition_count() < 2 {
                     return Ok(Transformed::no(plan));
                 }
-                let in_place = ConcatPartitionsExec::new(Arc::clone(coalesce.input()), coalesce.fetch());
-                Ok(Transformed::yes(Arc::new(in_place) as Arc<dyn ExecutionPlan>))
+                let in_place = Concat { fetch: coalesce.fetch() };
+                Ok(Transformed::yes(OneInput::above(Arc::clone(coalesce.input()), in_place)))
             })
             .data()?;
         // Whoever runs a plan with several partitions puts a CoalescePartitionsExec on top of it.
-        if plan.output_partitioning().partition_count() > 1 {
-            return Ok(Arc::new(ConcatPartitionsExec::new(plan, None)));
-        }
-        Ok(plan)
+        Ok(one_partition(plan))
     }
 
     fn name(&self) -> &str {
@@ -164,75 +159,38 @@ impl PhysicalOptimizerRule for InPlaceCoalesce {
 
 /// The plan with one partition: what has several at its root (UNION ALL) is read in place too.
 pub fn one_partition(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-    if plan.output_partitioning().partition_count() < 2 {
-        plan
-    } else {
-        Arc::new(ConcatPartitionsExec::new(plan, None))
-    }
+    if plan.output_partitioning().partition_count() < 2 { plan } else { OneInput::above(plan, Concat { fetch: None }) }
 }
 
 /// One partition out of several: each is read to its end before the next.
-#[derive(Debug)]
-struct ConcatPartitionsExec {
-    input: Arc<dyn ExecutionPlan>,
+#[derive(Debug, Clone)]
+struct Concat {
     fetch: Option<usize>,
-    properties: Arc<PlanProperties>,
 }
 
-impl ConcatPartitionsExec {
-    fn new(input: Arc<dyn ExecutionPlan>, fetch: Option<usize>) -> Self {
-        let properties = PlanProperties::new(
+impl Step for Concat {
+    const NAME: &'static str = "ConcatPartitionsExec";
+
+    fn properties(&self, input: &Arc<dyn ExecutionPlan>) -> Arc<PlanProperties> {
+        Arc::new(PlanProperties::new(
             EquivalenceProperties::new(input.schema()),
             Partitioning::UnknownPartitioning(1),
             input.pipeline_behavior(),
             input.boundedness(),
-        );
-        Self { input, fetch, properties: Arc::new(properties) }
+        ))
     }
-}
 
-impl DisplayAs for ConcatPartitionsExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ConcatPartitionsExec")?;
+    fn details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.fetch.map_or(Ok(()), |fetch| write!(f, ": fetch={fetch}"))
     }
-}
 
-impl ExecutionPlan for ConcatPartitionsExec {
-    fn name(&self) -> &str {
-        "ConcatPartitionsExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn apply_expressions(
+    fn execute(
         &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
-    ) -> DfResult<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let input = children.pop().ok_or_else(|| plan_datafusion_err!("ConcatPartitionsExec needs an input"))?;
-        Ok(Arc::new(Self::new(input, self.fetch)))
-    }
-
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
-        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
-    }
-
-    fn execute(&self, _: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        let input = Arc::clone(&self.input);
+        input: &Arc<dyn ExecutionPlan>,
+        _: usize,
+        context: Arc<TaskContext>,
+    ) -> DfResult<SendableRecordBatchStream> {
+        let (input, schema) = (Arc::clone(input), input.schema());
         let partitions = input.output_partitioning().partition_count();
         let batches = futures::stream::iter(0..partitions)
             .map(move |partition| input.execute(partition, Arc::clone(&context)))
@@ -246,6 +204,6 @@ impl ExecutionPlan for ConcatPartitionsExec {
             remaining -= batch.as_ref().map_or(0, |b| b.num_rows());
             futures::future::ready(Some(batch))
         });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.input.schema(), limited)))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, limited)))
     }
 }

@@ -79,7 +79,9 @@ fn in_order(
     match in_order(&child, by, fetch, filtered || filter.is_some())? {
         Some(child) => {
             let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-            Arc::clone(plan).replace_children(vec![child], options).map(Some)
+            let plan = Arc::clone(plan).replace_children(vec![child], options)?;
+            // A filter gathers batches: it need not wait for more rows than are asked for.
+            Ok(Some(if plan.is::<FilterExec>() { plan.with_fetch(Some(fetch)).unwrap_or(plan) } else { plan }))
         }
         None => Ok(None),
     }

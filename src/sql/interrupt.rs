@@ -2,32 +2,30 @@
 //!
 //! A table scan looks at its request between batches, but a plan may work for minutes without reading a table: a join
 //! of generated rows, say. Invariant: in every plan, each leaf that is not a table scan, and each join, sort, aggregate
-//! and window, hands its batches on through a [`CheckExec`], so between two checks lies the work of a few batches at the
+//! and window, hands its batches on through a `CheckExec`, so between two checks lies the work of a few batches at the
 //! most. What an operator does with all of its rows at once (the hash table of a join, one partition of a window) is one
 //! step.
 
-use std::fmt;
 use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DataFusionError, Result as DfResult, plan_datafusion_err};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::AggregateExec;
-use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use datafusion::physical_plan::{ExecutionPlan, PlanProperties};
 use futures::StreamExt;
 
+use super::one_input::{OneInput, Step};
 use crate::platform::Turns;
 use crate::tables::{Request, TableScanExec};
 
-/// Puts a [`CheckExec`] above leaves, and above what gives its rows only after it has taken all.
+/// Puts a `CheckExec` above leaves, and above what gives its rows only after it has taken all.
 #[derive(Debug)]
 pub struct EnsureChecks;
 
@@ -45,7 +43,7 @@ impl PhysicalOptimizerRule for EnsureChecks {
                 || plan.is::<WindowAggExec>()
                 || plan.is::<BoundedWindowAggExec>();
             if leaf || join || collects {
-                Ok(Transformed::yes(Arc::new(CheckExec { input: plan }) as Arc<dyn ExecutionPlan>))
+                Ok(Transformed::yes(OneInput::above(plan, Check)))
             } else {
                 Ok(Transformed::no(plan))
             }
@@ -63,57 +61,25 @@ impl PhysicalOptimizerRule for EnsureChecks {
 }
 
 /// Hands batches on and looks at the request between them.
-#[derive(Debug)]
-struct CheckExec {
-    input: Arc<dyn ExecutionPlan>,
-}
+#[derive(Debug, Clone)]
+struct Check;
 
-impl DisplayAs for CheckExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CheckExec")
-    }
-}
+impl Step for Check {
+    const NAME: &'static str = "CheckExec";
+    const KEEPS_ORDER: bool = true;
 
-impl ExecutionPlan for CheckExec {
-    fn name(&self) -> &str {
-        "CheckExec"
+    fn properties(&self, input: &Arc<dyn ExecutionPlan>) -> Arc<PlanProperties> {
+        Arc::clone(input.properties())
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn apply_expressions(
+    fn execute(
         &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
-    ) -> DfResult<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let input = children.pop().ok_or_else(|| plan_datafusion_err!("CheckExec needs an input"))?;
-        Ok(Arc::new(Self { input }))
-    }
-
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
-        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
+        input: &Arc<dyn ExecutionPlan>,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> DfResult<SendableRecordBatchStream> {
         let request = context.session_config().get_extension::<Request>();
-        let stream = self.input.execute(partition, context)?;
+        let stream = input.execute(partition, context)?;
         let checked =
             futures::stream::unfold((stream, request, Turns::begin()), |(mut stream, request, mut turns)| async move {
                 turns.pass().await;
@@ -123,6 +89,6 @@ impl ExecutionPlan for CheckExec {
                 let batch = stream.next().await?;
                 Some((batch, (stream, request, turns)))
             });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.input.schema(), checked)))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(input.schema(), checked)))
     }
 }

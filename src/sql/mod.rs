@@ -28,6 +28,7 @@ mod many;
 mod memory;
 mod not_in;
 mod nullary;
+mod one_input;
 mod open_parameters;
 pub mod packed;
 mod params;

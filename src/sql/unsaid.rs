@@ -4,26 +4,27 @@
 //! it. It says of an outer join whatever it knows of its inputs, but the join fills their columns with NULLs where it
 //! finds no match. It replaces a column by an expression that a filter found equal, inside of that expression too, and
 //! then finds an order missing that it has made. And of a UNION it loses the order of inputs of which different columns
-//! are constant. Invariant: there stands an [`UnsaidExec`], which states nothing of its rows, not even their order: a sort
+//! are constant. Invariant: there stands an `UnsaidExec`, which states nothing of its rows, not even their order: a sort
 //! moved below it would find that a constant column needs none.
 
-use std::fmt;
 use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{JoinType, Result as DfResult, plan_datafusion_err};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::{JoinType, Result as DfResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_plan::execution_plan::{CardinalityEffect, ChildrenPropertiesMode, ReplaceChildrenOptions};
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
 use datafusion::physical_plan::union::UnionExec;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use datafusion::physical_plan::{ExecutionPlan, PlanProperties};
 
-/// Puts an [`UnsaidExec`] where too much is said.
+use super::one_input::{OneInput, Step};
+
+/// Puts an `UnsaidExec` where too much is said.
 #[derive(Debug)]
 pub struct Unsaid;
 
@@ -59,7 +60,7 @@ impl PhysicalOptimizerRule for Unsaid {
 }
 
 fn unsaid(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-    Arc::new(UnsaidExec::new(plan))
+    OneInput::above(plan, Unstated)
 }
 
 fn is_outer_join(plan: &Arc<dyn ExecutionPlan>) -> bool {
@@ -82,69 +83,24 @@ fn states_equal_expressions(plan: &Arc<dyn ExecutionPlan>) -> bool {
 }
 
 /// Hands rows on and says nothing of them.
-#[derive(Debug)]
-struct UnsaidExec {
-    input: Arc<dyn ExecutionPlan>,
-    properties: Arc<PlanProperties>,
-}
+#[derive(Debug, Clone)]
+struct Unstated;
 
-impl UnsaidExec {
-    fn new(input: Arc<dyn ExecutionPlan>) -> Self {
-        let below = input.properties();
+impl Step for Unstated {
+    const NAME: &'static str = "UnsaidExec";
+    const KEEPS_ROWS: bool = true;
+
+    fn properties(&self, input: &Arc<dyn ExecutionPlan>) -> Arc<PlanProperties> {
         let stated = EquivalenceProperties::new(input.schema());
-        let properties = Arc::new(PlanProperties::clone(below).with_eq_properties(stated));
-        Self { input, properties }
-    }
-}
-
-impl DisplayAs for UnsaidExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "UnsaidExec")
-    }
-}
-
-impl ExecutionPlan for UnsaidExec {
-    fn name(&self) -> &str {
-        "UnsaidExec"
+        Arc::new(PlanProperties::clone(input.properties()).with_eq_properties(stated))
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn supports_limit_pushdown(&self) -> bool {
-        true
-    }
-
-    fn cardinality_effect(&self) -> CardinalityEffect {
-        CardinalityEffect::Equal
-    }
-
-    fn apply_expressions(
+    fn execute(
         &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
-    ) -> DfResult<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let input = children.pop().ok_or_else(|| plan_datafusion_err!("UnsaidExec needs an input"))?;
-        Ok(Arc::new(Self::new(input)))
-    }
-
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
-        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DfResult<SendableRecordBatchStream> {
-        self.input.execute(partition, context)
+        input: &Arc<dyn ExecutionPlan>,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> DfResult<SendableRecordBatchStream> {
+        input.execute(partition, context)
     }
 }

@@ -15,8 +15,10 @@ use arrow::compute;
 use std::sync::Arc;
 
 use super::block;
+use super::key_order::KeyOrder;
 use super::seq::Seq;
 use crate::error::{KalamError, Result};
+use crate::types::KeyCodec;
 
 /// `superseded` of a row that nothing has replaced.
 pub const LIVE: Seq = Seq::MAX;
@@ -43,6 +45,8 @@ pub struct Chunk {
     pub bytes: usize,
     superseded: OnceLock<Box<[AtomicI64]>>,
     superseded_rows: AtomicUsize,
+    /// Found when it is first asked for.
+    key_order: OnceLock<KeyOrder>,
 }
 
 impl Chunk {
@@ -69,6 +73,7 @@ impl Chunk {
             bytes,
             superseded: OnceLock::new(),
             superseded_rows: AtomicUsize::new(0),
+            key_order: OnceLock::new(),
         }
     }
 
@@ -90,6 +95,17 @@ impl Chunk {
     /// The column of an id, if the rows were written with it.
     pub fn column(&self, id: u32) -> Option<&ArrayRef> {
         self.column_ids.iter().position(|&c| c == id).map(|i| &self.columns[i])
+    }
+
+    /// The rows in the order of their keys, which are encoded by `codec`, that of the hot tier.
+    pub(super) fn key_order(&self, codec: &KeyCodec) -> Result<&KeyOrder> {
+        match self.key_order.get() {
+            Some(order) => Ok(order),
+            None => {
+                let order = KeyOrder::of(&self.keys, codec)?;
+                Ok(self.key_order.get_or_init(|| order))
+            }
+        }
     }
 
     /// The `_seq` that superseded a row, or [`LIVE`].

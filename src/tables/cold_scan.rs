@@ -83,6 +83,8 @@ pub(super) struct ColdReader {
     work: VecDeque<Work>,
     /// Rows by segment that the request's own transaction has ended.
     hidden: Vec<(u32, RoaringBitmap)>,
+    /// Whether it reads the last row groups first. The rows of each come in the order of their keys all the same.
+    backward: bool,
     metrics: Option<ColdMetrics>,
 }
 
@@ -118,10 +120,10 @@ impl ColdReader {
         segments: &[Arc<Segment>],
         wanted: Wanted,
         filter: Option<Arc<ScanFilter>>,
-        metrics: &ExecutionPlanMetricsSet,
+        metrics: Option<&ExecutionPlanMetricsSet>,
     ) -> Self {
         // Tables without segments show no such metrics.
-        let metrics = (!segments.is_empty()).then(|| ColdMetrics::new(metrics));
+        let metrics = metrics.filter(|_| !segments.is_empty()).map(ColdMetrics::new);
         let mut sorted: Vec<Arc<Segment>> =
             segments.iter().filter(|s| s.meta().min_seq <= wanted.snapshot).cloned().collect();
         sorted.sort_by(|a, b| a.meta().first_key().cmp(b.meta().first_key()));
@@ -132,7 +134,8 @@ impl ColdReader {
         if let Some(metrics) = &metrics {
             metrics.segments_pruned.add(segments.len() - sorted.len());
         }
-        Self { wanted, filter, work: sorted.into_iter().map(Work::Segment).collect(), hidden: Vec::new(), metrics }
+        let work = sorted.into_iter().map(Work::Segment).collect();
+        Self { wanted, filter, work, hidden: Vec::new(), backward: false, metrics }
     }
 
     /// Reads the rows of some keys, which are encoded as `key` says.
@@ -142,13 +145,13 @@ impl ColdReader {
         definition: &TableDefinition,
         key: &KeySpec,
         keys: &[Vec<u8>],
-        metrics: &ExecutionPlanMetricsSet,
+        metrics: Option<&ExecutionPlanMetricsSet>,
     ) -> Result<Self> {
         let mut reader = Self::scan(&[], wanted, None, metrics);
         if segments.is_empty() || keys.is_empty() {
             return Ok(reader);
         }
-        reader.metrics = Some(ColdMetrics::new(metrics));
+        reader.metrics = metrics.map(ColdMetrics::new);
         for segment in segments {
             let before = Before::of(segment);
             let found = segment.find_keys(definition, key, keys).await?;
@@ -182,6 +185,20 @@ impl ColdReader {
             }
         }
         Ok(())
+    }
+
+    /// Reads the last segments and row groups first, if `backward`.
+    pub fn directed(mut self, backward: bool) -> Self {
+        if backward != self.backward {
+            self.work.make_contiguous().reverse();
+            self.backward = backward;
+        }
+        self
+    }
+
+    /// Whether it reads the last row groups first.
+    pub fn is_backward(&self) -> bool {
+        self.backward
     }
 
     /// Whether there is nothing to read.
@@ -221,7 +238,11 @@ impl ColdReader {
                 if let Some(metrics) = &self.metrics {
                     metrics.groups_pruned.add(keep.iter().filter(|keep| !**keep).count());
                 }
-                for group in (0..groups).rev().filter(|group| keep[*group]) {
+                for group in (0..groups).rev() {
+                    let group = if self.backward { groups - 1 - group } else { group };
+                    if !keep[group] {
+                        continue;
+                    }
                     self.work.push_front(Work::Group(Arc::clone(&segment), group));
                 }
                 Ok(Step::Nothing)
@@ -283,7 +304,9 @@ impl ColdReader {
                 }
                 rows.retain_ranges(&left);
             }
-            rows.truncate(remaining);
+            if !self.backward {
+                rows.truncate(remaining);
+            }
             if let Some(filter) = &self.filter {
                 filter.narrow(segment, &mut rows, ids).await?;
             }

@@ -103,6 +103,11 @@ pub struct IndexRange {
 }
 
 impl IndexRange {
+    /// Every value.
+    pub fn all() -> Self {
+        Self { from: Vec::new(), to: None }
+    }
+
     /// Every value that begins with some bytes.
     pub fn prefix(bytes: Vec<u8>) -> Self {
         Self { to: successor(bytes.clone()), from: bytes }

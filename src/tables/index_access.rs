@@ -2,7 +2,7 @@
 //!
 //! The rule: the primary key, where filters pin it (`key_pins.rs`), goes before any index; then a unique index all of
 //! whose columns are pinned, then the index with the most pinned columns from its first on, then one with a range on
-//! its first column. A column is pinned by `=`, IN or IS NULL; the column after the last pinned one may have a range.
+//! its first column. The primary key, as far as it is pinned or has a range, is the last of those that are as good. A column is pinned by `=`, IN or IS NULL; the column after the last pinned one may have a range.
 //! Invariant: the ranges hold every row that the filters let through, so the filters can stay above the scan and have
 //! the last word. Values that are not of the column's own type are left to the filters.
 
@@ -26,7 +26,7 @@ use crate::types::KalamDataType;
 /// At most so many ranges of an index are read; filters with more are scanned for.
 const MAX_RANGES: usize = 1000;
 
-/// A part of an index.
+/// A part of an index, or of the primary key.
 #[derive(Debug, Clone)]
 pub struct IndexAccess {
     /// The index.
@@ -100,7 +100,8 @@ impl IndexAccess {
     /// The part of the best index that filters leave; `None` if no index helps.
     pub fn choose(definition: &TableDefinition, filters: &[Expr]) -> Result<Option<Self>> {
         let mut best: Option<(Rank, Self)> = None;
-        for index in &definition.indexes {
+        let key = definition.key_as_index();
+        for index in definition.indexes.iter().chain(&key) {
             let Some((rank, access)) = Self::of(definition, index, filters)? else { continue };
             if best.as_ref().is_none_or(|(other, _)| rank > *other) {
                 best = Some((rank, access));
@@ -162,6 +163,11 @@ impl IndexAccess {
         Ok(Some((rank, access)))
     }
 
+    /// Whether it is a part of the primary key, whose rows are found by their keys.
+    pub fn is_key(&self) -> bool {
+        self.index.index_id == IndexDefinition::OF_KEY
+    }
+
     /// The part, with its rows in the index's order.
     pub fn forward(self) -> Self {
         Self { order: Some(false), ..self }
@@ -169,7 +175,7 @@ impl IndexAccess {
 
     /// Every row of an index.
     pub fn whole(index: &IndexDefinition) -> Self {
-        let ranges = vec![IndexRange { from: Vec::new(), to: None }];
+        let ranges = vec![IndexRange::all()];
         Self { index: index.clone(), ranges, order: None, pinned: 0, shown: String::new() }
     }
 
@@ -332,8 +338,9 @@ impl IndexAccess {
         Some(Self { order: Some(backward.unwrap_or(false)), ..self.clone() })
     }
 
-    /// The index whose order rows are to have, if there is one.
+    /// The index whose order rows are to have, if there is one: the primary key if it has it.
     pub fn for_order(definition: &TableDefinition, by: &[Sorted]) -> Option<Self> {
-        definition.indexes.iter().find_map(|index| Self::whole(index).sorted(definition, by))
+        let key = definition.key_as_index();
+        key.iter().chain(&definition.indexes).find_map(|index| Self::whole(index).sorted(definition, by))
     }
 }

@@ -1,14 +1,17 @@
-//! A scan in key order: how ORDER BY on the key of a table in segments needs no sort.
+//! A scan in key order: how ORDER BY on the key needs no sort.
 //!
 //! Segments are sorted by key, so those whose ranges of keys do not meet are read one after the other; such a run is a
-//! lane. Rows in memory are sorted and are one more lane. Invariant: each lane is in key order, and lanes are merged, so
+//! lane. Chunks in memory know their order (`key_order.rs`); merged they are one more lane, which reads only as many rows
+//! as are asked for. Against the order each lane is read from its end. Invariant: each lane is in key order, and lanes are merged, so
 //! what comes out is in key order whatever was written since the plan was made; a plan that promises the order keeps
 //! the promise each time it runs.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::compute::concat_batches;
+use arrow::array::UInt32Array;
+use arrow::compute::{SortOptions, concat_batches, interleave_record_batch, take_record_batch};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result as DfResult;
 use datafusion::execution::memory_pool::MemoryConsumer;
@@ -22,16 +25,26 @@ use datafusion::physical_plan::sorts::streaming_merge::StreamingMergeBuilder;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, TryStreamExt};
 
+use super::chunk::Chunk;
 use super::cold_scan::ColdReader;
+use super::hot::HotTable;
+use super::index::IndexRange;
+use super::index_access::IndexAccess;
+use super::key_order::KeyMerge;
 use super::key_spec::KeySpec;
 use super::overlay::OverlayView;
+use super::replay::outdated;
 use super::request::Request;
-use super::scan::{Batches, ChunkReader, Source, TableScanExec, external};
+use super::scan::{Batches, ChunkReader, MAX_RUN, Pick, Source, TableScanExec, external};
 use super::scan_columns::ScanColumn;
 use super::segment::Segment;
+use crate::error::{KalamError, Result};
 use crate::platform::Turns;
 use crate::schema::{ColumnDefinition, TableDefinition};
-use crate::types::KalamDataType;
+use crate::types::{KalamDataType, KeyCodec};
+
+/// Rows of the first batch from memory: a page of a list reads no more.
+const FIRST_ROWS: usize = 64;
 
 /// Rows in memory up to which sorting them beats sorting everything.
 const MAX_HOT_ROWS: u64 = 65_536;
@@ -43,9 +56,11 @@ impl TableScanExec {
         request: Arc<Request>,
         metrics: BaselineMetrics,
         order: &LexOrdering,
+        backward: bool,
         context: &TaskContext,
     ) -> datafusion::common::Result<Batches> {
         let (overlay, hot) = self.rows_of(&request).await.map_err(external)?;
+        let range = self.key_range(&hot).map_err(external)?;
         let oldest = hot.expired_below(request.now_ms);
         self.deletions = self.deletions_of(&request);
         let (view, schema) = (hot.view(), self.schema());
@@ -53,37 +68,169 @@ impl TableScanExec {
         // Rows count once, when they leave.
         let reader = |segments: &[Arc<Segment>], chunks, remaining| {
             let wanted = self.wanted(request.snapshot);
-            let mut cold = ColdReader::scan(segments, wanted, self.pruning(segments), &self.metrics);
+            let cold = ColdReader::scan(segments, wanted, self.pruning(segments), Some(&self.metrics));
+            let mut cold = cold.directed(backward);
             if let Some(overlay) = &overlay {
                 cold.hide(overlay.hidden_cold());
             }
             let overlay = overlay.clone();
-            let (scan, request, metrics) = (self.clone(), Arc::clone(&request), metrics.intermediate());
+            let (scan, request, metrics) = (self.clone(), Arc::clone(&request), Some(metrics.intermediate()));
             let source = Source::Chunks(chunks);
-            let reader = ChunkReader {
+            ChunkReader {
                 scan,
                 request,
                 overlay,
                 cold,
                 source,
+                range: range.clone(),
                 oldest,
                 next: 0,
                 remaining,
                 metrics,
                 turns: Turns::begin(),
-            };
-            let stream = RecordBatchStreamAdapter::new(Arc::clone(&schema), reader.into_stream());
-            Box::pin(stream) as SendableRecordBatchStream
+            }
+        };
+        let stream = |batches: Batches| {
+            Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), batches)) as SendableRecordBatchStream
         };
         let remaining = self.fetch.unwrap_or(usize::MAX);
-        let mut streams: Vec<_> = lanes.iter().map(|lane| reader(lane, Arc::default(), remaining)).collect();
+        let mut streams: Vec<_> =
+            lanes.iter().map(|lane| stream(reader(lane, Arc::default(), remaining).into_stream())).collect();
         let chunks = overlay.as_ref().map_or_else(|| Arc::clone(&view.chunks), OverlayView::chunks);
-        if !chunks.is_empty() || !others.is_empty() || streams.is_empty() {
-            let unsorted = reader(&others, chunks, usize::MAX);
+        let (known, unknown): (Vec<_>, Vec<_>) = chunks.iter().cloned().partition(|chunk| chunk.knows_keys());
+        if !unknown.is_empty() || !others.is_empty() {
+            let unsorted = stream(reader(&others, Arc::new(unknown), usize::MAX).into_stream());
             streams.push(sorted(unsorted, order.clone(), self.fetch));
+        }
+        if !known.is_empty() || streams.is_empty() {
+            let ranges = self.key_access().map_or_else(|| vec![IndexRange::all()], |access| access.ranges.clone());
+            let merge = KeyMerge::new(known, hot.key().codec().clone(), ranges, backward);
+            streams
+                .push(stream(HotLane { reader: reader(&[], Arc::default(), remaining), merge, rows: 0 }.into_stream()));
         }
         let merged = merged(streams, order, self.fetch, &metrics, context)?;
         Ok(merged.inspect_ok(move |batch| metrics.record_output(batch.num_rows())).boxed())
+    }
+}
+
+/// A range of keys, for the chunks of a hot tier.
+#[derive(Debug, Clone)]
+pub(super) struct KeyRange {
+    /// How the chunks' keys are encoded.
+    pub codec: KeyCodec,
+    /// The range.
+    pub access: Arc<IndexAccess>,
+}
+
+impl TableScanExec {
+    /// The part of the primary key that it reads.
+    fn key_access(&self) -> Option<&Arc<IndexAccess>> {
+        self.index.as_ref().filter(|access| self.keys.is_none() && access.is_key())
+    }
+
+    /// The part of the primary key that it reads, for the chunks of a hot tier, whose key must be that of the plan.
+    pub(super) fn key_range(&self, hot: &HotTable) -> Result<Option<KeyRange>> {
+        let Some(access) = self.key_access() else { return Ok(None) };
+        let definition = self.table.definition();
+        if hot.key().version() != KeySpec::typed_since(definition, definition.schema_version) {
+            return Err(outdated());
+        }
+        Ok(Some(KeyRange { codec: hot.key().codec().clone(), access: Arc::clone(access) }))
+    }
+
+    /// The order in which it gives its rows, and whether that is against the key's, if it reads in the key's order: by
+    /// as many columns of the key as it has, from the first on.
+    pub(super) fn key_order(&self) -> Option<(LexOrdering, bool)> {
+        let backward = self.key_access()?.order?;
+        let options = SortOptions { descending: backward, nulls_first: backward };
+        let schema = self.schema();
+        let sorted = |key: &ColumnDefinition| {
+            let place =
+                self.columns.iter().position(|c| matches!(c, ScanColumn::Table { id, .. } if *id == key.column_id));
+            // Floating point keys sort by value, arrays by bits.
+            let place = place.filter(|_| !matches!(key.data_type, KalamDataType::Float | KalamDataType::Double))?;
+            Some(PhysicalSortExpr { expr: Arc::new(Column::new(schema.field(place).name(), place)), options })
+        };
+        let order: Vec<_> = self.table.definition().key_columns().into_iter().map_while(sorted).collect();
+        Some((LexOrdering::new(order)?, backward))
+    }
+}
+
+/// Whether an order names a column.
+pub(super) fn names_column(order: &LexOrdering, index: usize) -> bool {
+    order.iter().any(|sort| sort.expr.downcast_ref::<Column>().is_some_and(|column| column.index() == index))
+}
+
+/// The rows of a batch, last first.
+pub(super) fn reversed(batch: &RecordBatch) -> Result<RecordBatch> {
+    let rows = UInt32Array::from_iter_values((0..batch.num_rows() as u32).rev());
+    take_record_batch(batch, &rows).map_err(KalamError::internal)
+}
+
+/// The rows in memory in key order, a few at first.
+struct HotLane {
+    /// Says which rows are seen, and makes batches of them.
+    reader: ChunkReader,
+    merge: KeyMerge,
+    /// Rows of the last batch.
+    rows: usize,
+}
+
+impl HotLane {
+    fn into_stream(self) -> Batches {
+        futures::stream::unfold(self, |mut lane| async move {
+            lane.next_batch().await.map_err(external).transpose().map(|batch| (batch, lane))
+        })
+        .boxed()
+    }
+
+    async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
+        self.rows = (self.rows * 2).clamp(FIRST_ROWS, MAX_RUN);
+        let wanted = self.rows.min(self.reader.remaining);
+        let mut turns = Turns::begin();
+        let (mut rows, mut looked_at) = (Vec::with_capacity(wanted), 0);
+        while rows.len() < wanted
+            && let Some((chunk, row)) = self.merge.next()?
+        {
+            looked_at += 1;
+            if self.reader.sees(&chunk, row) {
+                rows.push((chunk, row));
+            }
+            if looked_at % MAX_RUN == 0 {
+                turns.pass().await;
+                self.reader.request.check()?;
+            }
+        }
+        self.reader.request.check()?;
+        self.reader.remaining -= rows.len();
+        if rows.is_empty() { Ok(None) } else { self.reader.scan.rows_batch(&rows).map(Some) }
+    }
+}
+
+impl TableScanExec {
+    /// The batch of some rows, in their order.
+    pub(super) fn rows_batch(&self, rows: &[(Arc<Chunk>, usize)]) -> Result<RecordBatch> {
+        // Each chunk's rows are taken at once, then brought into their order.
+        let mut taken: Vec<(&Chunk, Vec<u32>)> = Vec::new();
+        let mut places: HashMap<u64, usize> = HashMap::new();
+        let mut order = Vec::with_capacity(rows.len());
+        for (chunk, row) in rows {
+            let place = *places.entry(chunk.base).or_insert_with(|| {
+                taken.push((chunk, Vec::new()));
+                taken.len() - 1
+            });
+            order.push((place, taken[place].1.len()));
+            taken[place].1.push(*row as u32);
+        }
+        let batches = taken.into_iter().map(|(chunk, rows)| match rows.as_slice() {
+            [row] => self.batch(chunk, &Pick::Range(*row as usize, 1)),
+            _ => self.batch(chunk, &Pick::List(UInt32Array::from(rows))),
+        });
+        let mut batches = batches.collect::<Result<Vec<_>>>()?;
+        if batches.len() == 1 {
+            return Ok(batches.remove(0));
+        }
+        interleave_record_batch(&batches.iter().collect::<Vec<_>>(), &order).map_err(KalamError::internal)
     }
 }
 

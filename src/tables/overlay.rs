@@ -435,6 +435,14 @@ impl OverlayView {
         }))
     }
 
+    /// Whether a row of a chunk is visible.
+    pub fn sees(&self, chunk: &Chunk, row: usize) -> bool {
+        match is_own(chunk.base) {
+            true => chunk.visible(row, self.at),
+            false => chunk.visible(row, self.snapshot) && !self.is_hidden(chunk.base + row as u64),
+        }
+    }
+
     /// The positions within a range whose rows the transaction has ended, ascending.
     pub fn hidden(&self, positions: Range<u64>) -> Vec<u64> {
         let hidden = self.overlay.hidden.read();

@@ -29,7 +29,7 @@ use futures::StreamExt;
 use super::index_access::{IndexAccess, ScanPath, Sorted};
 use super::key_spec::KeySpec;
 use super::log::ScopeKey;
-use super::ordered_scan;
+use super::ordered_scan::{self, names_column};
 use super::parameters::with_values;
 use super::request::Request;
 use super::scan_columns::ScanColumn;
@@ -42,7 +42,7 @@ use crate::schema::{CachedTableData, TableType};
 #[path = "scan_reader.rs"]
 mod reader;
 
-pub(super) use reader::{Batches, ChunkReader, Source};
+pub(super) use reader::{Batches, ChunkReader, MAX_RUN, Pick, Source};
 
 /// Which deleted rows a scan gives: those of deletions from one `_seq` to another, both included.
 pub(super) type Deletions = RangeInclusive<Seq>;
@@ -54,9 +54,9 @@ pub struct TableScanExec {
     pub(super) table: Arc<CachedTableData>,
     pub(super) columns: Arc<[ScanColumn]>,
     /// Encoded keys, where filters pin the whole key.
-    keys: Option<Arc<[Vec<u8>]>>,
+    pub(super) keys: Option<Arc<[Vec<u8>]>>,
     /// The part of an index that it reads through.
-    index: Option<Arc<IndexAccess>>,
+    pub(super) index: Option<Arc<IndexAccess>>,
     /// The filters, if parameters are among them: then each run finds its keys or its part of an index.
     open: Option<Arc<[Expr]>>,
     /// The order that it promises, where it is that of the index.
@@ -128,19 +128,28 @@ impl TableScanExec {
         };
         let Some(access) = access else { return Ok(None) };
         let schema = self.schema();
+        let index = Some(Arc::new(access));
         let order = by.iter().map(|(index, options)| PhysicalSortExpr {
             expr: Arc::new(Column::new(schema.field(*index).name(), *index)),
             options: *options,
         });
         let Some(order) = LexOrdering::new(order.collect::<Vec<_>>()) else { return Ok(None) };
+        let scan = Self { index, index_order: Some(order.clone()), ..self.clone() };
+        // Segments are merged with hot rows by as much of the key as the scan has: that must be what is asked for, at least.
+        let promised = match scan.index.as_ref().is_some_and(|access| access.is_key()) {
+            true => match scan.key_order() {
+                Some((key_order, _)) if by.iter().all(|(i, _)| names_column(&key_order, *i)) => key_order,
+                _ => return Ok(None),
+            },
+            false => order,
+        };
         let properties = PlanProperties::new(
-            EquivalenceProperties::new_with_orderings(schema.clone(), [order.iter().cloned().collect::<Vec<_>>()]),
+            EquivalenceProperties::new_with_orderings(schema, [promised.iter().cloned().collect::<Vec<_>>()]),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
-        let (index, index_order) = (Some(Arc::new(access)), Some(order));
-        Ok(Some(Self { index, index_order, properties: Arc::new(properties), ..self.clone() }))
+        Ok(Some(Self { properties: Arc::new(properties), ..scan }))
     }
 
     /// Columns that rows are to be sorted by; `None` if one is not the table's.
@@ -284,11 +293,11 @@ impl ExecutionPlan for TableScanExec {
         let metrics = BaselineMetrics::new(&self.metrics, 0);
         let scan = self.with_values()?;
         let open = async move {
-            match scan.order.clone() {
-                Some(order) => scan.open_in_order(request, metrics, &order, &context).await,
+            match scan.order.clone().map(|order| (order, false)).or_else(|| scan.key_order()) {
+                Some((order, backward)) => scan.open_in_order(request, metrics, &order, backward, &context).await,
                 None => {
                     let (order, fetch, schema) = (scan.index_order.clone(), scan.fetch, scan.schema());
-                    let reader = scan.open(request, metrics).await.map_err(external)?;
+                    let reader = scan.open(request, Some(metrics)).await.map_err(external)?;
                     match order.filter(|_| reader.is_unsorted()) {
                         None => Ok(reader.into_stream()),
                         // Of each segment there are no more rows than are asked for.
@@ -321,7 +330,7 @@ impl ExecutionPlan for TableScanExec {
             hot.is_some_and(|hot| ordered_scan::pays(&hot.view().segments, hot.statistics().live_rows))
         };
         if self.keys.is_some()
-            || self.index.is_some()
+            || self.index.as_ref().is_some_and(|access| !access.is_key())
             || !ordered_scan::is_key_order(definition, &self.columns, order)
             || !pays()
         {

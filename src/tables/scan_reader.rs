@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, UInt32Array};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, UInt32Array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::{self, FilterBuilder, FilterPredicate};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -20,6 +20,7 @@ use crate::platform::Turns;
 use crate::tables::chunk::{Chunk, Visibility};
 use crate::tables::cold_scan::{ColdReader, Step};
 use crate::tables::hot::HotTable;
+use crate::tables::ordered_scan::{KeyRange, reversed};
 use crate::tables::overlay::OverlayView;
 use crate::tables::replay::outdated;
 use crate::tables::request::Request;
@@ -30,7 +31,7 @@ use crate::tables::seq::Seq;
 use crate::types::coerce_array;
 
 /// At most so many rows that were looked up make a batch.
-const MAX_RUN: usize = 8192;
+pub(in crate::tables) const MAX_RUN: usize = 8192;
 
 impl TableScanExec {
     /// The scope that it reads, the changes of it by the request's transaction, and its rows.
@@ -48,18 +49,20 @@ impl TableScanExec {
         Ok((overlay, hot))
     }
 
-    pub(super) async fn open(mut self, request: Arc<Request>, metrics: BaselineMetrics) -> Result<ChunkReader> {
+    /// Begins to read. `metrics` are for a run that somebody may look at.
+    pub(super) async fn open(mut self, request: Arc<Request>, metrics: Option<BaselineMetrics>) -> Result<ChunkReader> {
         let (overlay, hot) = self.rows_of(&request).await?;
         let oldest = hot.expired_below(request.now_ms);
         self.deletions = self.deletions_of(&request);
         let wanted = self.wanted(request.snapshot);
+        let measured = metrics.is_some().then_some(&self.metrics);
         let (source, mut cold) = match &self.keys {
-            None if let Some(access) = &self.index => {
+            None if let Some(access) = self.index.as_ref().filter(|access| !access.is_key()) => {
                 let definition = self.table.definition();
                 let limit = self.fetch.filter(|_| !self.unordered).unwrap_or(usize::MAX);
                 hot.use_indexes_of(definition)?;
                 let (mut found, segments) = hot.index_rows(access, request.snapshot, oldest, limit)?;
-                let mut cold = ColdReader::scan(&segments, wanted, self.filter.clone(), &self.metrics);
+                let mut cold = ColdReader::scan(&segments, wanted, self.filter.clone(), measured);
                 if let Some(overlay) = &overlay {
                     found = overlay.index_rows(definition, access, oldest)?;
                     cold.hide(overlay.hidden_cold());
@@ -73,7 +76,7 @@ impl TableScanExec {
             }
             None => {
                 let view = hot.view();
-                let cold = ColdReader::scan(&view.segments, wanted, self.pruning(&view.segments), &self.metrics);
+                let cold = ColdReader::scan(&view.segments, wanted, self.pruning(&view.segments), measured);
                 // A scope that a transaction changes is held: its chunks are those of the view.
                 (Source::Chunks(overlay.as_ref().map_or(view.chunks, OverlayView::chunks)), cold)
             }
@@ -93,17 +96,28 @@ impl TableScanExec {
                 rows.retain(|(chunk, row)| chunk.seqs.value(*row) >= oldest);
                 // The segments after the index: rows move from the hot tier to segments, never back.
                 let (segments, definition) = (hot.view().segments, self.table.definition());
-                let cold =
-                    ColdReader::lookup(&segments, wanted, definition, hot.key(), &missing, &self.metrics).await?;
+                let cold = ColdReader::lookup(&segments, wanted, definition, hot.key(), &missing, measured).await?;
                 (Source::Rows(rows), cold)
             }
         };
         if let Some(overlay) = &overlay {
             cold.hide(overlay.hidden_cold());
         }
+        let range = self.key_range(&hot)?;
         let (remaining, turns) = (self.fetch.unwrap_or(usize::MAX), Turns::begin());
-        let mut reader =
-            ChunkReader { scan: self, request, overlay, cold, source, oldest, next: 0, remaining, metrics, turns };
+        let mut reader = ChunkReader {
+            scan: self,
+            request,
+            overlay,
+            cold,
+            source,
+            range,
+            oldest,
+            next: 0,
+            remaining,
+            metrics,
+            turns,
+        };
         if reader.is_unsorted() {
             reader.remaining = usize::MAX;
         }
@@ -210,7 +224,7 @@ impl TableScanExec {
         })
     }
 
-    fn batch(&self, chunk: &Chunk, rows: &Pick) -> Result<RecordBatch> {
+    pub(in crate::tables) fn batch(&self, chunk: &Chunk, rows: &Pick) -> Result<RecordBatch> {
         if chunk.schema_version > self.table.schema_version() {
             return Err(outdated());
         }
@@ -221,7 +235,7 @@ impl TableScanExec {
 }
 
 /// Rows of a chunk.
-enum Pick {
+pub(in crate::tables) enum Pick {
     All,
     /// So many from a row on.
     Range(usize, usize),
@@ -269,19 +283,21 @@ pub(in crate::tables) struct ChunkReader {
     pub(in crate::tables) overlay: Option<OverlayView>,
     pub(in crate::tables) cold: ColdReader,
     pub(in crate::tables) source: Source,
+    /// The range of keys that is wanted of chunks.
+    pub(in crate::tables) range: Option<KeyRange>,
     /// Rows with a lower `_seq` are events that are too old.
     pub(in crate::tables) oldest: Seq,
     pub(in crate::tables) next: usize,
     pub(in crate::tables) remaining: usize,
-    pub(in crate::tables) metrics: BaselineMetrics,
+    /// For a run that somebody may look at.
+    pub(in crate::tables) metrics: Option<BaselineMetrics>,
     pub(in crate::tables) turns: Turns,
 }
 
 impl TableScanExec {
     /// Reads it to its end, past what runs plans: for a lookup that was not planned, so nothing in it is open.
     pub async fn read(self, request: Arc<Request>) -> Result<Vec<RecordBatch>> {
-        let metrics = BaselineMetrics::new(&self.metrics, 0);
-        let mut reader = self.open(request, metrics).await?;
+        let mut reader = self.open(request, None).await?;
         let mut batches = Vec::new();
         while let Some(batch) = reader.next_batch().await? {
             if batch.num_rows() > 0 {
@@ -310,9 +326,10 @@ impl ChunkReader {
         while self.remaining > 0 {
             self.turns.pass().await;
             self.request.check()?;
-            let timer = self.metrics.elapsed_compute().clone();
-            let _timer = timer.timer();
+            let timer = self.metrics.as_ref().map(|metrics| metrics.elapsed_compute().clone());
+            let _timer = timer.as_ref().map(|timer| timer.timer());
             let batch = match self.cold.next(self.remaining).await? {
+                Step::Rows(rows) if self.cold.is_backward() => Some(reversed(&self.scan.cold_batch(&rows)?)?),
                 Step::Rows(rows) => Some(self.scan.cold_batch(&rows)?),
                 Step::Nothing => None,
                 Step::End => match self.read()? {
@@ -323,10 +340,21 @@ impl ChunkReader {
             let Some(batch) = batch else { continue };
             let batch = if batch.num_rows() > self.remaining { batch.slice(0, self.remaining) } else { batch };
             self.remaining -= batch.num_rows();
-            self.metrics.record_output(batch.num_rows());
+            if let Some(metrics) = &self.metrics {
+                metrics.record_output(batch.num_rows());
+            }
             return Ok(Some(batch));
         }
         Ok(None)
+    }
+
+    /// Whether a row is one of those that the scan gives.
+    pub(in crate::tables) fn sees(&self, chunk: &Chunk, row: usize) -> bool {
+        let visible = match &self.overlay {
+            Some(overlay) => overlay.sees(chunk, row),
+            None => chunk.visible(row, self.request.snapshot),
+        };
+        visible && chunk.seqs.value(row) >= self.oldest
     }
 
     /// `None` at the end; `Some(None)` for a chunk without a visible row.
@@ -346,6 +374,15 @@ impl ChunkReader {
             }
             Source::Chunks(chunks) => {
                 let Some(chunk) = chunks.get(at) else { return Ok(None) };
+                if let Some(range) = &self.range
+                    && let Some(mut rows) = chunk.rows_within(&range.codec, &range.access.ranges)?
+                {
+                    rows.retain(|row| self.sees(chunk, *row as usize));
+                    let rows = UInt32Array::from(rows);
+                    return Ok(Some(
+                        (!rows.is_empty()).then(|| self.scan.batch(chunk, &Pick::List(rows))).transpose()?,
+                    ));
+                }
                 Ok(Some(match self.scan.visibility(chunk, self.overlay.as_ref(), self.oldest, self.request.snapshot) {
                     Visibility::None => None,
                     Visibility::All => Some(self.scan.batch(chunk, &Pick::All)?),

@@ -33,7 +33,24 @@ pub async fn explain(
         _ => return unsupported("EXPLAIN of this statement"),
     };
     let mut lines: Vec<(&str, String)> = Vec::new();
+    let found = match statement.as_ref() {
+        ast::Statement::Update(update) if !analyze => {
+            Some(("Update", super::update::explained(execution, update, with.as_ref()).await?))
+        }
+        ast::Statement::Delete(delete) if !analyze => {
+            Some(("Delete", super::delete::explained(execution, delete, with.as_ref()).await?))
+        }
+        _ => None,
+    };
     let (query, extras) = match statement.as_ref() {
+        _ if let Some((verb, explained)) = found => {
+            lines.push(("statement", format!("{verb} {}", explained.target.table.table_id())));
+            if let Some(scan) = explained.lookup {
+                return key_lookup(execution, lines, Arc::new(scan), false).await;
+            }
+            let extras = explained.target.extras(execution)?;
+            (explained.query, extras)
+        }
         ast::Statement::Query(query) => {
             if execution.options.short_path
                 && short_path::is_key_query(query)
@@ -42,24 +59,6 @@ pub async fn explain(
                 return key_lookup(execution, lines, Arc::new(scan), analyze).await;
             }
             (query.as_ref().clone(), Extras::new())
-        }
-        ast::Statement::Update(update) if !analyze => {
-            let explained = super::update::explained(execution, update, with.as_ref()).await?;
-            lines.push(("statement", format!("Update {}", explained.target.table.table_id())));
-            if let Some(scan) = explained.lookup {
-                return key_lookup(execution, lines, Arc::new(scan), false).await;
-            }
-            let extras = explained.target.extras(execution)?;
-            (explained.query, extras)
-        }
-        ast::Statement::Delete(delete) if !analyze => {
-            let explained = super::delete::explained(execution, delete, with.as_ref()).await?;
-            lines.push(("statement", format!("Delete {}", explained.target.table.table_id())));
-            if let Some(scan) = explained.lookup {
-                return key_lookup(execution, lines, Arc::new(scan), false).await;
-            }
-            let extras = explained.target.extras(execution)?;
-            (explained.query, extras)
         }
         ast::Statement::Insert(insert) if !analyze => {
             let ast::TableObject::TableName(name) = &insert.table else { return unsupported("INSERT INTO a function") };

@@ -1,14 +1,7 @@
 // A database in files: one append-only log of batches, and in memory where in it every value lies.
 //
-//   LOCK         who has it open
-//   CURRENT      the name of the log, with a checksum; replaced by renaming
-//   data-N.log   header: "KALAMLOG" | u32 version | u32 CRC-32 of the 12 bytes before
-//                then batches: u32 "KBAT" | u32 CRC-32 of everything behind it | u32 bytes of payload | u64 number
-//                | u64 length of the log that was flushed when the batch was written | payload
-//                payload: operations: u8 1 put, 2 delete, 3 delete range | u8 partition | u32 bytes, key
-//                [put: u32 bytes, value] [range instead of a key: u8 1 from, 2 to | for each: u32 bytes, key]
-//
-// Numbers are little endian but for the checksum's own text. Invariants:
+// Beside the log (batch.ts) and the name of the one that counts (log-folder.ts) a folder holds LOCK: who has it open.
+// Invariants:
 // - A batch is one write at the end of the log. It counts when all of it is there and its checksum is right, so a batch
 //   that a crash cut off is not there; opening cuts it away. What is damaged before that, within what was flushed, is
 //   an error and never cut.
@@ -21,20 +14,26 @@ import { joined } from '../bytes.js'
 import { KalamError } from '../errors.js'
 import type { HostStorage, StorageOperation, StoragePartition, StorageScan, StorageStatistics } from '../storage.js'
 import type { Durability } from '../types.js'
-import { builtin, crc32, type NodeFs, syncFolder } from './builtin.js'
+import {
+  BATCH_HEADER,
+  BatchWriter,
+  batchHeader,
+  bytesOf,
+  checkLogHeader,
+  damaged,
+  HEADER,
+  type Operations,
+  readOperations,
+  text,
+} from './batch.js'
+import { builtin, type NodeFs } from './builtin.js'
+import { crc32 } from './crc32.js'
 import { lockFolder } from './lock-file.js'
+import { LogFolder, writeAll } from './log-folder.js'
 import { SortedMap } from './sorted-map.js'
 
 const PARTITIONS: readonly StoragePartition[] = ['meta', 'catalog', 'log', 'manifest', 'blob']
-const MAGIC = 'KALAMLOG'
-const VERSION = 1
-const HEADER = 16
-const BATCH_MAGIC = 0x5441424b
-const BATCH_HEADER = 28
 const BLOB_PART = 256 * 1024
-const PUT = 1
-const DELETE = 2
-const RANGE = 3
 /** A log below this size is never rewritten by itself. */
 const REWRITE_BYTES = 64 << 20
 /** Batches of a rewritten log have about this size. */
@@ -44,105 +43,6 @@ const REWRITE_BATCH = 1 << 20
 interface Place {
   at: number
   length: number
-}
-
-const utf8 = new TextEncoder()
-
-/** Bytes as text, one byte a character: its order is that of the bytes. */
-function text(bytes: Uint8Array): string {
-  let out = ''
-  for (let i = 0; i < bytes.length; i += 8192) out += String.fromCharCode(...bytes.subarray(i, i + 8192))
-  return out
-}
-
-function bytesOf(key: string): Uint8Array {
-  const out = new Uint8Array(key.length)
-  for (let i = 0; i < key.length; i++) out[i] = key.charCodeAt(i)
-  return out
-}
-
-function damaged(path: string, what: string): KalamError {
-  return new KalamError({
-    code: 'DATA_CORRUPTED',
-    message: `the file '${path}' is damaged: ${what}`,
-    hint: 'Restore a backup.',
-  })
-}
-
-/** Puts operations one after the other into one buffer, behind room for a batch's header. */
-class BatchWriter {
-  private buffer = new Uint8Array(64 * 1024)
-  private view = new DataView(this.buffer.buffer)
-  length = BATCH_HEADER
-
-  private reserve(bytes: number): void {
-    if (this.length + bytes <= this.buffer.length) return
-    const grown = new Uint8Array(Math.max(this.buffer.length * 2, this.length + bytes))
-    grown.set(this.buffer.subarray(0, this.length))
-    this.buffer = grown
-    this.view = new DataView(grown.buffer)
-  }
-
-  private byte(value: number): void {
-    this.reserve(1)
-    this.buffer[this.length++] = value
-  }
-
-  /** Adds a length and the bytes; gives the place of the bytes in the buffer. */
-  private bytes(value: Uint8Array): number {
-    this.reserve(4 + value.length)
-    this.view.setUint32(this.length, value.length, true)
-    this.buffer.set(value, this.length + 4)
-    const at = this.length + 4
-    this.length = at + value.length
-    return at
-  }
-
-  put(partition: number, key: Uint8Array, value: Uint8Array): number {
-    this.byte(PUT)
-    this.byte(partition)
-    this.bytes(key)
-    return this.bytes(value)
-  }
-
-  delete(partition: number, key: Uint8Array): void {
-    this.byte(DELETE)
-    this.byte(partition)
-    this.bytes(key)
-  }
-
-  deleteRange(partition: number, from: Uint8Array | undefined, to: Uint8Array | undefined): void {
-    this.byte(RANGE)
-    this.byte(partition)
-    this.byte((from === undefined ? 0 : 1) | (to === undefined ? 0 : 2))
-    if (from !== undefined) this.bytes(from)
-    if (to !== undefined) this.bytes(to)
-  }
-
-  /** The batch with its header. */
-  seal(number: number, synced: number): Uint8Array {
-    const { view } = this
-    view.setUint32(0, BATCH_MAGIC, true)
-    view.setUint32(8, this.length - BATCH_HEADER, true)
-    view.setBigUint64(12, BigInt(number), true)
-    view.setBigUint64(20, BigInt(synced), true)
-    const batch = this.buffer.subarray(0, this.length)
-    view.setUint32(4, crc32(batch.subarray(8)), true)
-    return batch
-  }
-}
-
-/** The header of a batch, if `bytes` begin with one that can be. */
-function batchHeader(bytes: Uint8Array): { crc: number; length: number; number: number; synced: number } | undefined {
-  if (bytes.length < BATCH_HEADER) return undefined
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-  if (view.getUint32(0, true) !== BATCH_MAGIC) return undefined
-  return {
-    crc: view.getUint32(4, true),
-    length: view.getUint32(8, true),
-    number: Number(view.getBigUint64(12, true)),
-    synced: Number(view.getBigUint64(20, true)),
-  }
 }
 
 /** Settings of {@link openFiles}. */
@@ -176,10 +76,7 @@ export async function deleteFiles(folder: string): Promise<void> {
   if (!fs.existsSync(folder)) return
   const unlock = await lockFolder(folder)
   try {
-    for (const name of fs.readdirSync(folder)) {
-      // Nothing that is not ours.
-      if (name === 'CURRENT' || /^data-\d+\.log$/.test(name) || name.endsWith('.tmp')) fs.rmSync(`${folder}/${name}`)
-    }
+    new LogFolder(fs, folder).clear()
   } finally {
     unlock()
   }
@@ -189,7 +86,7 @@ export async function deleteFiles(folder: string): Promise<void> {
 /** The storage; see the module's comment. */
 class FileStorage implements HostStorage {
   private readonly maps = PARTITIONS.map(() => new SortedMap<Place>())
-  private path: string
+  private readonly files: LogFolder
   private generation: number
   private fd: number
   /** Where the next batch goes. */
@@ -209,14 +106,13 @@ class FileStorage implements HostStorage {
     private readonly folder: string,
     private readonly unlock: () => void,
   ) {
-    this.generation = this.readCurrent()
-    this.path = this.logPath(this.generation)
+    this.files = new LogFolder(fs, folder)
+    this.generation = this.files.current()
     if (this.generation === 0) {
       this.generation = 1
-      this.path = this.logPath(1)
-      this.fd = this.createLog(this.path)
+      this.fd = this.files.create(1)
       fs.fsyncSync(this.fd)
-      this.writeCurrent(1)
+      this.files.makeCurrent(1)
       this.synced = HEADER
       return
     }
@@ -227,69 +123,12 @@ class FileStorage implements HostStorage {
       fs.closeSync(this.fd)
       throw error
     }
-    for (const name of fs.readdirSync(folder)) {
-      // What a rewrite left that did not come to its end.
-      const stale = /^data-\d+\.log$/.test(name) && `${folder}/${name}` !== this.path
-      if (stale || name === 'CURRENT.tmp') fs.rmSync(`${folder}/${name}`, { force: true })
-    }
+    this.files.removeAllBut(this.generation)
   }
 
-  private logPath(generation: number): string {
-    return `${this.folder}/data-${generation}.log`
-  }
-
-  /** The number of the log that counts; 0 if there is none. */
-  private readCurrent(): number {
-    const path = `${this.folder}/CURRENT`
-    if (!this.fs.existsSync(path)) return 0
-    const content = new TextDecoder().decode(this.fs.readFileSync(path))
-    const found = /^data-(\d+)\.log ([0-9a-f]+)\n$/.exec(content)
-    const generation = Number(found?.[1])
-    if (found === null || crc32(utf8.encode(`data-${generation}.log`)).toString(16) !== found[2]) {
-      throw damaged(path, `it holds ${JSON.stringify(content.slice(0, 60))}`)
-    }
-    if (!this.fs.existsSync(this.logPath(generation)))
-      throw damaged(path, `it names data-${generation}.log, which is gone`)
-    return generation
-  }
-
-  private writeCurrent(generation: number): void {
-    const { fs, folder } = this
-    const name = `data-${generation}.log`
-    const bytes = utf8.encode(`${name} ${crc32(utf8.encode(name)).toString(16)}\n`)
-    const fd = fs.openSync(`${folder}/CURRENT.tmp`, 'w')
-    try {
-      this.writeAll(fd, bytes, 0)
-      fs.fsyncSync(fd)
-    } finally {
-      fs.closeSync(fd)
-    }
-    // The log's own name first: CURRENT must never name what is not there.
-    syncFolder(fs, folder)
-    fs.renameSync(`${folder}/CURRENT.tmp`, `${folder}/CURRENT`)
-    syncFolder(fs, folder)
-  }
-
-  private createLog(path: string): number {
-    const fd = this.fs.openSync(path, 'w+')
-    const header = new Uint8Array(HEADER)
-    header.set(utf8.encode(MAGIC))
-    const view = new DataView(header.buffer)
-    view.setUint32(8, VERSION, true)
-    view.setUint32(12, crc32(header.subarray(0, 12)), true)
-    try {
-      this.writeAll(fd, header, 0)
-    } catch (error) {
-      this.fs.closeSync(fd)
-      throw error
-    }
-    return fd
-  }
-
-  private writeAll(fd: number, bytes: Uint8Array, at: number): void {
-    for (let done = 0; done < bytes.length; ) {
-      done += this.fs.writeSync(fd, bytes, done, bytes.length - done, at + done)
-    }
+  /** The log that counts. */
+  private get path(): string {
+    return this.files.log(this.generation)
   }
 
   private read(at: number, length: number): Uint8Array {
@@ -306,18 +145,7 @@ class FileStorage implements HostStorage {
   /** Reads the log from its beginning, and cuts off what a crash left of its last batch. */
   private load(): void {
     const size = this.fs.fstatSync(this.fd).size
-    const header = this.read(0, HEADER)
-    const view = new DataView(header.buffer, header.byteOffset, header.byteLength)
-    if (header.length < HEADER || text(header.subarray(0, 8)) !== MAGIC) throw damaged(this.path, 'it has no header')
-    if (view.getUint32(12, true) !== crc32(header.subarray(0, 12))) throw damaged(this.path, 'its header is damaged')
-    const version = view.getUint32(8, true)
-    if (version !== VERSION) {
-      throw new KalamError({
-        code: 'UNSUPPORTED_FORMAT',
-        message: `the file '${this.path}' has version ${version}, expected ${VERSION}`,
-        hint: 'It was written by a later version of KalamDB. Update the package.',
-      })
-    }
+    checkLogHeader(this.read(0, HEADER), this.path)
     let at = HEADER
     while (at < size) {
       const found = batchHeader(this.read(at, BATCH_HEADER))
@@ -354,31 +182,14 @@ class FileStorage implements HostStorage {
   }
 
   private replay(batch: Uint8Array, at: number): void {
-    const view = new DataView(batch.buffer, batch.byteOffset, batch.byteLength)
-    let place = BATCH_HEADER
-    const bytes = (): Uint8Array => {
-      const length = view.getUint32(place, true)
-      const found = batch.subarray(place + 4, place + 4 + length)
-      place += 4 + length
-      return found
+    const operations: Operations = {
+      put: (partition, key, place, length) => this.set(partition, key, { at: at + place, length }),
+      delete: (partition, key) => this.remove(partition, key),
+      deleteRange: (partition, from, to) => this.removeRange(partition, from, to),
     }
-    while (place < batch.length) {
-      const type = batch[place]
-      const partition = batch[place + 1] as number
-      place += 2
-      if (type === RANGE) {
-        const ends = batch[place++] as number
-        const from = ends & 1 ? text(bytes()) : undefined
-        this.removeRange(partition, from, ends & 2 ? text(bytes()) : undefined)
-      } else if (type === PUT) {
-        const key = text(bytes())
-        const value = bytes()
-        this.set(partition, key, { at: at + place - value.length, length: value.length })
-      } else if (type === DELETE) {
-        this.remove(partition, text(bytes()))
-      } else {
-        throw damaged(this.path, `the batch at byte ${at} holds an operation of type ${type}`)
-      }
+    const unknown = readOperations(batch, operations)
+    if (unknown !== undefined) {
+      throw damaged(this.path, `the batch at byte ${at} holds an operation of type ${unknown}`)
     }
   }
 
@@ -507,7 +318,7 @@ class FileStorage implements HostStorage {
       this.cut()
       this.dirty = true
       try {
-        this.writeAll(this.fd, batch, start)
+        writeAll(this.fs, this.fd, batch, start)
         if (strict) await this.flush()
       } catch (error) {
         // Cut off at once if it can be; if not, before the next batch, which would otherwise come after a hole.
@@ -549,9 +360,9 @@ class FileStorage implements HostStorage {
   }
 
   private rewrite(): void {
-    const { fs } = this
-    const path = this.logPath(this.generation + 1)
-    const fd = this.createLog(path)
+    const { fs, files } = this
+    const next = this.generation + 1
+    const fd = files.create(next)
     const moved: [Place, number][] = []
     let end = HEADER
     let number = 0
@@ -560,7 +371,7 @@ class FileStorage implements HostStorage {
       let places: [Place, number][] = []
       const seal = (): void => {
         number += 1
-        this.writeAll(fd, writer.seal(number, 0), end)
+        writeAll(fs, fd, writer.seal(number, 0), end)
         for (const [place, at] of places) moved.push([place, end + at])
         end += writer.length
         writer = new BatchWriter()
@@ -574,13 +385,13 @@ class FileStorage implements HostStorage {
       })
       if (places.length > 0) seal()
       fs.fsyncSync(fd)
-      this.writeCurrent(this.generation + 1)
+      files.makeCurrent(next)
       fs.closeSync(this.fd)
       fs.rmSync(this.path, { force: true })
     } catch (error) {
-      if (this.readCurrent() === this.generation) {
+      if (files.current() === this.generation) {
         fs.closeSync(fd)
-        fs.rmSync(path, { force: true })
+        fs.rmSync(files.log(next), { force: true })
         throw error
       }
       // CURRENT names the new log, which is whole and flushed. Whether a loss of power would turn the name back is not
@@ -588,8 +399,7 @@ class FileStorage implements HostStorage {
     }
     for (const [place, at] of moved) place.at = at
     this.fd = fd
-    this.path = path
-    this.generation += 1
+    this.generation = next
     this.end = end
     this.synced = end
     this.number = number

@@ -1,0 +1,228 @@
+//! The order of keys in memory: which rows of a chunk lie within a range of keys, and chunks merged by key.
+//!
+//! Each chunk knows its own order: none is kept where rows were written in the order of their keys, else four bytes a row,
+//! found when it is first asked. Invariant: a chunk's rows and keys never change, so the order stays right, writers need
+//! not know of it, and it serves every snapshot; which rows are visible is asked of each row that is found. Of the
+//! versions of a key a reader sees one at most, so merged chunks give each visible key once. Rows whose key is not known
+//! any more (they ended before an ALTER changed its type) are in no range: chunks with such rows are not narrowed.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef};
+
+use super::chunk::Chunk;
+use super::index::IndexRange;
+use crate::error::Result;
+use crate::types::KeyCodec;
+
+/// Of a chunk of which more than one row in so many is asked for, every row is handed out, without copying.
+const WHOLE_FROM: usize = 4;
+
+/// The rows of a chunk by key, then as they lie; see the module's comment.
+#[derive(Debug)]
+pub(super) struct KeyOrder(Option<Box<[u32]>>);
+
+impl KeyOrder {
+    /// The order of some keys.
+    pub fn of(keys: &[ArrayRef], codec: &KeyCodec) -> Result<Self> {
+        let encoder = codec.rows(keys)?;
+        let rows = keys.first().map_or(0, |column| column.len());
+        let (mut bytes, mut ends, mut sorted) = (Vec::new(), vec![0], true);
+        for row in 0..rows {
+            encoder.encode(row, &mut bytes)?;
+            sorted &= row == 0 || bytes[ends[row - 1]..ends[row]] <= bytes[ends[row]..];
+            ends.push(bytes.len());
+        }
+        if sorted {
+            return Ok(Self(None));
+        }
+        let key = |row: u32| &bytes[ends[row as usize]..ends[row as usize + 1]];
+        let mut order: Vec<u32> = (0..rows as u32).collect();
+        order.sort_by(|a, b| key(*a).cmp(key(*b)));
+        Ok(Self(Some(order.into())))
+    }
+
+    /// The row at a place.
+    fn row(&self, place: usize) -> usize {
+        self.0.as_ref().map_or(place, |rows| rows[place] as usize)
+    }
+}
+
+impl Chunk {
+    /// Whether every row has its key.
+    pub(super) fn knows_keys(&self) -> bool {
+        self.keys.iter().all(|column| column.null_count() == 0)
+    }
+
+    /// The places of a range in the order of keys.
+    fn places(&self, codec: &KeyCodec, range: &IndexRange) -> Result<Range<usize>> {
+        let (order, encoder) = (self.key_order(codec)?, codec.rows(&self.keys)?);
+        let mut key = Vec::new();
+        let mut place = |bytes: &[u8]| -> Result<usize> {
+            let (mut low, mut high) = (0, self.len());
+            while low < high {
+                let middle = low + (high - low) / 2;
+                key.clear();
+                encoder.encode(order.row(middle), &mut key)?;
+                if key.as_slice() < bytes { low = middle + 1 } else { high = middle }
+            }
+            Ok(low)
+        };
+        let from = place(&range.from)?;
+        let to = range.to.as_ref().map_or(Ok(self.len()), |to| place(to))?;
+        Ok(from..to.max(from))
+    }
+
+    /// The rows within ranges, ascending; `None` if it is better to look at all of them.
+    pub(super) fn rows_within(&self, codec: &KeyCodec, ranges: &[IndexRange]) -> Result<Option<Vec<u32>>> {
+        if !self.knows_keys() {
+            return Ok(None);
+        }
+        let places = ranges.iter().map(|range| self.places(codec, range)).collect::<Result<Vec<_>>>()?;
+        let rows: usize = places.iter().map(Range::len).sum();
+        if rows * WHOLE_FROM > self.len() {
+            return Ok(None);
+        }
+        let order = self.key_order(codec)?;
+        let mut found: Vec<u32> = places.into_iter().flatten().map(|place| order.row(place) as u32).collect();
+        found.sort_unstable();
+        Ok(Some(found))
+    }
+}
+
+/// The next row of a chunk.
+#[derive(Debug, PartialEq, Eq)]
+struct Head {
+    key: Vec<u8>,
+    chunk: usize,
+    row: usize,
+    backward: bool,
+}
+
+impl Ord for Head {
+    /// The greatest is the next.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let order = (&self.key, self.chunk).cmp(&(&other.key, other.chunk));
+        if self.backward { order } else { order.reverse() }
+    }
+}
+
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The rows of chunks within ranges of keys, one after the other in the order of keys, or against it.
+#[derive(Debug)]
+pub(super) struct KeyMerge {
+    chunks: Vec<Arc<Chunk>>,
+    codec: KeyCodec,
+    /// The ranges that have not begun, the next one last.
+    ranges: Vec<IndexRange>,
+    /// What is left of the range that has, by chunk.
+    places: Vec<Range<usize>>,
+    heads: BinaryHeap<Head>,
+    backward: bool,
+}
+
+impl KeyMerge {
+    /// Of chunks that know their keys. The ranges are ascending and apart.
+    pub fn new(chunks: Vec<Arc<Chunk>>, codec: KeyCodec, mut ranges: Vec<IndexRange>, backward: bool) -> Self {
+        if !backward {
+            ranges.reverse();
+        }
+        Self { chunks, codec, ranges, places: Vec::new(), heads: BinaryHeap::new(), backward }
+    }
+
+    /// The next row, visible or not.
+    pub fn next(&mut self) -> Result<Option<(Arc<Chunk>, usize)>> {
+        while self.heads.is_empty() {
+            let Some(range) = self.ranges.pop() else { return Ok(None) };
+            let places = self.chunks.iter().map(|chunk| chunk.places(&self.codec, &range));
+            self.places = places.collect::<Result<_>>()?;
+            for chunk in 0..self.chunks.len() {
+                self.push(chunk, Vec::new())?;
+            }
+        }
+        let Some(Head { key, chunk, row, .. }) = self.heads.pop() else { return Ok(None) };
+        self.push(chunk, key)?;
+        Ok(Some((Arc::clone(&self.chunks[chunk]), row)))
+    }
+
+    /// Makes the next row of a chunk one of the heads.
+    fn push(&mut self, chunk: usize, mut key: Vec<u8>) -> Result<()> {
+        let places = &mut self.places[chunk];
+        let Some(place) = (if self.backward { places.next_back() } else { places.next() }) else { return Ok(()) };
+        let from = &self.chunks[chunk];
+        let row = from.key_order(&self.codec)?.row(place);
+        key.clear();
+        self.codec.encode(&from.keys, row, &mut key)?;
+        self.heads.push(Head { key, chunk, row, backward: self.backward });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::KalamDataType;
+    use arrow::array::Int64Array;
+
+    fn codec() -> KeyCodec {
+        KeyCodec::new(&[KalamDataType::BigInt]).expect("a key")
+    }
+
+    fn chunk(base: u64, keys: &[Option<i64>]) -> Arc<Chunk> {
+        let column: ArrayRef = Arc::new(Int64Array::from(keys.to_vec()));
+        let seqs = Int64Array::from_iter_values((1..).take(keys.len()));
+        Arc::new(Chunk::new(base, 1, Arc::from([1]), vec![Arc::clone(&column)], vec![column], None, seqs))
+    }
+
+    fn range(from: i64, to: i64) -> IndexRange {
+        let key = |n: i64| {
+            let mut key = Vec::new();
+            let column: ArrayRef = Arc::new(Int64Array::from(vec![n]));
+            codec().encode(&[column], 0, &mut key).expect("a key");
+            key
+        };
+        IndexRange { from: key(from), to: Some(key(to)) }
+    }
+
+    #[test]
+    fn rows_of_a_small_part_are_named_and_those_of_a_large_one_are_not() -> Result<()> {
+        let mixed: Vec<_> = (0..40).map(|n| Some(n * 7 % 40)).collect();
+        let sorted: Vec<_> = (0..40).map(Some).collect();
+        let at = |keys: &[Option<i64>], key| keys.iter().position(|k| *k == Some(key)).map_or(u32::MAX, |at| at as u32);
+        for keys in [&mixed, &sorted] {
+            let mut wanted: Vec<u32> = (5..9).chain(20..23).map(|key| at(keys, key)).collect();
+            wanted.sort_unstable();
+            let chunk = chunk(0, keys);
+            assert_eq!(chunk.rows_within(&codec(), &[range(5, 9), range(20, 23)])?, Some(wanted));
+            assert_eq!(chunk.rows_within(&codec(), &[range(50, 90)])?, Some(Vec::new()));
+            assert_eq!(chunk.rows_within(&codec(), &[range(5, 16)])?, None);
+        }
+        assert!(chunk(0, &sorted).key_order(&codec())?.0.is_none(), "no order is kept beside that of the rows");
+        let forgotten = [None].into_iter().chain(sorted).collect::<Vec<_>>();
+        assert_eq!(chunk(0, &forgotten).rows_within(&codec(), &[range(5, 6)])?, None);
+        Ok(())
+    }
+
+    #[test]
+    fn chunks_are_merged_range_by_range_in_both_directions() -> Result<()> {
+        let keys = [[9, 2, 4, 2].map(Some), [1, 3, 5, 8].map(Some)];
+        let chunks = || vec![chunk(0, &keys[0]), chunk(4, &keys[1])];
+        for (backward, wanted) in [(false, vec![2, 2, 3, 8, 9]), (true, vec![9, 8, 3, 2, 2])] {
+            let mut merge = KeyMerge::new(chunks(), codec(), vec![range(2, 4), range(6, 12)], backward);
+            let mut found = Vec::new();
+            while let Some((chunk, row)) = merge.next()? {
+                found.extend(keys[chunk.base as usize / 4][row]);
+            }
+            assert_eq!(found, wanted);
+        }
+        Ok(())
+    }
+}
