@@ -124,7 +124,7 @@ impl Rescued {
         let detail = recovered.told();
         let number = self.from.meta().number;
         let sources = recovered.groups.into_iter().map(|(rows, places)| {
-            let live = places.len() as u64 - places.intersection_len(&deleted);
+            let live = places.len() - places.intersection_len(&deleted);
             rewrite::Source::of_segment(rows, number, &places, live)
         });
         Ok((rewrite::build(&self.definition, self.number, sources.collect()).await?, detail))
