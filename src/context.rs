@@ -90,7 +90,8 @@ pub struct Config {
     pub role: Role,
     /// Bytes that running queries may use together.
     pub memory_limit: usize,
-    /// Bytes that rows may take in memory before they are written to segments.
+    /// Bytes that rows may take in memory before a writer first has to write some to segments. From half of it on that
+    /// is done while nothing else runs.
     pub hot_limit: usize,
     /// Bytes that what is read of segments may take in memory.
     pub segment_cache: usize,
@@ -105,7 +106,7 @@ impl Default for Config {
             user: DEFAULT_USER.to_owned(),
             role: Role::System,
             memory_limit: 512 << 20,
-            hot_limit: if platform::SMALL_MEMORY { 64 << 20 } else { 128 << 20 },
+            hot_limit: if platform::SMALL_MEMORY { 128 << 20 } else { 256 << 20 },
             segment_cache: 64 << 20,
             transaction_timeout: DEFAULT_TRANSACTION_TIMEOUT,
         }

@@ -13,10 +13,13 @@
 //! decoding checks every length against what is there before it is used, so damaged bytes give an error, never a
 //! panic or a wrong row.
 
-use arrow::array::{Array, ArrayData, ArrayRef, make_array};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayData, ArrayRef, UInt32Array, make_array};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
+use arrow::compute;
 use arrow::datatypes::DataType;
-use arrow::record_batch::RecordBatch;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use bytes::Bytes;
 
 use super::bytes::Cursor;
@@ -24,6 +27,9 @@ use crate::error::{ErrorCode, KalamError, Result};
 
 /// Below this many bytes compression does not pay.
 const COMPRESS_FROM: usize = 512;
+
+/// So much beyond twice its own size a column may keep of what it was cut from.
+const SHARED_BYTES: usize = 1024;
 
 const PLAIN: u8 = 0;
 const LZ4: u8 = 1;
@@ -192,6 +198,25 @@ pub fn memory_size(columns: &[ArrayRef]) -> usize {
     columns.iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or(0)).sum()
 }
 
+/// The batch with columns that hold no more memory than its rows need: a slice of a much longer column is copied, because
+/// whoever keeps it would keep all of that.
+pub fn unshared(batch: &RecordBatch) -> Result<RecordBatch> {
+    let shares = |column: &ArrayRef| {
+        let needed = column.to_data().get_slice_memory_size().unwrap_or(usize::MAX);
+        column.get_buffer_memory_size() > needed.saturating_mul(2).saturating_add(SHARED_BYTES)
+    };
+    let own = |column: &ArrayRef| {
+        if !shares(column) {
+            return Ok(Arc::clone(column));
+        }
+        let all = UInt32Array::from_iter_values(0..column.len() as u32);
+        compute::take(column, &all, None).map_err(KalamError::internal)
+    };
+    let columns = batch.columns().iter().map(own).collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(batch.schema(), columns, &options).map_err(KalamError::internal)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,6 +239,19 @@ mod tests {
         let fields: Vec<Field> =
             columns.iter().enumerate().map(|(i, c)| Field::new(format!("c{i}"), c.data_type().clone(), true)).collect();
         RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("columns of one length")
+    }
+
+    #[test]
+    fn a_slice_that_is_kept_does_not_keep_the_column_it_was_cut_from() -> Result<()> {
+        let all = batch(&vec![(Some(1), Some("some text".into()), Some(true), Some(0.5)); 10_000]);
+        let row = unshared(&all.slice(5_000, 1))?;
+        assert_eq!(row, all.slice(5_000, 1));
+        let kept: usize = row.columns().iter().map(|c| c.get_buffer_memory_size()).sum();
+        assert!(kept < 2_000, "one row keeps {kept} bytes");
+        // What is nearly all of it is shared.
+        let most = unshared(&all.slice(1, 9_999))?;
+        assert_eq!(most.column(0).to_data().buffers()[0].data_ptr(), all.column(0).to_data().buffers()[0].data_ptr());
+        Ok(())
     }
 
     type Row = (Option<i64>, Option<String>, Option<bool>, Option<f32>);

@@ -122,10 +122,10 @@ impl ColdReader {
         segments: &[Arc<Segment>],
         wanted: Wanted,
         filter: Option<Arc<ScanFilter>>,
-        metrics: &ExecutionPlanMetricsSet,
+        metrics: Option<&ExecutionPlanMetricsSet>,
     ) -> Self {
         // Tables without segments show no such metrics.
-        let metrics = (!segments.is_empty()).then(|| ColdMetrics::new(metrics));
+        let metrics = metrics.filter(|_| !segments.is_empty()).map(ColdMetrics::new);
         let mut sorted: Vec<Arc<Segment>> =
             segments.iter().filter(|s| s.meta().min_seq <= wanted.snapshot).cloned().collect();
         sorted.sort_by(|a, b| a.meta().first_key().cmp(b.meta().first_key()));
@@ -147,13 +147,13 @@ impl ColdReader {
         definition: &TableDefinition,
         key: &KeySpec,
         keys: &[Vec<u8>],
-        metrics: &ExecutionPlanMetricsSet,
+        metrics: Option<&ExecutionPlanMetricsSet>,
     ) -> Result<Self> {
         let mut reader = Self::scan(&[], wanted, None, metrics);
         if segments.is_empty() || keys.is_empty() {
             return Ok(reader);
         }
-        reader.metrics = Some(ColdMetrics::new(metrics));
+        reader.metrics = metrics.map(ColdMetrics::new);
         for segment in segments {
             let before = Before::of(segment);
             let found = segment.find_keys(definition, key, keys).await?;

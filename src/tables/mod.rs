@@ -49,9 +49,9 @@ pub use provider::{
     TableKind, TableProviderCore, TableProviders, UserKind, UserTableProvider, stored_core, stored_provider,
     with_system_columns,
 };
+pub use request::Request;
 pub use rewrite::retained_since;
 pub use salvage::Salvage;
-pub use request::Request;
 pub use scan::TableScanExec;
 pub use scan_columns::{DELETED_COLUMN, POSITION_COLUMN, ROW_ID_COLUMN, SEQ_COLUMN};
 pub use scope_write::{ColdCheck, PreparedRows, ScopeWrite, prepare_rows};

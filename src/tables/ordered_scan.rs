@@ -68,13 +68,13 @@ impl TableScanExec {
         // Rows count once, when they leave.
         let reader = |segments: &[Arc<Segment>], chunks, remaining| {
             let wanted = self.wanted(request.snapshot);
-            let cold = ColdReader::scan(segments, wanted, self.pruning(segments), &self.metrics);
+            let cold = ColdReader::scan(segments, wanted, self.pruning(segments), Some(&self.metrics));
             let mut cold = cold.directed(backward);
             if let Some(overlay) = &overlay {
                 cold.hide(overlay.hidden_cold());
             }
             let overlay = overlay.clone();
-            let (scan, request, metrics) = (self.clone(), Arc::clone(&request), metrics.intermediate());
+            let (scan, request, metrics) = (self.clone(), Arc::clone(&request), Some(metrics.intermediate()));
             let source = Source::Chunks(chunks);
             ChunkReader {
                 scan,

@@ -297,7 +297,7 @@ impl ExecutionPlan for TableScanExec {
                 Some((order, backward)) => scan.open_in_order(request, metrics, &order, backward, &context).await,
                 None => {
                     let (order, fetch, schema) = (scan.index_order.clone(), scan.fetch, scan.schema());
-                    let reader = scan.open(request, metrics).await.map_err(external)?;
+                    let reader = scan.open(request, Some(metrics)).await.map_err(external)?;
                     match order.filter(|_| reader.is_unsorted()) {
                         None => Ok(reader.into_stream()),
                         // Of each segment there are no more rows than are asked for.

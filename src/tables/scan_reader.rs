@@ -49,11 +49,13 @@ impl TableScanExec {
         Ok((overlay, hot))
     }
 
-    pub(super) async fn open(mut self, request: Arc<Request>, metrics: BaselineMetrics) -> Result<ChunkReader> {
+    /// Begins to read. `metrics` are for a run that somebody may look at.
+    pub(super) async fn open(mut self, request: Arc<Request>, metrics: Option<BaselineMetrics>) -> Result<ChunkReader> {
         let (overlay, hot) = self.rows_of(&request).await?;
         let oldest = hot.expired_below(request.now_ms);
         self.deletions = self.deletions_of(&request);
         let wanted = self.wanted(request.snapshot);
+        let measured = metrics.is_some().then_some(&self.metrics);
         let (source, mut cold) = match &self.keys {
             None if let Some(access) = self.index.as_ref().filter(|access| !access.is_key()) => {
                 let definition = self.table.definition();
@@ -61,7 +63,7 @@ impl TableScanExec {
                 hot.use_indexes_of(definition)?;
                 hot.build_index(access.index.index_id, &request).await?;
                 let (mut found, segments) = hot.index_rows(access, request.snapshot, oldest, limit)?;
-                let mut cold = ColdReader::scan(&segments, wanted, self.filter.clone(), &self.metrics);
+                let mut cold = ColdReader::scan(&segments, wanted, self.filter.clone(), measured);
                 if let Some(overlay) = &overlay {
                     found = overlay.index_rows(definition, access, oldest)?;
                     cold.hide(overlay.hidden_cold());
@@ -75,7 +77,7 @@ impl TableScanExec {
             }
             None => {
                 let view = hot.view();
-                let cold = ColdReader::scan(&view.segments, wanted, self.pruning(&view.segments), &self.metrics);
+                let cold = ColdReader::scan(&view.segments, wanted, self.pruning(&view.segments), measured);
                 // A scope that a transaction changes is held: its chunks are those of the view.
                 (Source::Chunks(overlay.as_ref().map_or(view.chunks, OverlayView::chunks)), cold)
             }
@@ -95,8 +97,7 @@ impl TableScanExec {
                 rows.retain(|(chunk, row)| chunk.seqs.value(*row) >= oldest);
                 // The segments after the index: rows move from the hot tier to segments, never back.
                 let (segments, definition) = (hot.view().segments, self.table.definition());
-                let cold =
-                    ColdReader::lookup(&segments, wanted, definition, hot.key(), &missing, &self.metrics).await?;
+                let cold = ColdReader::lookup(&segments, wanted, definition, hot.key(), &missing, measured).await?;
                 (Source::Rows(rows), cold)
             }
         };
@@ -289,15 +290,15 @@ pub(in crate::tables) struct ChunkReader {
     pub(in crate::tables) oldest: Seq,
     pub(in crate::tables) next: usize,
     pub(in crate::tables) remaining: usize,
-    pub(in crate::tables) metrics: BaselineMetrics,
+    /// For a run that somebody may look at.
+    pub(in crate::tables) metrics: Option<BaselineMetrics>,
     pub(in crate::tables) turns: Turns,
 }
 
 impl TableScanExec {
     /// Reads it to its end, past what runs plans: for a lookup that was not planned, so nothing in it is open.
     pub async fn read(self, request: Arc<Request>) -> Result<Vec<RecordBatch>> {
-        let metrics = BaselineMetrics::new(&self.metrics, 0);
-        let mut reader = self.open(request, metrics).await?;
+        let mut reader = self.open(request, None).await?;
         let mut batches = Vec::new();
         while let Some(batch) = reader.next_batch().await? {
             if batch.num_rows() > 0 {
@@ -325,8 +326,8 @@ impl ChunkReader {
     async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
         while self.remaining > 0 {
             self.request.pass(&mut self.turns).await?;
-            let timer = self.metrics.elapsed_compute().clone();
-            let _timer = timer.timer();
+            let timer = self.metrics.as_ref().map(|metrics| metrics.elapsed_compute().clone());
+            let _timer = timer.as_ref().map(|timer| timer.timer());
             let batch = match self.cold.next(self.remaining).await? {
                 Step::Rows(rows) if self.cold.is_backward() => Some(reversed(&self.scan.cold_batch(&rows)?)?),
                 Step::Rows(rows) => Some(self.scan.cold_batch(&rows)?),
@@ -339,7 +340,9 @@ impl ChunkReader {
             let Some(batch) = batch else { continue };
             let batch = if batch.num_rows() > self.remaining { batch.slice(0, self.remaining) } else { batch };
             self.remaining -= batch.num_rows();
-            self.metrics.record_output(batch.num_rows());
+            if let Some(metrics) = &self.metrics {
+                metrics.record_output(batch.num_rows());
+            }
             return Ok(Some(batch));
         }
         Ok(None)

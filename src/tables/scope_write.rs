@@ -92,6 +92,7 @@ pub fn prepare_rows(
     let columns: Arc<[(u32, KalamDataType)]> =
         definition.columns_in_order().map(|c| (c.column_id, c.data_type)).collect();
     let column_ids: Arc<[u32]> = columns.iter().map(|c| c.0).collect();
+    let batch = &block::unshared(batch)?;
     let total = batch.num_rows();
     let row_bytes = block::memory_size(batch.columns()).div_ceil(total.max(1)).max(1);
     let step = (ROWS_PER_RECORD_BYTES / row_bytes).clamp(1, ROWS_PER_RECORD);

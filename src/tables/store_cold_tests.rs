@@ -394,7 +394,14 @@ fn policies_and_memory_say_what_is_due() -> Result<()> {
         table.insert(0..10).await?;
         assert_eq!(due(Some(11)), []);
         assert_eq!(due(Some(10)), [Due { scope: table.scope.clone(), work: DueWork::Flush }]);
-        table.store.set_memory(10, 1 << 20);
+        // Above half of the limit rows are flushed in the background, above all of it by the next writer.
+        let bytes = table.store.hot(&table.scope, &table.definition).await?.bytes();
+        table.store.set_memory(bytes * 2, 1 << 20);
+        assert_eq!((due(None), table.store.over_budget()), (Vec::new(), None));
+        table.store.set_memory(bytes, 1 << 20);
+        assert_eq!(due(None), [Due { scope: table.scope.clone(), work: DueWork::Flush }]);
+        assert_eq!(table.store.over_budget(), None);
+        table.store.set_memory(bytes - 1, 1 << 20);
         assert_eq!(due(None), [Due { scope: table.scope.clone(), work: DueWork::Flush }]);
         assert_eq!(table.store.over_budget(), Some(table.scope.clone()));
         table.flush().await?;

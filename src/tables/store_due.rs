@@ -16,6 +16,9 @@ use super::store::TableStore;
 use crate::platform;
 use crate::schema::TableDefinition;
 
+/// Hot rows above this part of their limit are flushed while nothing else runs, so that a writer seldom has to do it.
+const BACKGROUND_SHARE: usize = 2;
+
 /// Rows are counted again when so much of the limit has come.
 const RECOUNT_SHARE: usize = 16;
 
@@ -43,7 +46,7 @@ impl TableStore {
         let now = platform::now_ms();
         let mut hot: Vec<(ScopeKey, Arc<HotTable>)> = self.in_memory();
         hot.sort_by(|a, b| a.0.cmp(&b.0));
-        let limit = self.hot_limit.load(Ordering::Relaxed);
+        let limit = self.hot_limit.load(Ordering::Relaxed) / BACKGROUND_SHARE;
         let over = hot.iter().map(|(_, t)| t.bytes()).sum::<usize>() > limit;
         let greatest = hot.iter().map(|(_, t)| t.bytes()).max().unwrap_or(0);
         let mut due = Vec::new();
@@ -78,6 +81,8 @@ impl TableStore {
     /// Sets how many bytes of hot rows there may be before writers flush first, and how many the cache of segments has.
     pub fn set_memory(&self, hot_limit: usize, cache: usize) {
         self.hot_limit.store(hot_limit, Ordering::Relaxed);
+        // What was found to be within another limit is counted again.
+        self.grown.store(hot_limit, Ordering::Relaxed);
         self.cache.set_budget(cache);
     }
 

@@ -17,12 +17,13 @@ export async function time(work) {
 /**
  * Runs every contestant's work in turns.
  *
- * @param {Record<string, (n: number) => Promise<unknown>>} contestants what each does; `n` never repeats
- * @param {{ rounds?: number, perRound?: number, settleMs?: number }} [options] operations per round are timed together;
- *   `settleMs` passes before each turn, so that what the one before left to do in the background is not timed
+ * @param {Record<string, (n: number, given: unknown) => Promise<unknown>>} contestants what each does; `n` never repeats
+ * @param {{ rounds?: number, perRound?: number, settleMs?: number, given?: (n: number) => unknown }} [options]
+ *   operations per round are timed together; `settleMs` passes before each turn, so that what the one before left to do
+ *   in the background is not timed; `given` makes what an operation works on, before the clock runs
  * @returns {Promise<Record<string, number>>} milliseconds per operation
  */
-export async function inTurns(contestants, { rounds = 9, perRound = 1, settleMs = 0 } = {}) {
+export async function inTurns(contestants, { rounds = 9, perRound = 1, settleMs = 0, given } = {}) {
   const names = Object.keys(contestants)
   const times = Object.fromEntries(names.map(name => [name, []]))
   let n = 0
@@ -33,8 +34,9 @@ export async function inTurns(contestants, { rounds = 9, perRound = 1, settleMs 
       const first = n
       n += perRound
       if (settleMs > 0) await new Promise(resolve => setTimeout(resolve, settleMs))
+      const inputs = Array.from({ length: perRound }, (_, k) => given?.(first + k))
       const ms = await time(async () => {
-        for (let k = 0; k < perRound; k++) await contestants[name](first + k)
+        for (let k = 0; k < perRound; k++) await contestants[name](first + k, inputs[k])
       })
       // The first round warms up.
       if (round >= 0) times[name].push(ms / perRound)

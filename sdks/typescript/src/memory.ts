@@ -4,7 +4,7 @@
 // queries; a table larger than it works, because rows beyond the first share are written out and cached ones dropped.
 
 import type { EngineConfig } from './engine/surface.js'
-import { KalamError } from './errors.js'
+import { invalid } from './options.js'
 import type { ConnectOptions } from './types.js'
 
 const MB = 1 << 20
@@ -20,7 +20,7 @@ export function deviceBudget(): number {
   return Math.min(MOST, Math.max(LEAST, Math.round((gigabytes * 1024 * MB) / 8)))
 }
 
-/** The engine's limits: a tenth for hot rows, a tenth for the cache of segments, the rest for queries. */
+/** The engine's limits: two tenths for hot rows, which are written out from one on, a tenth for the cache of segments, the rest for queries. */
 export function memoryLimits({
   memoryBudget,
   memoryLimit,
@@ -30,10 +30,10 @@ export function memoryLimits({
 > {
   for (const [name, value] of Object.entries({ memoryBudget, memoryLimit })) {
     if (value !== undefined && !(typeof value === 'number' && value > 0)) {
-      throw new KalamError({ code: 'INVALID_OPTION', message: `${name} is ${String(value)}, expected bytes above 0` })
+      throw invalid(`${name} is ${String(value)}, expected bytes above 0`)
     }
   }
   const budget = memoryBudget ?? deviceBudget()
   const tenth = Math.round(budget / 10)
-  return { memoryLimit: memoryLimit ?? budget - 2 * tenth, hotLimit: tenth, segmentCache: tenth }
+  return { memoryLimit: memoryLimit ?? budget - 3 * tenth, hotLimit: 2 * tenth, segmentCache: tenth }
 }

@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 // The public types. They hold no code.
 
 import type { HostStorage } from './storage.js'

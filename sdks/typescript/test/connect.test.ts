@@ -28,6 +28,9 @@ describe('connecting in Node', () => {
     await assert.rejects(connect(''), code('INVALID_NAME'))
     await assert.rejects(connect(undefined as never), code('INVALID_OPTION'))
     await assert.rejects(deleteDatabase(''), code('INVALID_NAME'))
+    await assert.rejects(deleteDatabase('x', { file: './data' } as never), code('INVALID_OPTION', /'file'/))
+    await assert.rejects(connect({ name: 'x', onProgress: 5 as never }), code('INVALID_OPTION', /onProgress/))
+    await assert.rejects(connect({ name: 'x', signal: {} as never }), code('INVALID_OPTION', /signal/))
   })
 })
 
@@ -35,8 +38,8 @@ describe('the memory budget', () => {
   it('is shared out, and comes from the device', () => {
     const MB = 1 << 20
     assert.deepEqual(memoryLimits({ memoryBudget: 100 * MB }), {
-      memoryLimit: 80 * MB,
-      hotLimit: 10 * MB,
+      memoryLimit: 70 * MB,
+      hotLimit: 20 * MB,
       segmentCache: 10 * MB,
     })
     assert.equal(memoryLimits({ memoryBudget: 100 * MB, memoryLimit: 5 }).memoryLimit, 5)

@@ -31,7 +31,11 @@ impl Segment {
         key: &KeySpec,
         keys: &[K],
     ) -> Result<Vec<(usize, u32)>> {
-        let written = KeySpec::at(definition, self.meta().schema_version)?;
+        let earlier = match self.meta().schema_version {
+            version if version < key.version() => Some(KeySpec::at(definition, version)?),
+            _ => None,
+        };
+        let written = earlier.as_ref().unwrap_or(key);
         let ids: Vec<u32> = if key.is_row_id() { vec![ROW_ID_FIELD_ID] } else { key.columns().to_vec() };
         if !encode_alike(written.codec(), key.codec()) {
             return self.search_converted(definition, key, &ids, keys).await;
@@ -43,7 +47,7 @@ impl Segment {
                 continue;
             }
             for group in self.candidate_groups(key) {
-                if !self.bloom_says_perhaps(group, &written, key).await? {
+                if !self.bloom_says_perhaps(group, written, key).await? {
                     continue;
                 }
                 let columns = self.key_columns(group, &ids).await?;

@@ -339,10 +339,14 @@ impl Segment {
         } else if !missing.is_empty() {
             whole = self.read_rows(group, ids).await?;
         }
-        let indices = UInt32Array::from(rows.to_vec());
-        let take = |(id, array): (&u32, Option<ArrayRef>)| match array {
-            Some(array) => compute::take(&array, &indices, None).map(Some).map_err(KalamError::internal),
-            None => Ok(picked.get(id).cloned()),
+        // Rows that follow each other need no copy.
+        let run = rows.first().zip(rows.last()).filter(|(first, last)| (*last - *first) as usize + 1 == rows.len());
+        let indices =
+            if run.is_none() { UInt32Array::from(rows.to_vec()) } else { UInt32Array::from(Vec::<u32>::new()) };
+        let take = |(id, array): (&u32, Option<ArrayRef>)| match (array, run) {
+            (Some(array), Some((first, _))) => Ok(Some(array.slice(*first as usize, rows.len()))),
+            (Some(array), None) => compute::take(&array, &indices, None).map(Some).map_err(KalamError::internal),
+            (None, _) => Ok(picked.get(id).cloned()),
         };
         ids.iter().zip(whole).map(take).collect()
     }
