@@ -5,13 +5,17 @@ import { copyFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { copyEngine, requireEngine, root } from './engine.mjs'
 
+const tsc = (...options) => {
+  const args = [join(root, 'node_modules/typescript/bin/tsc'), '-p', root, ...options]
+  if (spawnSync(process.execPath, args, { stdio: 'inherit' }).status !== 0) throw new Error('tsc failed')
+}
+
 try {
   requireEngine()
   rmSync(join(root, 'dist'), { recursive: true, force: true })
-  const tsc = spawnSync(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', root], {
-    stdio: 'inherit',
-  })
-  if (tsc.status !== 0) throw new Error('tsc failed')
+  // Comments are of use in declarations. In modules they were a fifth of what a page without a bundler downloads.
+  tsc('--emitDeclarationOnly')
+  tsc('--declaration', 'false', '--declarationMap', 'false', '--removeComments')
   console.log('sdk: sources -> dist')
   for (const line of copyEngine(join(root, 'dist/wasm'))) console.log(line)
   copyFileSync(join(root, '../../LICENSE'), join(root, 'LICENSE'))

@@ -5,7 +5,6 @@
 
 import { joined } from './bytes.js'
 import { Connection, checkUser } from './database.js'
-import { durabilityOf } from './durability.js'
 import { EngineClient } from './engine/client.js'
 import { Link } from './engine/link.js'
 import type { EngineConfig } from './engine/surface.js'
@@ -14,6 +13,7 @@ import { KalamError } from './errors.js'
 import { Limit } from './limit.js'
 import { memoryLimits } from './memory.js'
 import { hasFiles } from './node/builtin.js'
+import { checkOptions, invalid } from './options.js'
 import type { ConnectOptions, ConnectProgress, Database, DeleteOptions, Rescued, WasmSource } from './types.js'
 import { compileResponse, type ResolvedWasm } from './wasm.js'
 
@@ -38,10 +38,6 @@ const OPTIONS: readonly string[] = [
 
 const ROLES: readonly unknown[] = ['user', 'service', 'dba', 'system']
 
-function invalid(message: string, hint?: string): KalamError {
-  return new KalamError({ code: 'INVALID_OPTION', message, hint })
-}
-
 /**
  * Opens a database and creates it if it is not there.
  *
@@ -56,10 +52,9 @@ function invalid(message: string, hint?: string): KalamError {
  */
 export async function connect(options: string | ConnectOptions): Promise<Database> {
   const given = withName(typeof options === 'string' ? { name: options } : options)
-  checkOptions(given)
-  const { name, restore, user, role, nodeId, transactionTimeoutMs, onProgress, signal } = given
+  checkConnect(given)
+  const { name, restore, user, role, nodeId, durability, transactionTimeoutMs, onProgress, signal } = given
   const { int64 = 'bigint' } = given
-  const durability = durabilityOf(given)
   const storage = chooseStorage(given)
   const spawn = chooseSpawn(given.worker, typeof storage !== 'string')
   const config: EngineConfig = {
@@ -69,7 +64,7 @@ export async function connect(options: string | ConnectOptions): Promise<Databas
     ...(user !== undefined && { user }),
     ...(role !== undefined && { role }),
     ...(nodeId !== undefined && { nodeId }),
-    ...durability,
+    ...(durability !== undefined && { durability }),
     ...memoryLimits(given),
     ...(transactionTimeoutMs !== undefined && { transactionTimeoutMs }),
   }
@@ -80,7 +75,7 @@ export async function connect(options: string | ConnectOptions): Promise<Databas
     onProgress: onProgress && (progress => onProgress(progress as ConnectProgress)),
   })
   await client.open(signal)
-  return new Connection(name, client, int64, durability.durability ?? 'relaxed')
+  return new Connection(name, client, int64, durability ?? 'relaxed')
 }
 
 /**
@@ -92,6 +87,7 @@ export async function connect(options: string | ConnectOptions): Promise<Databas
  */
 export async function deleteDatabase(name: string, options: DeleteOptions = {}): Promise<void> {
   checkName(name)
+  checkOptions(options, ['path', 'worker', 'wasm', 'signal'])
   if (options.path !== undefined) {
     const { deleteFiles } = await import('./node/files.js')
     return deleteFiles(folderOf(checkPath(options.path), name))
@@ -122,7 +118,7 @@ export async function deleteDatabase(name: string, options: DeleteOptions = {}):
  */
 export async function rescue(options: string | ConnectOptions): Promise<Rescued> {
   const given = withName(typeof options === 'string' ? { name: options } : options)
-  checkOptions(given)
+  checkConnect(given)
   const storage = chooseStorage(given)
   const wasm = await resolveWasm(given.wasm)
   const limit = new Limit(given.signal)
@@ -168,10 +164,8 @@ function checkBytes(restore: unknown): Uint8Array {
   throw invalid(`restore is ${restore === null ? 'null' : typeof restore}, expected the bytes of a backup`)
 }
 
-function checkOptions(options: Named): void {
-  for (const key of Object.keys(options)) {
-    if (!OPTIONS.includes(key)) throw invalid(`unknown option '${key}'`, `Options: ${OPTIONS.join(', ')}.`)
-  }
+function checkConnect(options: Named): void {
+  checkOptions(options, OPTIONS)
   checkName(options.name)
   if (options.user !== undefined) checkUser(options.user)
   const { int64, role } = options

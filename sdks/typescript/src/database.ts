@@ -4,12 +4,12 @@
 // lives; results are decoded and rows encoded here, in the caller's thread, so that the engine's is free for queries.
 
 import { joined } from './bytes.js'
-import { durabilityOf } from './durability.js'
 import type { HostSource, Ops } from './engine/protocol.js'
 import type { RunMode, RunResult } from './engine/surface.js'
 import { KalamError } from './errors.js'
 import { exportedFiles, packedRows } from './export.js'
 import { type OpenedSource, openBytes, openResponse, openStream } from './import.js'
+import { callOptions, invalid } from './options.js'
 import { decodeRows } from './packed/decode.js'
 import { encodeRows } from './packed/encode.js'
 import { checkParams, checkSql, templateToSql } from './params.js'
@@ -55,6 +55,9 @@ const OWN: Partial<Scope> = {}
 
 let sessions = 0
 
+/** Options of `import` beside those of every call. */
+const IMPORT: readonly string[] = ['format', 'create', 'header', 'delimiter', 'onProgress']
+
 /** Rows of one file of `exportFiles`, unless the caller says. */
 const ROWS_PER_FILE = 1_000_000
 
@@ -82,7 +85,7 @@ export class Connection implements Database {
     const readOnly = checkSql(sql)
     const args: Ops['run']['args'] = { ...this.session(), sql, params: checkParams(params), mode }
     if (options !== undefined) {
-      Object.assign(args, durabilityOf(options), options.timeoutMs !== undefined && { timeoutMs: options.timeoutMs })
+      Object.assign(args, callOptions(options), options.timeoutMs !== undefined && { timeoutMs: options.timeoutMs })
     }
     return this.client.call('run', args, options, { readOnly })
   }
@@ -118,6 +121,7 @@ export class Connection implements Database {
   }
 
   async prepare<T = Row>(sql: string, options?: CallOptions): Promise<PreparedStatement<T>> {
+    callOptions(options)
     const parameters = await this.client.call('prepare', { sql: checkSql(sql) }, options, { readOnly: true })
     return new Prepared<T>(this, sql, parameters)
   }
@@ -132,9 +136,9 @@ export class Connection implements Database {
     rows: readonly object[] | Uint8Array | ArrayBuffer,
     options?: CallOptions,
   ): Promise<ExecResult> {
-    const durability = durabilityOf(options)
+    const durability = callOptions(options)
     if (rows instanceof Uint8Array || rows instanceof ArrayBuffer) {
-      return this.insertArrow(table, rows instanceof Uint8Array ? rows : new Uint8Array(rows), options)
+      return this.insertArrow(table, rows instanceof Uint8Array ? rows : new Uint8Array(rows), options, durability)
     }
     if (!Array.isArray(rows)) {
       throw new KalamError({
@@ -163,12 +167,17 @@ export class Connection implements Database {
     )
   }
 
-  private async insertArrow(table: string, bytes: Uint8Array, options: CallOptions | undefined): Promise<ExecResult> {
+  private async insertArrow(
+    table: string,
+    bytes: Uint8Array,
+    options: CallOptions | undefined,
+    durability: { durability?: Durability },
+  ): Promise<ExecResult> {
     const session = this.session()
     const result = await this.client.call(
       'insertArrow',
       // A copy of exactly these bytes: cloning a view would copy all of the buffer under it.
-      link => ({ ...session, table, ipc: link.remote ? bytes.slice() : bytes, ...durabilityOf(options) }),
+      link => ({ ...session, table, ipc: link.remote ? bytes.slice() : bytes, ...durability }),
       options,
     )
     return receipt(result)
@@ -176,6 +185,7 @@ export class Connection implements Database {
 
   async import(table: string, source: ImportSource, options: ImportOptions = {}): Promise<ExecResult> {
     const { format, create, header, delimiter, onProgress } = options
+    const durability = callOptions(options, IMPORT)
     const { place, opened } = takeSource(source)
     try {
       const result = await this.client.call(
@@ -188,7 +198,7 @@ export class Connection implements Database {
           ...(create !== undefined && { create }),
           ...(header !== undefined && { header }),
           ...(delimiter !== undefined && { delimiter }),
-          ...durabilityOf(options),
+          ...durability,
           progress: onProgress !== undefined,
         },
         options,
@@ -225,17 +235,19 @@ export class Connection implements Database {
   }
 
   async backup(options?: CallOptions): Promise<Uint8Array> {
+    callOptions(options)
     const { chunks } = await this.client.call('backup', {}, options, { readOnly: true })
     return joined(chunks)
   }
 
   async transaction<T>(body: (tx: Transaction) => Promise<T> | T, options: TransactionOptions = {}): Promise<T> {
     const within = (client: Caller) => new Connection(this.name, client, this.int64, this.durability, this.scope)
-    durabilityOf(options)
+    callOptions(options, ['retries', 'readOnly'])
     return runTransaction(this.client, this.session(), within, body, options)
   }
 
   async status(options?: CallOptions): Promise<DatabaseStatus> {
+    callOptions(options)
     const state = await this.client.call('status', this.session(), options, { readOnly: true })
     const storage = state.storage === 'indexeddb' ? globalThis.navigator?.storage : undefined
     const [persisted, estimate] = await Promise.all([
@@ -362,11 +374,10 @@ function takeSource(source: ImportSource): { place: HostSource; opened?: OpenedS
   else if (source instanceof Uint8Array) opened = openBytes(source)
   else if (source instanceof ArrayBuffer) opened = openBytes(new Uint8Array(source))
   else {
-    throw new KalamError({
-      code: 'INVALID_OPTION',
-      message: `cannot import from ${(source as object)?.constructor?.name ?? String(source)}`,
-      hint: 'Pass a File, a Blob, a Response, a ReadableStream, bytes, or an address.',
-    })
+    throw invalid(
+      `cannot import from ${(source as object)?.constructor?.name ?? String(source)}`,
+      'Pass a File, a Blob, a Response, a ReadableStream, bytes, or an address.',
+    )
   }
   const { name, contentType, totalBytes } = opened
   return {

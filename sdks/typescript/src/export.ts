@@ -4,9 +4,8 @@
 // reader gets is of the snapshot at which it began.
 
 import { joined } from './bytes.js'
-import { durabilityOf } from './durability.js'
 import type { SessionOptions } from './engine/surface.js'
-import { KalamError } from './errors.js'
+import { callOptions, invalid } from './options.js'
 import { checkParams, checkSql } from './params.js'
 import type { Caller } from './transaction.js'
 import type { CallOptions, ColumnInfo, ExportedFile, ExportOptions, ImportFormat, Params } from './types.js'
@@ -31,7 +30,7 @@ export async function* packedRows(
   options: CallOptions & { batchSize?: number | undefined },
 ): AsyncGenerator<{ columns: readonly ColumnInfo[]; packed: Uint8Array[] }> {
   const rows = positive('batchSize', options.batchSize ?? BATCH_ROWS)
-  const args = { ...session, sql: checkSql(sql), params: checkParams(params), ...durabilityOf(options) }
+  const args = { ...session, sql: checkSql(sql), params: checkParams(params), ...callOptions(options, ['batchSize']) }
   const { cursor, columns } = await client.call('cursor', args, options)
   try {
     for (;;) {
@@ -50,13 +49,12 @@ export async function* exportedFiles(
   client: Caller,
   session: SessionOptions,
   source: string,
-  { format = 'parquet', rowsPerFile, params, ...options }: ExportOptions,
+  given: ExportOptions,
 ): AsyncGenerator<ExportedFile> {
+  callOptions(given, ['format', 'rowsPerFile', 'params'])
+  const { format = 'parquet', rowsPerFile, params, ...options } = given
   if (EXTENSIONS[format] === undefined) {
-    throw new KalamError({
-      code: 'INVALID_OPTION',
-      message: `format is '${String(format)}', expected 'parquet', 'csv', 'json', 'ndjson' or 'arrow'`,
-    })
+    throw invalid(`format is '${String(format)}', expected 'parquet', 'csv', 'json', 'ndjson' or 'arrow'`)
   }
   const args = {
     ...session,
@@ -94,8 +92,5 @@ function queryOf(source: string): string {
 
 function positive(name: string, value: unknown): number {
   if (typeof value === 'number' && Number.isInteger(value) && value > 0) return Math.min(value, 0x7fff_ffff)
-  throw new KalamError({
-    code: 'INVALID_OPTION',
-    message: `${name} is ${String(value)}, expected a whole number above 0`,
-  })
+  throw invalid(`${name} is ${String(value)}, expected a whole number above 0`)
 }

@@ -6,6 +6,7 @@
 import { joined } from './bytes.js'
 import type { Importer, ImporterOptions, SessionOptions } from './engine/surface.js'
 import { KalamError } from './errors.js'
+import { invalid } from './options.js'
 import type { Durability, ExecResult, ImportFormat, ImportProgress } from './types.js'
 import { nodeFiles } from './wasm.js'
 
@@ -271,13 +272,12 @@ export function detectFormat(head: Uint8Array, name?: string, contentType?: stri
   if (first === '{') return 'ndjson'
   if (extension === 'json' || type === 'application/json') return 'json'
   const compressed = head[0] === 0x1f && head[1] === 0x8b
-  throw new KalamError({
-    code: 'INVALID_OPTION',
-    message: `cannot tell the format of ${name ?? 'the source'}${type && ` (content type ${type})`}`,
-    hint: compressed
+  throw invalid(
+    `cannot tell the format of ${name ?? 'the source'}${type && ` (content type ${type})`}`,
+    compressed
       ? "It is compressed with gzip: import blob.stream().pipeThrough(new DecompressionStream('gzip')) and pass `format`."
       : "Pass format: 'parquet', 'csv', 'json', 'ndjson' or 'arrow'.",
-  })
+  )
 }
 
 /** The first character that is neither white space nor a byte order mark. */

@@ -3,6 +3,7 @@
 // Invariant: the first of the two decides, once, and `dispose` leaves neither a timer nor a listener behind.
 
 import { KalamError } from './errors.js'
+import { invalid } from './options.js'
 
 /** setTimeout takes no more (24.8 days); a longer limit is none. */
 const MAX_TIMER_MS = 2 ** 31 - 1
@@ -27,10 +28,7 @@ export class Limit {
     readonly timeoutMs?: number,
   ) {
     if (timeoutMs !== undefined && !(typeof timeoutMs === 'number' && timeoutMs > 0)) {
-      throw new KalamError({
-        code: 'INVALID_OPTION',
-        message: `timeoutMs is ${String(timeoutMs)}, expected a number of milliseconds above 0`,
-      })
+      throw invalid(`timeoutMs is ${String(timeoutMs)}, expected a number of milliseconds above 0`)
     }
     if (signal?.aborted) {
       this.onAbort()

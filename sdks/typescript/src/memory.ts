@@ -4,7 +4,7 @@
 // queries; a table larger than it works, because rows beyond the first share are written out and cached ones dropped.
 
 import type { EngineConfig } from './engine/surface.js'
-import { KalamError } from './errors.js'
+import { invalid } from './options.js'
 import type { ConnectOptions } from './types.js'
 
 const MB = 1 << 20
@@ -30,7 +30,7 @@ export function memoryLimits({
 > {
   for (const [name, value] of Object.entries({ memoryBudget, memoryLimit })) {
     if (value !== undefined && !(typeof value === 'number' && value > 0)) {
-      throw new KalamError({ code: 'INVALID_OPTION', message: `${name} is ${String(value)}, expected bytes above 0` })
+      throw invalid(`${name} is ${String(value)}, expected bytes above 0`)
     }
   }
   const budget = memoryBudget ?? deviceBudget()

@@ -1,17 +1,19 @@
 // What callers pass in, checked before it leaves their thread.
 //
 // Invariant: a parameter travels as the value it is. It is never turned into text, and what cannot be a value
-// (undefined, functions, symbols, invalid dates) fails here, with its place, instead of becoming NULL on the way.
+// (undefined, functions, invalid dates, a Map, a promise that nobody awaited) fails here, with its place, instead of
+// becoming NULL or `{}` on the way.
 
 import { KalamError } from './errors.js'
-import { show } from './packed/encode.js'
+import { invalid } from './options.js'
+import { isOpaque, show } from './packed/encode.js'
 import { microsecondsOf, Timestamp } from './timestamp.js'
 import type { Param, Params } from './types.js'
 
 /** Checks a statement. */
 export function checkSql(sql: unknown): string {
   if (typeof sql === 'string') return sql
-  throw new KalamError({ code: 'INVALID_OPTION', message: `sql is ${show(sql)}, expected a string` })
+  throw invalid(`sql is ${show(sql)}, expected a string`)
 }
 
 /** Checks parameters: an array for `$1…`, a plain object for `$name`, or nothing. */
@@ -43,12 +45,18 @@ function onWire(value: unknown): Param {
 }
 
 function checkParam(value: unknown, place: string): void {
-  const invalid = value instanceof Date && microsecondsOf(value) === undefined
-  if (!invalid && value !== undefined && typeof value !== 'function' && typeof value !== 'symbol') return
+  const invalidDate = value instanceof Date && microsecondsOf(value) === undefined
+  const numbers = ArrayBuffer.isView(value) && !(value instanceof Uint8Array || value instanceof Float32Array)
+  const nothing = value === undefined || typeof value === 'function' || typeof value === 'symbol'
+  if (!invalidDate && !numbers && !nothing && !isOpaque(value)) return
+  let hint: string | undefined
+  if (value === undefined) hint = 'Pass null for NULL.'
+  else if (value instanceof Promise) hint = 'Await it first.'
+  else if (numbers) hint = 'Pass a Float32Array for EMBEDDING, a Uint8Array for BYTES, an array for = ANY ($1).'
   throw new KalamError({
     code: 'PARAMETER_TYPE',
-    message: `parameter ${place} is ${invalid ? 'an invalid Date' : show(value)}, expected a value`,
-    hint: value === undefined ? 'Pass null for NULL.' : undefined,
+    message: `parameter ${place} is ${invalidDate ? 'an invalid Date' : show(value)}, expected a value`,
+    hint,
   })
 }
 
@@ -62,11 +70,7 @@ function isPlainObject(value: unknown): value is Record<string, unknown> {
 /** Turns a tagged template into a statement and its parameters. */
 export function templateToSql(strings: TemplateStringsArray, values: readonly unknown[]): string {
   if (!Array.isArray(strings) || !Array.isArray(strings.raw)) {
-    throw new KalamError({
-      code: 'INVALID_OPTION',
-      message: 'db.sql is a template tag, not a function',
-      hint: 'Write db.sql`SELECT …`, or use db.query(text, params).',
-    })
+    throw invalid('db.sql is a template tag, not a function', 'Write db.sql`SELECT …`, or use db.query(text, params).')
   }
   let sql = ''
   for (let i = 0; i < strings.length; i++) {

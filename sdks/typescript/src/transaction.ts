@@ -9,6 +9,7 @@ import type { Op, Ops } from './engine/protocol.js'
 import type { SessionOptions } from './engine/surface.js'
 import { KalamError } from './errors.js'
 import { Limit } from './limit.js'
+import { invalid } from './options.js'
 import type { CallOptions, Transaction, TransactionOptions } from './types.js'
 
 /** How often a transaction that lost against another one is run again, unless the caller says. */
@@ -84,10 +85,6 @@ function lost(error: unknown): boolean {
     if (error instanceof KalamError && error.code === 'SERIALIZATION_FAILURE') return true
   }
   return false
-}
-
-function invalid(message: string): KalamError {
-  return new KalamError({ code: 'INVALID_OPTION', message })
 }
 
 function foreignUser(): KalamError {

@@ -61,6 +61,25 @@ describe('parameters', () => {
     assert.throws(() => checkParams({ from: () => 1 }), code('PARAMETER_TYPE', /\$from is function/))
     assert.throws(() => checkParams([Symbol('x')]), code('PARAMETER_TYPE', /\$1 is symbol/))
     assert.throws(() => checkParams([new Date(NaN)]), code('PARAMETER_TYPE', /invalid Date/))
+    for (const opaque of [Promise.resolve(1), new Map([[1, 2]]), new Set([1]), /x/, new Blob(['x'])]) {
+      assert.throws(() => checkParams([opaque]), code('PARAMETER_TYPE', /\$1 is (Promise|Map|Set|RegExp|Blob)/))
+    }
+    assert.throws(() => checkParams([Promise.resolve(1)]), code('PARAMETER_TYPE', { hint: 'Await it first.' }))
+    for (const numbers of [Float64Array.of(1), BigInt64Array.of(1n), new DataView(new ArrayBuffer(1))]) {
+      assert.throws(() => checkParams([numbers]), code('PARAMETER_TYPE', /expected a value/))
+    }
+    const values = [
+      {},
+      [],
+      { a: 1 },
+      new (class {
+        a = 1
+      })(),
+      new Uint8Array(),
+      new Float32Array(2),
+      new ArrayBuffer(1),
+    ]
+    assert.deepEqual(checkParams(values), values)
     for (const wrong of [5, 'x', new Date(), new Map(), new Uint8Array(2)]) {
       assert.throws(() => checkParams(wrong), code('PARAMETER_TYPE', /expected an array for \$1/))
     }

@@ -28,6 +28,9 @@ describe('connecting in Node', () => {
     await assert.rejects(connect(''), code('INVALID_NAME'))
     await assert.rejects(connect(undefined as never), code('INVALID_OPTION'))
     await assert.rejects(deleteDatabase(''), code('INVALID_NAME'))
+    await assert.rejects(deleteDatabase('x', { file: './data' } as never), code('INVALID_OPTION', /'file'/))
+    await assert.rejects(connect({ name: 'x', onProgress: 5 as never }), code('INVALID_OPTION', /onProgress/))
+    await assert.rejects(connect({ name: 'x', signal: {} as never }), code('INVALID_OPTION', /signal/))
   })
 })
 

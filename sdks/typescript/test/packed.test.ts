@@ -262,6 +262,8 @@ describe('encoding', () => {
       ['date', new Date(NaN), 'INVALID_DATETIME', /valid Date/],
       ['time', new Date(), 'DATATYPE_MISMATCH', /Date for TIME/],
       ['j', { n: 1n }, 'DATATYPE_MISMATCH', /JSON/],
+      ['j', Promise.resolve(1), 'DATATYPE_MISMATCH', /Promise for JSON, expected a JSON value/],
+      ['j', new Map([[1, 2]]), 'DATATYPE_MISMATCH', /Map for JSON/],
       ['j', () => 1, 'DATATYPE_MISMATCH', /function/],
       ['bytes', 'abc', 'DATATYPE_MISMATCH', /Uint8Array/],
       ['e', [1, 2], 'WRONG_DIMENSION', /3 numbers, found 2/],

@@ -405,6 +405,22 @@ for (const kind of ['remote', 'inline'] as const) {
       assert.equal((await db.query('q')).length, 1)
       await assert.rejects(db.exec(5 as never), code('INVALID_OPTION'))
       await assert.rejects(db.exec('x', undefined, { durability: 'none' as never }), code('INVALID_OPTION'))
+      const unknown = code('INVALID_OPTION', /unknown option 'timeout'/)
+      const wrong = { timeout: 5 } as never
+      await assert.rejects(db.query('q', [], wrong), unknown)
+      await assert.rejects(db.insert('t', [], wrong), unknown)
+      await assert.rejects(db.import('t', new Blob(), wrong), unknown)
+      await assert.rejects(db.export('t', wrong), unknown)
+      await assert.rejects(db.stream('q', [], wrong).next(), unknown)
+      await assert.rejects(
+        db.transaction(() => 1, wrong),
+        unknown,
+      )
+      for (const call of [() => db.prepare('q', wrong), () => db.backup(wrong), () => db.status(wrong)]) {
+        await assert.rejects(call, unknown)
+      }
+      await assert.rejects(db.query('q', [], { signal: {} as never }), code('INVALID_OPTION', /signal/))
+      await assert.rejects(db.import('t', new Blob(), { onProgress: 1 as never }), code('INVALID_OPTION', /onProgress/))
       await db.close()
     })
 

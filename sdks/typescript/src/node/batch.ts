@@ -10,7 +10,7 @@
 // checksum before.
 
 import { KalamError } from '../errors.js'
-import { crc32 } from './builtin.js'
+import { crc32 } from './crc32.js'
 
 const MAGIC = 'KALAMLOG'
 const VERSION = 1

@@ -26,7 +26,8 @@ import {
   readOperations,
   text,
 } from './batch.js'
-import { builtin, crc32, type NodeFs } from './builtin.js'
+import { builtin, type NodeFs } from './builtin.js'
+import { crc32 } from './crc32.js'
 import { lockFolder } from './lock-file.js'
 import { LogFolder, writeAll } from './log-folder.js'
 import { SortedMap } from './sorted-map.js'

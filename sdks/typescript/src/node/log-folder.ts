@@ -7,7 +7,8 @@
 // names a whole log at every moment.
 
 import { damaged, logHeader } from './batch.js'
-import { crc32, type NodeFs, syncFolder } from './builtin.js'
+import { type NodeFs, syncFolder } from './builtin.js'
+import { crc32 } from './crc32.js'
 
 const LOG = /^data-\d+\.log$/
 const utf8 = new TextEncoder()

@@ -127,6 +127,13 @@ export function show(value: unknown): string {
   return `${typeof value} ${String(value)}`
 }
 
+/** Whether JSON makes `{}` of an object, whatever it holds: of a Map, or of a promise that nobody awaited. */
+export function isOpaque(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return false
+  const plain = Object.prototype.toString.call(value) === '[object Object]'
+  return !plain && !('toJSON' in value) && Object.keys(value).length === 0 && asBytes(value) === undefined
+}
+
 type Encoder = (
   values: unknown[],
   cell: Cell,
@@ -262,7 +269,7 @@ function encodeJson(values: unknown[], cell: Cell): Partial<Encoded> & { kind: K
     } catch (cause) {
       throw cell.mismatch(i, value, `a JSON value (${(cause as Error).message})`)
     }
-    if (text === undefined) throw cell.mismatch(i, value, 'a JSON value')
+    if (text === undefined || isOpaque(value)) throw cell.mismatch(i, value, 'a JSON value')
     return text
   })
   return encodeTexts(Kind.JSON, texts)
