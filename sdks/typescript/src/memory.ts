@@ -20,7 +20,10 @@ export function deviceBudget(): number {
   return Math.min(MOST, Math.max(LEAST, Math.round((gigabytes * 1024 * MB) / 8)))
 }
 
-/** The engine's limits: two tenths for hot rows, which are written out from one on, a tenth for the cache of segments, the rest for queries. */
+/**
+ * The engine's limits: two tenths for hot rows, which are written out from one on, a tenth for the cache of segments, the
+ * rest for queries.
+ */
 export function memoryLimits({
   memoryBudget,
   memoryLimit,

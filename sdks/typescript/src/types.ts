@@ -127,11 +127,15 @@ export interface ConnectOptions {
   /** A transaction that runs no statement for so many milliseconds is rolled back: 30 000 by default. */
   transactionTimeoutMs?: number | undefined
   /**
-   * Bytes that the engine may use for rows, caches and queries together; an eighth of the device's memory by default,
-   * at most 1 GB. A table larger than it works: its rows are written to segments, and read from there piece by piece.
+   * Bytes that the engine may use for rows, caches and queries together; by default an eighth of the device's memory,
+   * 160 MB to 1 GB, or 640 MB where it is not told. A table larger than it works: its rows are written to segments, and
+   * read from there piece by piece.
    */
   memoryBudget?: number | undefined
-  /** Bytes that queries, changes and imports may use together; what goes beyond it ends with `OUT_OF_MEMORY`. */
+  /**
+   * Bytes of it that queries, changes and imports may use together, seven tenths by default; what goes beyond ends with
+   * `OUT_OF_MEMORY`.
+   */
   memoryLimit?: number | undefined
   /** The engine's wasm, where the bundler needs help; by default the file in the package. */
   wasm?: WasmSource | undefined

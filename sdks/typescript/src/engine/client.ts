@@ -69,12 +69,10 @@ export class EngineClient {
     settings: Omit<CallSettings, 'limit'> = {},
   ): Promise<Ops[K]['result']> {
     if (this.ended !== undefined) return Promise.reject(revived(this.ended))
-    const { live } = this
+    const { living } = this
     const limited = options?.signal !== undefined || options?.timeoutMs !== undefined
     // The link counts what is in flight on it.
-    if (live !== undefined && live.dead === undefined && !limited && typeof args !== 'function') {
-      return live.call(op, args, settings)
-    }
+    if (living !== undefined && !limited && typeof args !== 'function') return living.call(op, args, settings)
     const call = this.callWithin(op, args, options, settings)
     this.inFlight.add(call)
     const over = (): void => void this.inFlight.delete(call)
@@ -91,7 +89,7 @@ export class EngineClient {
     const limit = new Limit(options?.signal, options?.timeoutMs)
     try {
       limit.check()
-      let link = await limit.race(this.link())
+      let link = this.living ?? (await limit.race(this.link()))
       if (link.dead !== undefined) {
         // It died between its start and this call, which was never sent.
         if (this.ended !== undefined) throw revived(this.ended)
@@ -102,6 +100,11 @@ export class EngineClient {
     } finally {
       limit.dispose()
     }
+  }
+
+  /** The link to an engine that is there, without waiting. */
+  private get living(): Link | undefined {
+    return this.live?.dead === undefined ? this.live : undefined
   }
 
   /** Waits for what is in flight, then closes the engine. */
