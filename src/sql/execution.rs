@@ -298,8 +298,7 @@ impl<'a> Execution<'a> {
                 held.add(&batch).map_err(from_datafusion)?;
                 batches.push(batch);
             }
-            turns.pass().await;
-            request.check()?;
+            request.pass(&mut turns).await?;
         }
         Ok(batches)
     }

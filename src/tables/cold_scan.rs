@@ -17,11 +17,13 @@ use roaring::RoaringBitmap;
 
 use super::index_access::IndexAccess;
 use super::key_spec::KeySpec;
+use super::request::Request;
 use super::scan::{Deletions, TableScanExec};
 use super::scan_columns::{DELETED_COLUMN, POSITION_COLUMN, ROW_ID_COLUMN, SEQ_COLUMN, ScanColumn};
 use super::segment::{GroupRows, ROW_ID_FIELD_ID, SEQ_FIELD_ID, ScanFilter, Segment, cold_position};
 use super::seq::Seq;
 use crate::error::{KalamError, Result};
+use crate::platform::Turns;
 use crate::schema::TableDefinition;
 
 /// Rows of a segment, in the types that they were written with.
@@ -172,9 +174,12 @@ impl ColdReader {
         definition: &TableDefinition,
         access: &IndexAccess,
         limit: usize,
+        request: &Request,
     ) -> Result<()> {
+        let mut turns = Turns::begin();
         for work in std::mem::take(&mut self.work) {
             let Work::Segment(segment) = work else { continue };
+            request.pass(&mut turns).await?;
             let before = Before::of(&segment);
             let hidden = self.hidden_in(&segment).cloned().unwrap_or_default();
             let is_hidden = |row| hidden.contains(row);

@@ -20,9 +20,11 @@ use super::index::{HotIndexes, IndexedRow};
 use super::index_access::IndexAccess;
 use super::key_index::KeyIndex;
 use super::key_spec::KeySpec;
+use super::request::Request;
 use super::segment::{Segment, cold_row};
 use super::seq::Seq;
 use crate::error::{ErrorCode, KalamError, Result};
+use crate::platform::Turns;
 use crate::schema::TableDefinition;
 
 #[path = "hot_changes.rs"]
@@ -246,6 +248,40 @@ impl HotTable {
         }
         let mut state = self.state.write();
         if state.indexes.knows(definition) { Ok(()) } else { state.indexes.set(definition) }
+    }
+
+    /// Builds an index, if it is there and is not built, as long as a request wants it.
+    pub(super) async fn build_index(&self, index_id: u32, request: &Request) -> Result<()> {
+        let mut turns = Turns::begin();
+        // Rows go when a flush has moved them, or a change is taken back: hardly ever, and whoever asks then builds it.
+        for _ in 0..3 {
+            let begun = {
+                let state = self.state.read();
+                state.indexes.begin(index_id).map(|building| (building, Arc::clone(&state.chunks), state.next))
+            };
+            let Some((mut building, chunks, next)) = begun else { return Ok(()) };
+            for chunk in chunks.iter() {
+                building.add_for(chunk, request, &mut turns).await?;
+            }
+            let mut state = self.state.write();
+            let chunks = Arc::clone(&state.chunks);
+            if state.indexes.finish(building, &chunks, next)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Before rows are added: makes the secondary indexes those of the stored definition, as
+    /// [`HotTable::use_indexes_of`] does, and builds those of UNIQUE constraints.
+    pub async fn prepare_indexes(&self, definition: &TableDefinition, request: &Request) -> Result<()> {
+        self.use_indexes_of(definition)?;
+        let mut asked = HashSet::new();
+        loop {
+            let unbuilt = self.state.read().indexes.unbuilt_unique();
+            let Some(index_id) = unbuilt.filter(|id| asked.insert(*id)) else { return Ok(()) };
+            self.build_index(index_id, request).await?;
+        }
     }
 
     /// The rows in a part of an index that are visible at a snapshot and have a `_seq` from `oldest` on, in the order

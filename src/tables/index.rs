@@ -1,7 +1,9 @@
 //! Secondary indexes and UNIQUE constraints over the hot rows of a scope.
 //!
 //! An index is an ordered set of (encoded values of its columns ‖ position), over the row versions in memory. It is
-//! built when it is first asked, for UNIQUE when a row is first added, and kept up by every change from then on.
+//! built when it is first asked, for UNIQUE when a row is first added, and kept up by every change from then on. It is
+//! built in steps beside the writers ([`Building`]); the last step enters what they have added, and if rows have gone
+//! meanwhile, it begins anew.
 //! Values are encoded by [`IndexCodec`] so that their order is that of the index, NULL last (first where it descends).
 //!
 //! Invariants: a built index has every row version that was live when it was built or came later, so it covers every
@@ -18,8 +20,10 @@ use arrow::compute;
 use super::chunk::{Chunk, LIVE};
 use super::hot::locate;
 use super::index_access::IndexAccess;
+use super::request::Request;
 use super::seq::Seq;
 use crate::error::{ErrorCode, KalamError, Result};
+use crate::platform::Turns;
 use crate::schema::{IndexDefinition, TableDefinition};
 use crate::types::{ColumnBuilder, KeyCodec, Value, coerce_array};
 
@@ -121,6 +125,9 @@ struct Tree {
     covers: Seq,
 }
 
+/// Rows that are entered between two looks at whether the work is still wanted.
+const STEP: usize = 4096;
+
 #[derive(Debug)]
 struct HotIndex {
     definition: IndexDefinition,
@@ -133,6 +140,8 @@ struct HotIndex {
 pub struct HotIndexes {
     table: Option<Arc<TableDefinition>>,
     list: Vec<HotIndex>,
+    /// Grows when positions go, or indexes: what is being built meanwhile is not right.
+    losses: u64,
 }
 
 impl HotIndexes {
@@ -150,6 +159,7 @@ impl HotIndexes {
             Ok(HotIndex { codec: IndexCodec::new(definition, index)?, definition: index.clone(), tree: None })
         };
         self.list = definition.indexes.iter().map(index).collect::<Result<_>>()?;
+        self.losses += 1;
         self.table = Some(Arc::new(definition.clone()));
         Ok(())
     }
@@ -162,6 +172,7 @@ impl HotIndexes {
     /// Forgets what was built: rows have gone.
     pub fn forget(&mut self) {
         self.list.iter_mut().for_each(|index| index.tree = None);
+        self.losses += 1;
     }
 
     /// Whether an index is there and built.
@@ -177,6 +188,35 @@ impl HotIndexes {
             index.tree = Some(index.build(&table, chunks)?);
         }
         Ok(())
+    }
+
+    /// A unique index that is not built.
+    pub fn unbuilt_unique(&self) -> Option<u32> {
+        let unbuilt = |index: &&HotIndex| index.definition.unique && index.tree.is_none();
+        self.list.iter().find(unbuilt).map(|index| index.definition.index_id)
+    }
+
+    /// Begins to build an index that is not, beside the writers.
+    pub fn begin(&self, index_id: u32) -> Option<Building> {
+        let table = self.table.clone()?;
+        let index = self.list.iter().find(|i| i.definition.index_id == index_id && i.tree.is_none())?;
+        Some(Building { losses: self.losses, ..Building::of(table, index) })
+    }
+
+    /// Takes over what was built of the rows before a position, and enters those that came since. Refuses it if rows
+    /// have gone meanwhile.
+    pub fn finish(&mut self, mut building: Building, chunks: &[Arc<Chunk>], from: u64) -> Result<bool> {
+        if building.losses != self.losses {
+            return Ok(false);
+        }
+        for chunk in chunks.iter().filter(|c| c.end() > from) {
+            building.add(chunk, from)?;
+        }
+        let id = building.definition.index_id;
+        if let Some(index) = self.list.iter_mut().find(|i| i.definition.index_id == id && i.tree.is_none()) {
+            index.tree = Some(building.tree);
+        }
+        Ok(true)
     }
 
     /// Builds the unique ones that are not, before rows are added.
@@ -211,6 +251,7 @@ impl HotIndexes {
 
     /// Takes the rows from a position on out again.
     pub fn remove(&mut self, chunks: &[Arc<Chunk>], from: u64) -> Result<()> {
+        self.losses += 1;
         let Some(table) = &self.table else { return Ok(()) };
         for index in &mut self.list {
             let Some(tree) = &mut index.tree else { continue };
@@ -333,29 +374,81 @@ impl HotIndex {
 }
 
 impl HotIndex {
-    fn build(&self, table: &TableDefinition, chunks: &[Arc<Chunk>]) -> Result<Tree> {
-        let mut tree = Tree { entries: BTreeSet::new(), covers: Seq::MIN };
-        let mut key = Vec::new();
+    fn build(&self, table: &Arc<TableDefinition>, chunks: &[Arc<Chunk>]) -> Result<Tree> {
+        let mut building = Building::of(Arc::clone(table), self);
         for chunk in chunks {
-            // Rows that ended need not convert to the types of today: they are left out.
-            let live: Vec<usize> = (0..chunk.len()).filter(|&row| chunk.superseded(row) == LIVE).collect();
-            let ended = (0..chunk.len()).map(|row| chunk.superseded(row)).filter(|at| *at != LIVE).max();
-            tree.covers = tree.covers.max(ended.unwrap_or(Seq::MIN));
-            let mask = (live.len() < chunk.len())
-                .then(|| (0..chunk.len()).map(|row| Some(chunk.superseded(row) == LIVE)).collect::<BooleanArray>());
-            let columns = columns_of(table, &self.definition, chunk, mask.as_ref())?;
-            for (i, row) in live.into_iter().enumerate() {
-                key.clear();
-                self.codec.encode(&columns, i, &mut key)?;
-                key.extend_from_slice(&(chunk.base + row as u64).to_be_bytes());
-                tree.entries.insert(key.as_slice().into());
-            }
+            building.add(chunk, 0)?;
         }
-        Ok(tree)
+        Ok(building.tree)
     }
 
     fn violation(&self, table: &TableDefinition, columns: &[ArrayRef], row: usize) -> KalamError {
         violation(table, &self.definition, columns, row)
+    }
+}
+
+/// An index that is being built.
+#[derive(Debug)]
+pub struct Building {
+    table: Arc<TableDefinition>,
+    definition: IndexDefinition,
+    codec: IndexCodec,
+    tree: Tree,
+    losses: u64,
+}
+
+impl Building {
+    fn of(table: Arc<TableDefinition>, index: &HotIndex) -> Self {
+        let tree = Tree { entries: BTreeSet::new(), covers: Seq::MIN };
+        Self { table, definition: index.definition.clone(), codec: index.codec.clone(), tree, losses: 0 }
+    }
+
+    /// Enters the rows of a chunk from a position on.
+    fn add(&mut self, chunk: &Chunk, from: u64) -> Result<()> {
+        let (rows, columns) = self.live(chunk, from)?;
+        self.enter(chunk, &rows, 0, &columns)
+    }
+
+    /// Enters the rows of a chunk, as long as a request wants it.
+    pub async fn add_for(&mut self, chunk: &Chunk, request: &Request, turns: &mut Turns) -> Result<()> {
+        let (rows, columns) = self.live(chunk, 0)?;
+        for (step, rows) in rows.chunks(STEP).enumerate() {
+            request.pass(turns).await?;
+            self.enter(chunk, rows, step * STEP, &columns)?;
+        }
+        Ok(())
+    }
+
+    /// The live rows of a chunk from a position on, and their columns. Rows that ended need not convert to the types of
+    /// today: they are left out.
+    fn live(&mut self, chunk: &Chunk, from: u64) -> Result<(Vec<usize>, Vec<ArrayRef>)> {
+        let first = usize::try_from(from.saturating_sub(chunk.base)).unwrap_or(usize::MAX).min(chunk.len());
+        let mut live = Vec::with_capacity(chunk.len() - first);
+        for row in first..chunk.len() {
+            match chunk.superseded(row) {
+                LIVE => live.push(row),
+                ended => self.tree.covers = self.tree.covers.max(ended),
+            }
+        }
+        let mask = (live.len() < chunk.len()).then(|| {
+            let mut mask = vec![false; chunk.len()];
+            live.iter().for_each(|&row| mask[row] = true);
+            BooleanArray::from(mask)
+        });
+        let columns = columns_of(&self.table, &self.definition, chunk, mask.as_ref())?;
+        Ok((live, columns))
+    }
+
+    /// Enters rows; the columns have the first of them at a place.
+    fn enter(&mut self, chunk: &Chunk, rows: &[usize], first: usize, columns: &[ArrayRef]) -> Result<()> {
+        let mut key = Vec::new();
+        for (place, row) in (first..).zip(rows) {
+            key.clear();
+            self.codec.encode(columns, place, &mut key)?;
+            key.extend_from_slice(&(chunk.base + *row as u64).to_be_bytes());
+            self.tree.entries.insert(key.as_slice().into());
+        }
+        Ok(())
     }
 }
 
@@ -417,3 +510,7 @@ fn columns_of(
     };
     index.columns.iter().map(|c| column(c.column_id)).collect()
 }
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod tests;

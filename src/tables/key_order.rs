@@ -138,6 +138,16 @@ impl KeyMerge {
         Self { chunks, codec, ranges, places: Vec::new(), heads: BinaryHeap::new(), backward }
     }
 
+    /// The chunks.
+    pub fn chunks(&self) -> &[Arc<Chunk>] {
+        &self.chunks
+    }
+
+    /// How their keys are encoded.
+    pub fn codec(&self) -> &KeyCodec {
+        &self.codec
+    }
+
     /// The next row, visible or not.
     pub fn next(&mut self) -> Result<Option<(Arc<Chunk>, usize)>> {
         while self.heads.is_empty() {

@@ -188,6 +188,13 @@ impl HotLane {
         self.rows = (self.rows * 2).clamp(FIRST_ROWS, MAX_RUN);
         let wanted = self.rows.min(self.reader.remaining);
         let mut turns = Turns::begin();
+        if self.rows == FIRST_ROWS {
+            // Each chunk finds its order once.
+            for chunk in self.merge.chunks() {
+                self.reader.request.pass(&mut turns).await?;
+                chunk.key_order(self.merge.codec())?;
+            }
+        }
         let (mut rows, mut looked_at) = (Vec::with_capacity(wanted), 0);
         while rows.len() < wanted
             && let Some((chunk, row)) = self.merge.next()?
@@ -197,8 +204,7 @@ impl HotLane {
                 rows.push((chunk, row));
             }
             if looked_at % MAX_RUN == 0 {
-                turns.pass().await;
-                self.reader.request.check()?;
+                self.reader.request.pass(&mut turns).await?;
             }
         }
         self.reader.request.check()?;

@@ -12,7 +12,7 @@ use super::overlay::TransactionView;
 use super::pins::SnapshotPin;
 use super::seq::Seq;
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::platform::Instant;
+use crate::platform::{Instant, Turns};
 use crate::schema::{CachedTableData, Role, TableType};
 
 /// What a request brings to the plans that run for it: a session configuration extension.
@@ -47,6 +47,13 @@ impl Request {
                 .with_hint("Raise `timeoutMs`, or let the statement do less."));
         }
         Ok(())
+    }
+
+    /// Between two pieces of long work: lets the host run what is waiting, which may be the news that its caller has given
+    /// up, and fails then.
+    pub async fn pass(&self, turns: &mut Turns) -> Result<()> {
+        turns.pass().await;
+        self.check()
     }
 
     /// The scope of a table that this request sees: every read and every change of rows gets its scope here. Fails if

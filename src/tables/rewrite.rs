@@ -17,6 +17,7 @@ use arrow::buffer::BooleanBuffer;
 use arrow::compute;
 use arrow::datatypes::Int64Type;
 use bytes::Bytes;
+use roaring::RoaringBitmap;
 
 use super::chunk::{Chunk, LIVE};
 use super::key_spec::KeySpec;
@@ -99,9 +100,11 @@ pub struct Built {
     pub live: u64,
 }
 
-/// Live rows that are nowhere else.
-pub fn live_sources(rows: Vec<SegmentRows>) -> Vec<Source> {
-    rows.into_iter().map(|rows| Source { places: vec![0; rows.len()], live: rows.len() as u64, rows }).collect()
+impl Source {
+    /// Some rows of a segment, of which so many are live.
+    pub fn of_segment(rows: SegmentRows, segment: u32, places: &RoaringBitmap, live: u64) -> Self {
+        Self { rows, places: places.iter().map(|row| cold_position(segment, row)).collect(), live }
+    }
 }
 
 /// The rows of the first chunks, as many as one segment takes, and which positions that are.
@@ -227,7 +230,7 @@ pub async fn segment_sources(
 }
 
 /// When the rows that are tombstones were deleted.
-fn deletions(marks: &DeleteVector) -> HashMap<u32, Seq> {
+pub fn deletions(marks: &DeleteVector) -> HashMap<u32, Seq> {
     marks.tombstones().iter().flat_map(|(seq, rows)| rows.iter().map(|row| (row, *seq))).collect()
 }
 

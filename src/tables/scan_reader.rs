@@ -61,13 +61,14 @@ impl TableScanExec {
                 let definition = self.table.definition();
                 let limit = self.fetch.filter(|_| !self.unordered).unwrap_or(usize::MAX);
                 hot.use_indexes_of(definition)?;
+                hot.build_index(access.index.index_id, &request).await?;
                 let (mut found, segments) = hot.index_rows(access, request.snapshot, oldest, limit)?;
                 let mut cold = ColdReader::scan(&segments, wanted, self.filter.clone(), measured);
                 if let Some(overlay) = &overlay {
                     found = overlay.index_rows(definition, access, oldest)?;
                     cold.hide(overlay.hidden_cold());
                 }
-                cold.through_index(definition, access, limit).await?;
+                cold.through_index(definition, access, limit, &request).await?;
                 if access.order.is_none() {
                     found.sort_unstable_by_key(|found| found.position());
                 }
@@ -324,8 +325,7 @@ impl ChunkReader {
 
     async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
         while self.remaining > 0 {
-            self.turns.pass().await;
-            self.request.check()?;
+            self.request.pass(&mut self.turns).await?;
             let timer = self.metrics.as_ref().map(|metrics| metrics.elapsed_compute().clone());
             let _timer = timer.as_ref().map(|timer| timer.timer());
             let batch = match self.cold.next(self.remaining).await? {

@@ -1,6 +1,12 @@
 // Times in turns. Invariant: engines are measured alternately in one run, so a noisy moment hits all of them, and
 // the median of the rounds counts.
 
+/**
+ * What passes before a turn where someone works on after the answer: PGlite writes to IndexedDB for tens of milliseconds
+ * in the thread that all others need, LevelDB compacts what it was given.
+ */
+export const SETTLE_MS = 100
+
 /** Median of numbers. */
 export function median(numbers) {
   const sorted = [...numbers].sort((a, b) => a - b)

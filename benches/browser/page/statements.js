@@ -1,11 +1,9 @@
 // What statements cost: every engine with the same 20 000 rows, persisted where it can, through its worker.
 import { OWNERS, row, rows } from './data.js'
 import { dexie, duck, kalamdb, pglite, sqlite } from './engines.js'
-import { inTurns } from './measure.js'
+import { inTurns, SETTLE_MS } from './measure.js'
 
 const ROWS = 20_000
-/** PGlite writes to IndexedDB after it has answered, for tens of milliseconds, in the thread that all others need. */
-const SETTLE_MS = 100
 
 /** All engines, filled, and with one answer each compared. */
 async function contestants() {

@@ -2,7 +2,7 @@
 import { connect } from 'kalamdb'
 import { row, rows, values } from './data.js'
 import { kalamdb, sqlite } from './engines.js'
-import { inTurns, time } from './measure.js'
+import { inTurns, SETTLE_MS, time } from './measure.js'
 
 const done = request =>
   new Promise((resolve, reject) => {
@@ -48,7 +48,7 @@ export async function writes() {
         sqlite: (_, all) => theirs.fill(all),
         indexeddb: (_, all) => bare.fill(all),
       },
-      { rounds: 5, given: n => rows(base(n), base(n) + bulk) },
+      { rounds: 5, settleMs: SETTLE_MS, given: n => rows(base(n), base(n) + bulk) },
     ),
     together: await inTurns(
       {

@@ -168,8 +168,7 @@ impl Steps<'_, '_> {
         for scope in self.live(&columns).await? {
             let mut found = HashSet::new();
             for arrays in scope {
-                turns.pass().await;
-                request.check()?;
+                request.pass(&mut turns).await?;
                 for row in 0..arrays[0].len() {
                     if arrays.iter().any(|a| a.is_null(row)) {
                         continue;

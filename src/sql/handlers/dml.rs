@@ -150,6 +150,7 @@ impl Target {
         }
         if let Some(transaction) = &execution.transaction {
             self.check_current(execution).await?;
+            self.hot.prepare_indexes(self.table.definition(), &self.request).await?;
             let write = StatementWrite { table: &self.table, scope: &self.scope, rows, replaced, deleted };
             Box::pin(transaction.write(write)).await?;
             return Ok(StatementResult { rows_affected, ..StatementResult::default() });
@@ -168,7 +169,7 @@ impl Target {
         deleted: Vec<u64>,
     ) -> Result<impl Future<Output = Result<StatementResult>> + use<>> {
         let (registry, store) = (execution.executor.registry(), execution.executor.store());
-        self.hot.use_indexes_of(self.table.definition())?;
+        self.hot.prepare_indexes(self.table.definition(), &self.request).await?;
         let mut writes = vec![ScopeWrite {
             scope: self.scope,
             hot: self.hot,

@@ -24,7 +24,7 @@ use super::super::short_path;
 use super::dml::{Target, column_item, item, select_from};
 use super::insert::column_place;
 use super::update::{Assigned, by_place};
-use super::upsert::{Arbiter, Changes, Found, Updated, take_rows};
+use super::upsert::{Arbiter, Changes, Found, Pace, Updated, take_rows};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{ColumnDefinition, TableDefinition};
 use crate::types::coerce_array;
@@ -49,16 +49,18 @@ pub(super) enum Fate {
 
 /// Decides on each row in order. A row that repeats the key of a new one is refused here; one that repeats the key of
 /// a row that is there, only once it is known whether that row was updated ([`Updating::once_each`]).
-pub(super) fn fates(
+pub(super) async fn fates(
     proposed: &RecordBatch,
     arbiters: &[Arbiter],
     keys: &[Vec<Option<Vec<u8>>>],
     found: &Found,
     definition: &TableDefinition,
+    pace: &mut Pace<'_>,
 ) -> Result<Vec<Fate>> {
     let mut taken: Vec<HashSet<&[u8]>> = vec![HashSet::new(); keys.len()];
     let mut fates = Vec::with_capacity(proposed.num_rows());
     for i in 0..proposed.num_rows() {
+        pace.at(i).await?;
         let own = keys.iter().map(|keys| keys[i].as_ref()).enumerate();
         if let Some(row) = own.clone().find_map(|(a, key)| found.row(a, key)) {
             fates.push(Fate::Update(row));
@@ -99,7 +101,13 @@ pub(super) struct Updating<'a, 'b> {
 }
 
 impl Updating<'_, '_> {
-    pub(super) async fn run(&self, found: &Found, arbiters: &[Arbiter], fates: Vec<Fate>) -> Result<Changes> {
+    pub(super) async fn run(
+        &self,
+        found: &Found,
+        arbiters: &[Arbiter],
+        fates: Vec<Fate>,
+        pace: &mut Pace<'_>,
+    ) -> Result<Changes> {
         let definition = self.target.definition();
         let assigned = by_place(definition, &self.update.assignments)?;
         let conflicts: Vec<(usize, usize)> = fates
@@ -117,12 +125,13 @@ impl Updating<'_, '_> {
             Some(sources) => ((0..conflicts.len()).collect(), self.combine(&sources, &old, &new, found.skip())?),
             None => self.select(&assigned, &old, &new, found.skip()).await?,
         };
-        self.once_each(found, arbiters, &conflicts, &passing)?;
+        self.once_each(found, arbiters, &conflicts, &passing, pace).await?;
         let rows = self.target.batch(columns, passing.len(), 1)?;
 
         let mut changes = Changes::default();
         let place: HashMap<usize, usize> = passing.iter().enumerate().map(|(k, &c)| (conflicts[c].0, k)).collect();
         for (i, fate) in fates.iter().enumerate() {
+            pace.at(i).await?;
             match (fate, place.get(&i)) {
                 (Fate::Insert, _) => {
                     changes.rows.push((0, i));
@@ -133,7 +142,7 @@ impl Updating<'_, '_> {
             }
         }
         let picked = take_rows(&old, &passing.iter().map(|&c| c as u32).collect::<Vec<_>>())?;
-        let same_key = self.same_keys(&picked, &rows, found.skip())?;
+        let same_key = self.same_keys(&picked, &rows, found.skip(), pace).await?;
         for (k, &c) in passing.iter().enumerate() {
             let position = found.position(conflicts[c].1);
             if same_key[k] { changes.replaced.push(position) } else { changes.deleted.push(position) }
@@ -144,25 +153,33 @@ impl Updating<'_, '_> {
     }
 
     /// Whether each row keeps its primary key. A hidden row id is kept always.
-    fn same_keys(&self, old: &RecordBatch, new: &RecordBatch, skip: usize) -> Result<Vec<bool>> {
+    async fn same_keys(
+        &self,
+        old: &RecordBatch,
+        new: &RecordBatch,
+        skip: usize,
+        pace: &mut Pace<'_>,
+    ) -> Result<Vec<bool>> {
         let definition = self.target.definition();
         let Some(key) = Arbiter::primary(definition)? else { return Ok(vec![true; new.num_rows()]) };
         let own: Vec<usize> = (skip..old.num_columns()).collect();
-        let before = key.keys(&old.project(&own).map_err(KalamError::internal)?)?;
-        Ok(before.iter().zip(key.keys(new)?).map(|(a, b)| *a == b).collect())
+        let before = key.keys(&old.project(&own).map_err(KalamError::internal)?, pace).await?;
+        Ok(before.iter().zip(key.keys(new, pace).await?).map(|(a, b)| *a == b).collect())
     }
 
     /// Fails if a row that is updated comes up again after it was.
-    fn once_each(
+    async fn once_each(
         &self,
         found: &Found,
         arbiters: &[Arbiter],
         conflicts: &[(usize, usize)],
         passing: &[usize],
+        pace: &mut Pace<'_>,
     ) -> Result<()> {
         let passing: HashSet<usize> = passing.iter().copied().collect();
         let mut updated = HashSet::new();
         for (c, (_, row)) in conflicts.iter().enumerate() {
+            pace.at(c).await?;
             if updated.contains(row) {
                 let Some(arbiter) = arbiters.first() else { continue };
                 return Err(second_time(&arbiter.describe(self.target.definition(), &found.own_columns()?, *row)));

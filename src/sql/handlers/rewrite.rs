@@ -161,8 +161,7 @@ impl Steps<'_, '_> {
             let mut batches = Vec::with_capacity(found.len());
             let mut first_row = 1;
             for batch in found {
-                turns.pass().await;
-                request.check()?;
+                request.pass(&mut turns).await?;
                 let values = computed.and(batch.column_by_name("$computed"));
                 let mut columns = Vec::with_capacity(next.columns.len());
                 for column in next.columns_in_order() {

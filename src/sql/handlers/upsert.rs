@@ -26,8 +26,9 @@ use super::do_update::{Updating, fates};
 use super::insert::column_place;
 use super::update::first_of_each_row;
 use crate::error::{ErrorCode, KalamError, Result};
+use crate::platform::Turns;
 use crate::schema::{ColumnDefinition, IndexDefinition, TableDefinition};
-use crate::tables::{IndexAccess, IndexCodec, TableProviderCore, TableScanExec, prepare_rows};
+use crate::tables::{IndexAccess, IndexCodec, Request, TableProviderCore, TableScanExec, prepare_rows};
 use crate::types::{KeyCodec, Value};
 
 /// What becomes of a proposed row whose key is there already.
@@ -123,15 +124,21 @@ impl<'a> Upsert<'a> {
         let definition = target.definition();
         let proposed = concat_batches(&target.table.arrow_schema()?, batches).map_err(KalamError::internal)?;
         let arbiters = self.arbiters(definition)?;
-        let keys = arbiters.iter().map(|a| a.keys(&proposed)).collect::<Result<Vec<_>>>()?;
+        let mut pace = Pace::of(&target.request);
+        let mut keys = Vec::with_capacity(arbiters.len());
+        for arbiter in &arbiters {
+            keys.push(arbiter.keys(&proposed, &mut pace).await?);
+        }
         let found = Found::of(execution, &target, &arbiters, &keys).await?;
         let changes = match &self.action {
-            Action::Skip => skip(proposed.num_rows(), &keys, &found),
-            Action::Replace => replace(proposed.num_rows(), &keys, &found, !definition.primary_key.is_empty()),
+            Action::Skip => skip(proposed.num_rows(), &keys, &found, &mut pace).await?,
+            Action::Replace => {
+                replace(proposed.num_rows(), &keys, &found, !definition.primary_key.is_empty(), &mut pace).await?
+            }
             Action::Update(update) => {
                 let updating = Updating { execution, target: &target, alias, update, proposed: &proposed };
-                let fates = fates(&proposed, &arbiters, &keys, &found, definition)?;
-                updating.run(&found, &arbiters, fates).await?
+                let fates = fates(&proposed, &arbiters, &keys, &found, definition, &mut pace).await?;
+                updating.run(&found, &arbiters, fates, &mut pace).await?
             }
         };
         let mut prepared = prepare_rows(definition, &take_rows(&proposed, &changes.inserted)?, None)?;
@@ -212,6 +219,26 @@ impl<'a> Upsert<'a> {
     }
 }
 
+/// Rows that are decided on between two looks at whether the statement is still wanted.
+const STEP: usize = 4096;
+
+/// The pace of what is done row by row: now and then the host may run, and whoever has given up is heard.
+pub(super) struct Pace<'a> {
+    request: &'a Request,
+    turns: Turns,
+}
+
+impl<'a> Pace<'a> {
+    fn of(request: &'a Request) -> Self {
+        Self { request, turns: Turns::begin() }
+    }
+
+    /// Before a row is worked on: counted from 0.
+    pub(super) async fn at(&mut self, row: usize) -> Result<()> {
+        if row.is_multiple_of(STEP) { self.request.pass(&mut self.turns).await } else { Ok(()) }
+    }
+}
+
 /// A constraint that says which rows are the same.
 pub(super) struct Arbiter {
     name: String,
@@ -248,23 +275,25 @@ impl Arbiter {
     }
 
     /// The encoded keys of rows of the table; `None` where a NULL makes the row equal to no other.
-    pub(super) fn keys(&self, rows: &RecordBatch) -> Result<Vec<Option<Vec<u8>>>> {
+    pub(super) async fn keys(&self, rows: &RecordBatch, pace: &mut Pace<'_>) -> Result<Vec<Option<Vec<u8>>>> {
         let columns: Vec<ArrayRef> = self.places.iter().map(|&p| Arc::clone(rows.column(p))).collect();
-        (0..rows.num_rows())
-            .map(|row| {
-                if columns.iter().any(|c| c.is_null(row)) {
-                    return Ok(None);
+        let mut keys = Vec::with_capacity(rows.num_rows());
+        for row in 0..rows.num_rows() {
+            pace.at(row).await?;
+            if columns.iter().any(|c| c.is_null(row)) {
+                keys.push(None);
+                continue;
+            }
+            let mut key = Vec::new();
+            match &self.keys {
+                Keys::Primary(codec) => codec.encode(&columns, row, &mut key)?,
+                Keys::Unique(_, codec) => {
+                    codec.encode(&columns, row, &mut key)?;
                 }
-                let mut key = Vec::new();
-                match &self.keys {
-                    Keys::Primary(codec) => codec.encode(&columns, row, &mut key)?,
-                    Keys::Unique(_, codec) => {
-                        codec.encode(&columns, row, &mut key)?;
-                    }
-                }
-                Ok(Some(key))
-            })
-            .collect()
+            }
+            keys.push(Some(key));
+        }
+        Ok(keys)
     }
 
     /// A scan of the rows of some keys, hidden columns included.
@@ -323,8 +352,9 @@ impl Found {
         let skip = rows.num_columns() - target.definition().columns.len();
         let mut found = Self { rows, by_key: Vec::with_capacity(arbiters.len()), skip };
         let own = found.own_columns()?;
+        let mut pace = Pace::of(&target.request);
         for arbiter in arbiters {
-            let keys = arbiter.keys(&own)?.into_iter().enumerate();
+            let keys = arbiter.keys(&own, &mut pace).await?.into_iter().enumerate();
             found.by_key.push(keys.filter_map(|(row, key)| Some((key?, row))).collect());
         }
         Ok(found)
@@ -390,10 +420,11 @@ pub(super) struct Updated {
 }
 
 /// DO NOTHING: the first row of each new key is inserted.
-fn skip(rows: usize, keys: &[Vec<Option<Vec<u8>>>], found: &Found) -> Changes {
+async fn skip(rows: usize, keys: &[Vec<Option<Vec<u8>>>], found: &Found, pace: &mut Pace<'_>) -> Result<Changes> {
     let mut changes = Changes::default();
     let mut taken: Vec<HashSet<&[u8]>> = vec![HashSet::new(); keys.len()];
     for i in 0..rows {
+        pace.at(i).await?;
         let own = keys.iter().map(|keys| keys[i].as_ref()).enumerate();
         if own.clone().any(|(a, key)| found.row(a, key).is_some() || key.is_some_and(|k| taken[a].contains(&k[..]))) {
             continue;
@@ -404,15 +435,22 @@ fn skip(rows: usize, keys: &[Vec<Option<Vec<u8>>>], found: &Found) -> Changes {
         changes.rows.push((0, i));
         changes.inserted.push(i as u32);
     }
-    changes
+    Ok(changes)
 }
 
 /// OR REPLACE: each row puts aside what it conflicts with, rows proposed before it too.
-fn replace(rows: usize, keys: &[Vec<Option<Vec<u8>>>], found: &Found, has_key: bool) -> Changes {
+async fn replace(
+    rows: usize,
+    keys: &[Vec<Option<Vec<u8>>>],
+    found: &Found,
+    has_key: bool,
+    pace: &mut Pace<'_>,
+) -> Result<Changes> {
     let mut owners: Vec<HashMap<&[u8], usize>> = vec![HashMap::new(); keys.len()];
     let mut stays = vec![true; rows];
     let mut ended = vec![false; found.rows.num_rows()];
     for i in 0..rows {
+        pace.at(i).await?;
         for (a, keys) in keys.iter().enumerate() {
             let Some(key) = &keys[i] else { continue };
             if let Some(row) = found.row(a, Some(key)) {
@@ -441,9 +479,62 @@ fn replace(rows: usize, keys: &[Vec<Option<Vec<u8>>>], found: &Found, has_key: b
         let position = found.position(row);
         if again.contains(&row) { changes.replaced.push(position) } else { changes.deleted.push(position) }
     }
-    changes
+    Ok(changes)
 }
 
 pub(super) fn take_rows(batch: &RecordBatch, rows: &[u32]) -> Result<RecordBatch> {
     take_record_batch(batch, &UInt32Array::from(rows.to_vec())).map_err(KalamError::internal)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use arrow::datatypes::{DataType, Field, Schema};
+    use futures::executor::block_on;
+
+    use super::*;
+    use crate::schema::Role;
+    use crate::types::KalamDataType;
+
+    fn request(cancelled: bool) -> Request {
+        Request {
+            user: "me".into(),
+            role: Role::Dba,
+            now_ms: 0,
+            snapshot: 0,
+            pin: None,
+            cancelled: Arc::new(AtomicBool::new(cancelled)),
+            deadline: None,
+            transaction: None,
+        }
+    }
+
+    /// Deciding on a million rows takes seconds: who has given up is heard among them.
+    #[test]
+    fn every_loop_over_proposed_rows_hears_that_the_statement_was_cancelled() -> Result<()> {
+        let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)]));
+        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..3));
+        let rows = RecordBatch::try_new(schema, vec![column]).map_err(KalamError::internal)?;
+        let keys = Keys::Primary(KeyCodec::new(&[KalamDataType::BigInt])?);
+        let arbiter = Arbiter { name: "t_pkey".into(), places: vec![0], keys };
+        let found = Found { rows: rows.slice(0, 0), by_key: vec![HashMap::new()], skip: 0 };
+        block_on(async {
+            let (wanted, given_up) = (request(false), request(true));
+            let (mut wanted, mut given_up) = (Pace::of(&wanted), Pace::of(&given_up));
+            let keys = vec![arbiter.keys(&rows, &mut wanted).await?];
+            assert_eq!(skip(3, &keys, &found, &mut wanted).await?.inserted, [0, 1, 2]);
+            assert_eq!(replace(3, &keys, &found, true, &mut wanted).await?.inserted, [0, 1, 2]);
+            let outcomes = [
+                arbiter.keys(&rows, &mut given_up).await.map(drop),
+                skip(3, &keys, &found, &mut given_up).await.map(drop),
+                replace(3, &keys, &found, true, &mut given_up).await.map(drop),
+                given_up.at(STEP).await,
+            ];
+            for outcome in outcomes {
+                assert_eq!(outcome.map_err(|e| e.code()), Err(ErrorCode::Cancelled));
+            }
+            given_up.at(STEP + 1).await
+        })
+    }
 }

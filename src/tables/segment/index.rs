@@ -15,6 +15,7 @@ use super::cache::{Cached, Item};
 use super::prune::bounds_convert;
 use super::reader::Segment;
 use crate::error::{KalamError, Result};
+use crate::platform::Turns;
 use crate::schema::{IndexDefinition, TableDefinition};
 use crate::tables::index::{IndexCodec, IndexRange, successor};
 use crate::tables::replay::outdated;
@@ -205,7 +206,9 @@ impl Segment {
         let covers = newest_end.filter(|_| converts).unwrap_or(Seq::MIN);
         let mut entries: Vec<(std::ops::Range<usize>, u32)> = Vec::with_capacity(self.meta().rows as usize);
         let mut bytes = Vec::new();
+        let mut turns = Turns::begin();
         for group in 0..self.meta().groups() {
+            turns.pass().await;
             let rows: Vec<u32> =
                 self.meta().group_rows(group).filter(|row| !converts || !marks.has_ended(*row)).collect();
             let keep = converts.then(|| {

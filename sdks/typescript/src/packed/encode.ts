@@ -379,8 +379,12 @@ function encodeTexts(kind: Kind, texts: string[]): Partial<Encoded> & { kind: Ki
     offsets[i + 1] = checkSize(units)
   }
   if (units < 1 << 26) {
-    const data = encoder.encode(texts.join(''))
-    if (data.length === units || byteOffsets(texts, offsets) === data.length) return { kind, data, offsets }
+    // `encodeInto` takes half the time of `encode`, and a fifth at first, but has to know the size: try ASCII.
+    const joined = texts.join('')
+    let data = new Uint8Array(units)
+    if (encodesTo(joined, data)) return { kind, data, offsets }
+    data = new Uint8Array(checkSize(byteOffsets(texts, offsets)))
+    if (encodesTo(joined, data)) return { kind, data, offsets }
     // Halves of a surrogate pair met at a seam. Each half becomes a replacement character, as it would alone.
   }
   const parts = texts.map(text => encoder.encode(text))
@@ -392,6 +396,12 @@ function encodeTexts(kind: Kind, texts: string[]): Partial<Encoded> & { kind: Ki
   const data = new Uint8Array(total)
   for (let i = 0; i < parts.length; i++) data.set(parts[i] as Uint8Array, offsets[i] as number)
   return { kind, data, offsets }
+}
+
+/** Encodes a text; tells whether it takes exactly these bytes. */
+function encodesTo(text: string, data: Uint8Array<ArrayBuffer>): boolean {
+  const { read, written } = encoder.encodeInto(text, data)
+  return read === text.length && written === data.length
 }
 
 /** Fills in where each text starts in UTF-8 and returns the sum; half a surrogate pair counts as U+FFFD. */
