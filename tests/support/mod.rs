@@ -58,6 +58,21 @@ fn values_under(schema: &Schema, batch: &RecordBatch) -> Result<Vec<Vec<Value>>>
     (0..batch.num_rows()).map(cells).collect()
 }
 
+/// Rows of two BIGINTs.
+pub fn pairs_of_ints(batches: &[RecordBatch]) -> Vec<(i64, i64)> {
+    let mut out = Vec::new();
+    for batch in batches {
+        for row in 0..batch.num_rows() {
+            let int = |i: usize| match Value::from_array(batch.column(i).as_ref(), row, &KalamDataType::BigInt) {
+                Ok(Value::BigInt(v)) => v,
+                other => panic!("a BIGINT, got {other:?}"),
+            };
+            out.push((int(0), int(1)));
+        }
+    }
+    out
+}
+
 /// Rows with their cells turned into something else.
 pub fn map_cells<T>(rows: Vec<Vec<Value>>, cell: impl Fn(&Value) -> T) -> Vec<Vec<T>> {
     rows.iter().map(|row| row.iter().map(&cell).collect()).collect()
