@@ -1,6 +1,7 @@
 //! What tests ask of a database, and how much of it.
 //!
-//! Invariant: nothing is sorted, left out or made to fit: rows come in the order and with the values that the statement gave.
+//! Invariant: nothing is sorted, left out or made to fit: rows come in the order and with the values that the statement
+//! gave.
 
 #![allow(dead_code)] // each test binary uses a part of it
 
