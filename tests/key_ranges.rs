@@ -6,15 +6,17 @@
 
 use std::sync::Arc;
 
-use arrow::array::ArrayRef;
-use arrow::datatypes::FieldRef;
 use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::sql::{Cursor, ExecuteOptions, Params};
 use kalamdb::storage::MemoryBackend;
-use kalamdb::types::{KalamDataType, Value};
+use kalamdb::types::Value;
 use proptest::prelude::*;
+
+mod support;
+
+use support::{last_values, map_cells, model_config};
 
 type Key = (i64, i64);
 
@@ -119,19 +121,8 @@ impl Run {
         let options = ExecuteOptions::default();
         let results = self.context.executor().execute(self.context.session(), text, &params, &options).await;
         let results = results.map_err(|e| e.in_context(text))?;
-        let Some(found) = results.last().and_then(|r| r.rows.as_ref()) else { return Ok(Vec::new()) };
-        let mut rows = Vec::new();
-        for batch in &found.batches {
-            for row in 0..batch.num_rows() {
-                let cell = |(array, field): (&ArrayRef, &FieldRef)| {
-                    Value::from_array(array.as_ref(), row, &KalamDataType::from_arrow_field(field)?)
-                };
-                let cells = batch.columns().iter().zip(found.schema.fields()).map(cell);
-                let cells: Vec<String> = cells.map(|cell| cell.map(|v| v.to_string())).collect::<Result<_>>()?;
-                rows.push(cells.join(", "));
-            }
-        }
-        Ok(rows)
+        let cells = map_cells(last_values(&results)?, Value::to_string);
+        Ok(cells.iter().map(|cells| cells.join(", ")).collect())
     }
 
     async fn step(&mut self, step: &Step) -> Result<()> {
@@ -218,12 +209,7 @@ impl Run {
 
 proptest! {
     // KALAM_MODEL_CASES=1000 for a long run.
-    #![proptest_config(ProptestConfig {
-        cases: std::env::var("KALAM_MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(12),
-        max_shrink_iters: 300,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(model_config(12, 300))]
 
     #[test]
     fn the_key_changes_no_answer(

@@ -1,10 +1,10 @@
 //! New segments with what can be read of damaged ones.
 //!
-//! Invariant: a new segment holds rows of the damaged one that lie in sound parts, and nothing else: those that live, and those
-//! that were deleted and whose retention is not over, with when they were. What the log says of rows of the damaged segment
-//! is in its delete vector already, for the new one has another number, of which the log says nothing. Memory holds the rows
-//! and the file of one segment at a time: it is built to learn what the manifest says of it, and once more when its file is
-//! read. Both times give the same bytes, or it is an error.
+//! Invariant: a new segment holds rows of the damaged one that lie in sound parts, and nothing else: those that live,
+//! and those that were deleted and whose retention is not over, with when they were. What the log says of rows of the
+//! damaged segment is in its delete vector already, for the new one has another number, of which the log says nothing.
+//! Memory holds the rows and the file of one segment at a time: it is built to learn what the manifest says of it, and
+//! once more when its file is read. Both times give the same bytes, or it is an error.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

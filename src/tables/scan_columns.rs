@@ -1,8 +1,8 @@
 //! The columns that a scan can give: those of the table, and those that the engine keeps of every row.
 //!
-//! Invariant: a table's column is known by its id, and what is needed to show rows of every earlier version of the table goes
-//! with it: since when it has its type, and the value of rows that were written before it was there. The names of the engine's
-//! own columns are reserved, so no column of a table hides one.
+//! Invariant: a table's column is known by its id, and what is needed to show rows of every earlier version of the
+//! table goes with it: since when it has its type, and the value of rows that were written before it was there. The
+//! names of the engine's own columns are reserved, so no column of a table hides one.
 
 use std::sync::Arc;
 

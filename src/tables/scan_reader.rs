@@ -1,8 +1,9 @@
 //! The rows of a scan, batch by batch.
 //!
-//! Invariant: a reader is opened on one moment of its scope and gives every row of it once: those of segments, then those in
-//! memory. Between two batches it lets the host run and looks whether its request is still wanted. Whole chunks are handed out
-//! without copying; values are converted to today's types after the rows are picked, so what nobody sees need not convert.
+//! Invariant: a reader is opened on one moment of its scope and gives every row of it once: those of segments, then
+//! those in memory. Between two batches it lets the host run and looks whether its request is still wanted. Whole
+//! chunks are handed out without copying; values are converted to today's types after the rows are picked, so what
+//! nobody sees need not convert.
 
 use std::sync::Arc;
 

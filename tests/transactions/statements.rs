@@ -1,5 +1,5 @@
-//! What statements of every kind do in a transaction: DDL beside it, upserts, cursors, rows that do not come as SQL, streams,
-//! rows of users; and how it ends when nobody ends it.
+//! What statements of every kind do in a transaction: DDL beside it, upserts, cursors, rows that do not come as SQL,
+//! streams, rows of users; and how it ends when nobody ends it.
 
 use super::*;
 

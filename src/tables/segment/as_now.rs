@@ -1,8 +1,8 @@
 //! The rows of a segment as its table is defined now: what a rewrite and a rescue need.
 //!
-//! Invariant: every column of the table is there, in today's type: led through each type that it had since the rows were written,
-//! or with the value that rows have from before it was added. Only rows that are kept are converted: those that ended may hold what
-//! an ALTER since would refuse.
+//! Invariant: every column of the table is there, in today's type: led through each type that it had since the rows
+//! were written, or with the value that rows have from before it was added. Only rows that are kept are converted:
+//! those that ended may hold what an ALTER since would refuse.
 
 use std::collections::HashMap;
 
