@@ -26,6 +26,7 @@ use super::datafusion_session;
 use super::errors::from_datafusion;
 use super::parser::position_of;
 use super::rewrite;
+use super::scalar_subqueries;
 use super::type_planner::KalamTypePlanner;
 use super::using;
 use super::views;
@@ -372,7 +373,7 @@ impl<'a> PlanContext<'a> {
             rewrite::name_casts(&mut statement);
             planned = SqlToRel::new(self).sql_statement_to_plan(statement);
         }
-        planned.map_err(from_datafusion)
+        planned.and_then(scalar_subqueries::plain).map_err(from_datafusion)
     }
 
     fn expand_wildcards(&self, query: &mut ast::Query) -> Result<()> {

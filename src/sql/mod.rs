@@ -39,6 +39,7 @@ mod plan_cache;
 mod privileges;
 mod result;
 mod rewrite;
+mod scalar_subqueries;
 mod session;
 mod short_path;
 mod statement_cache;
