@@ -30,6 +30,7 @@ mod not_in;
 mod nullary;
 mod one_input;
 mod open_parameters;
+mod order_names;
 pub mod packed;
 mod params;
 mod parser;
