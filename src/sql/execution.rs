@@ -132,6 +132,10 @@ impl<'a> Execution<'a> {
             Statement::RenameIndex { name, to, if_exists } => {
                 self.retrying(|| handlers::index::rename(self, name, to, *if_exists)).await
             }
+            Statement::RenameConstraint { table, change, if_exists } => {
+                let changes = [handlers::alter::Change::Operation(change)];
+                self.retrying(|| handlers::alter::change(self, table, *if_exists, "ALTER TABLE", &changes)).await
+            }
             Statement::Describe(name) => handlers::show::describe(self, name).await,
             Statement::DescribeHistory(name) => handlers::show::history(self, name).await,
             Statement::CreateTable(kind, create) => handlers::table::create(self, *kind, create.as_ref().clone()).await,
