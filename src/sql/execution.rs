@@ -25,6 +25,7 @@ use super::handlers;
 use super::params::Params;
 use super::parser::Statement;
 use super::plan_cache::{Origin, PlanFor, ReadyPlan};
+use super::positions::located;
 use super::privileges;
 use super::result::StatementResult;
 use super::session::Session;
@@ -90,7 +91,7 @@ impl<'a> Execution<'a> {
             // How many elements there are is part of the statement now: it is nobody's but this run's.
             return Box::pin(self.of(&params, None).statement(&Statement::Sql(statement))).await;
         }
-        match statement {
+        let outcome = match statement {
             Statement::Sql(statement) => match statement.as_ref() {
                 // A query is run again if an ALTER came between its planning and its reading.
                 ast::Statement::Query(query) => self.retrying(|| handlers::query::query(self, query)).await,
@@ -100,7 +101,8 @@ impl<'a> Execution<'a> {
                 other => Box::pin(self.definition(other)).await,
             },
             other => Box::pin(self.other(other)).await,
-        }
+        };
+        outcome.map_err(|error| located(error, statement))
     }
 
     /// Runs a statement of this engine's own.

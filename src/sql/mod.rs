@@ -36,6 +36,7 @@ mod params;
 mod parser;
 mod plain_words;
 mod plan_cache;
+mod positions;
 mod privileges;
 mod result;
 mod rewrite;

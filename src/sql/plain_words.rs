@@ -145,6 +145,12 @@ pub fn reworded(what: &str) -> Option<Reworded> {
         let message = format!("ORDER BY {found}: there is no such position, the SELECT list has {most}");
         return said(C::InvalidColumnReference, message);
     }
+    if let Some(rest) = line.strip_prefix("Cannot find column with position ")
+        && let Some((found, most)) = rest.split_once(" in SELECT clause. Valid columns: 1 to ")
+    {
+        let message = format!("GROUP BY {found}: there is no such position, the SELECT list has {most}");
+        return said(C::InvalidColumnReference, message);
+    }
     for clause in ["LIMIT", "OFFSET"] {
         if let Some(rest) = line.strip_prefix(&format!("{clause} must be ")) {
             let found = rest.split('\'').nth(1).unwrap_or("negative");
