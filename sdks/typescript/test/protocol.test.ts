@@ -410,6 +410,10 @@ for (const kind of ['remote', 'inline'] as const) {
         code('SYNTAX_ERROR', { position: { line: 1, column: 4 }, sqlstate: '42601' }),
       )
       assert.equal((await db.query('q')).length, 1)
+      for (const options of [{}, { timeoutMs: 1000 }]) {
+        const whoAsked = async (): Promise<unknown> => await db.query('fail', [], options)
+        await assert.rejects(whoAsked, ({ stack }: Error) => /KalamError: near\n.*whoAsked/s.test(stack ?? ''))
+      }
       await assert.rejects(db.exec(5 as never), code('INVALID_OPTION'))
       await assert.rejects(db.exec('x', undefined, { durability: 'none' as never }), code('INVALID_OPTION'))
       const unknown = code('INVALID_OPTION', /unknown option 'timeout'/)
