@@ -186,7 +186,12 @@ fn what_is_readable_of_a_damaged_segment_is_rescued() -> Result<()> {
     block_on(async {
         let backend = large().await?;
         let question = "SELECT k, a, b, c, d FROM t ORDER BY k";
-        let all = rows(&*open(&backend).await?, question).await?;
+        let before = open(&backend).await?;
+        let all = rows(&before, question).await?;
+        // Rows that were deleted before the flush, and by the log after it.
+        let deletions = "SELECT k, a, b, c, d, _seq FROM t WHERE _deleted ORDER BY k";
+        let gone = rows(&before, deletions).await?;
+        assert_eq!(gone.len(), 2 * LARGE / 1000);
         let parts: Vec<_> =
             records(&backend).await?.into_iter().filter(|(partition, _)| *partition == Partition::Blob).collect();
         assert!(parts.len() >= 5, "{} parts", parts.len());
@@ -249,6 +254,15 @@ fn what_is_readable_of_a_damaged_segment_is_rescued() -> Result<()> {
                 }
                 let named: usize = places.iter().map(|(from, to)| to - from + 1).sum();
                 assert_eq!(named, lost, "{detail}");
+            }
+            // What was deleted is known as far as it lies beside rows that are there.
+            let known = rows(&again, deletions).await?;
+            assert!(known.iter().all(|row| gone.contains(row)), "{known:?}");
+            for row in gone.iter().filter(|row| !known.contains(row)) {
+                let key: usize = row[0].parse().expect("a key");
+                // Between these all rows were changed or deleted, and no page ends.
+                let beside = [6, 10].map(|row| (key - key % 1000 + row).to_string());
+                assert!(!beside.iter().any(|row| there.contains(row)), "the deletion of {key} is lost: {detail}");
             }
             // It goes on.
             rows(&again, "INSERT INTO t VALUES (-1, 'new', NULL, 1, 1); STORAGE FLUSH ALL; STORAGE COMPACT ALL")

@@ -6,15 +6,17 @@
 
 use std::sync::Arc;
 
-use arrow::array::ArrayRef;
-use arrow::datatypes::FieldRef;
 use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::sql::{Cursor, ExecuteOptions, Params};
 use kalamdb::storage::MemoryBackend;
-use kalamdb::types::{KalamDataType, Value};
+use kalamdb::types::Value;
 use proptest::prelude::*;
+
+mod support;
+
+use support::{last_values, map_cells, model_config};
 
 type Key = (i64, i64);
 
@@ -119,19 +121,8 @@ impl Run {
         let options = ExecuteOptions::default();
         let results = self.context.executor().execute(self.context.session(), text, &params, &options).await;
         let results = results.map_err(|e| e.in_context(text))?;
-        let Some(found) = results.last().and_then(|r| r.rows.as_ref()) else { return Ok(Vec::new()) };
-        let mut rows = Vec::new();
-        for batch in &found.batches {
-            for row in 0..batch.num_rows() {
-                let cell = |(array, field): (&ArrayRef, &FieldRef)| {
-                    Value::from_array(array.as_ref(), row, &KalamDataType::from_arrow_field(field)?)
-                };
-                let cells = batch.columns().iter().zip(found.schema.fields()).map(cell);
-                let cells: Vec<String> = cells.map(|cell| cell.map(|v| v.to_string())).collect::<Result<_>>()?;
-                rows.push(cells.join(", "));
-            }
-        }
-        Ok(rows)
+        let cells = map_cells(last_values(&results)?, Value::to_string);
+        Ok(cells.iter().map(|cells| cells.join(", ")).collect())
     }
 
     async fn step(&mut self, step: &Step) -> Result<()> {
@@ -193,6 +184,8 @@ impl Run {
                 self.same(&format!("SELECT {columns} FROM t WHERE {filter}{order}"), key).await?;
             }
         }
+        // Of segments that are seen whole the manifest knows the extremes; it knows nothing of expressions.
+        self.same("SELECT min( g ), max( g ), min( n ), max( n ), min(v), max(v) FROM t", key).await?;
         for order in ["g , n", "g DESC, n DESC", "g", "g , n DESC", "n"] {
             let columns = order.replace(" DESC", "");
             self.same(&format!("SELECT {columns} FROM t ORDER BY {order} LIMIT 7 OFFSET 2"), key).await?;
@@ -216,12 +209,7 @@ impl Run {
 
 proptest! {
     // KALAM_MODEL_CASES=1000 for a long run.
-    #![proptest_config(ProptestConfig {
-        cases: std::env::var("KALAM_MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(12),
-        max_shrink_iters: 300,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(model_config(12, 300))]
 
     #[test]
     fn the_key_changes_no_answer(
@@ -266,6 +254,31 @@ fn an_older_snapshot_misses_no_row_after_the_key_changed_its_type() -> Result<()
             }
         }
         assert_eq!(rows, 20);
+        Ok(())
+    })
+}
+
+/// The least and greatest values of segments come out of the manifest, where no row of them has ended.
+#[test]
+fn extremes_read_no_row_of_a_segment_that_is_whole() -> Result<()> {
+    block_on(async {
+        let run = Run::new().await?;
+        run.sql("INSERT INTO t SELECT value % 90, value, 't' FROM generate_series(1, 5000) AS s(value)").await?;
+        run.sql("STORAGE FLUSH TABLE t").await?;
+        run.sql("INSERT INTO t VALUES (500, 7000, NULL || 'x'), (-1, 6000, 'a')")
+            .await
+            .expect_err("the key is not NULL");
+        run.sql("INSERT INTO t VALUES (500, 7000, 'x'), (-1, 6000, 'a')").await?;
+        let query = "SELECT max(g), min(g), max(v), min(v), min(n) FROM t";
+        assert_eq!(run.rows(query, None).await?, ["7000, 1, 500, -1, 'a'"]);
+        let plan = run.rows(&format!("EXPLAIN ANALYZE {query}"), None).await?.join("\n");
+        assert!(plan.contains("extremes") && plan.contains("rows_read=0"), "{plan}");
+        // A row of the segment that has ended may have been the greatest.
+        run.sql("DELETE FROM t WHERE g = 5000").await?;
+        run.sql("DELETE FROM t WHERE g > 5000").await?;
+        assert_eq!(run.rows(query, None).await?, ["4999, 1, 89, 0, 't'"]);
+        run.sql("ALTER TABLE t ADD COLUMN late INT DEFAULT 7").await?;
+        assert_eq!(run.rows("SELECT min(late), max(late) FROM t", None).await?, ["7, 7"]);
         Ok(())
     })
 }

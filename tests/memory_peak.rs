@@ -1,18 +1,19 @@
 //! How much memory the engine takes: a table that is larger than its budgets is written, flushed, changed and read within
-//! them. An allocator that counts says so.
+//! them, and rescued a segment at a time. An allocator that counts says so.
 #![cfg(not(target_arch = "wasm32"))]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use arrow::array::AsArray;
+use arrow::array::{ArrayRef, AsArray, BinaryArray, Int64Array};
 use arrow::datatypes::Int64Type;
+use arrow::record_batch::RecordBatch;
 use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::Result;
-use kalamdb::sql::{Cursor, ExecuteOptions, Params, StatementResult};
-use kalamdb::storage::MemoryBackend;
+use kalamdb::sql::{Cursor, ExecuteOptions, Params, StatementResult, insert_columns};
+use kalamdb::storage::{Durability, KeyRange, MemoryBackend, Partition, ScanOptions, StorageBackend, WriteBatch};
 
 /// Counts the bytes that are there, and the most there ever were.
 struct Counting;
@@ -142,5 +143,67 @@ fn a_table_larger_than_the_budget_works() -> Result<()> {
     let figures = [load, reading, streaming, changing, reopened];
     println!("of {} MiB: {:?} MiB", table_bytes / MIB, figures.map(|bytes| bytes / MIB));
     assert!(figures.iter().all(|bytes| *bytes < table_bytes / 2), "{figures:?} bytes, the table has {table_bytes}");
+    Ok(())
+}
+
+/// A database with segments of two pages, the second of which is damaged in each.
+fn damaged(segments: i64) -> Result<MemoryBackend> {
+    const ROWS: i64 = 2 * 4096;
+    let backend = Arc::new(MemoryBackend::new());
+    let context = block_on(AppContext::open(Arc::clone(&backend) as _, Config::default()))?;
+    sql(&context, "CREATE TABLE t (k BIGINT PRIMARY KEY, noise BYTES)")?;
+    let mut state = 1u64;
+    let mut noise = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u8
+    };
+    for segment in 0..segments {
+        let bytes: Vec<Vec<u8>> = (0..ROWS).map(|_| (0..256).map(|_| noise()).collect()).collect();
+        let keys = segment * ROWS..(segment + 1) * ROWS;
+        let columns: [ArrayRef; 2] =
+            [Arc::new(Int64Array::from_iter_values(keys)), Arc::new(BinaryArray::from_iter_values(&bytes))];
+        let batch = RecordBatch::try_from_iter(["k", "noise"].into_iter().zip(columns)).expect("two columns");
+        let options = ExecuteOptions::default();
+        block_on(insert_columns(context.executor(), context.session(), &options, "t", vec![batch]))?;
+        sql(&context, "STORAGE FLUSH TABLE t")?;
+    }
+    let mut batch = WriteBatch::new();
+    for (key, value) in block_on(backend.scan(Partition::Blob, &KeyRange::all(), ScanOptions::default()))? {
+        if key.ends_with(&6u32.to_be_bytes()) {
+            let mut value = value.to_vec();
+            value[1000] ^= 1;
+            batch.put(Partition::Blob, key, value);
+        }
+    }
+    assert_eq!(batch.ops().len() as i64, segments);
+    block_on(backend.commit(batch, Durability::Strict))?;
+    Ok(backend.reopen())
+}
+
+/// A rescue holds one segment that it writes anew, and a page of records, however many there are.
+#[test]
+fn damaged_segments_are_rescued_in_bounded_memory() -> Result<()> {
+    let _turn = TURN.lock();
+    let most = |segments: i64| -> Result<usize> {
+        let backend = Arc::new(damaged(segments)?);
+        let mut rescued = 0;
+        let (done, most) = most_of(|| {
+            block_on(async {
+                let (mut backup, findings) = AppContext::rescue(Arc::clone(&backend) as _).await?;
+                let said = |f: &&kalamdb::tables::Finding| f.detail.contains("4096 rows are rescued, 4096 are lost");
+                assert_eq!(findings.iter().filter(said).count() as i64, segments, "{findings:?}");
+                while let Some(chunk) = backup.next().await? {
+                    rescued += chunk.len();
+                }
+                Ok(())
+            })
+        });
+        done?;
+        assert!(rescued > segments as usize * MIB, "{rescued} bytes");
+        Ok(most)
+    };
+    let (few, many) = (most(16)?, most(48)?);
+    println!("16 segments: {} MiB, 48: {} MiB", few / MIB, many / MIB);
+    assert!(many < few + few / 4, "16 segments took {few} bytes, 48 {many}");
     Ok(())
 }

@@ -20,9 +20,8 @@ use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::sql::{ExecuteOptions, Params, Session, StatementResult};
 use kalamdb::storage::MemoryBackend;
-use kalamdb::types::{KalamDataType, Value};
 use proptest::prelude::*;
-use support::model_config;
+use support::{model_config, pairs_of_ints};
 
 const SESSIONS: usize = 3;
 /// `keyed (k BIGINT PRIMARY KEY, v BIGINT)` and `bag (k BIGINT, v BIGINT)`.
@@ -428,17 +427,7 @@ impl Run {
 
     async fn pairs(&self, s: usize, sql: &str) -> Result<Vec<(i64, i64)>> {
         let rows = self.sql(s, sql).await?.rows.expect("a query gives rows");
-        let mut out = Vec::new();
-        for batch in &rows.batches {
-            for row in 0..batch.num_rows() {
-                let int = |i: usize| match Value::from_array(batch.column(i).as_ref(), row, &KalamDataType::BigInt) {
-                    Ok(Value::BigInt(v)) => v,
-                    other => panic!("a BIGINT, got {other:?}"),
-                };
-                out.push((int(0), int(1)));
-            }
-        }
-        Ok(out)
+        Ok(pairs_of_ints(&rows.batches))
     }
 }
 

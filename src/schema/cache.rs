@@ -1,7 +1,7 @@
 //! What the registry holds of tables in memory.
 //!
-//! Invariant: one entry holds a definition, its Arrow schema, its key codec and its provider, so they go together and none outlives
-//! another. What is computed from a definition is computed once.
+//! Invariant: one entry holds a definition, its Arrow schema, its key codec and its provider, so they go together and
+//! none outlives another. What is computed from a definition is computed once.
 
 use std::sync::{Arc, OnceLock};
 

@@ -14,6 +14,7 @@ mod errors;
 mod execution;
 mod executor;
 mod expressions;
+mod extremes;
 mod functions;
 mod generated;
 mod guarded_rules;

@@ -1,8 +1,8 @@
 //! The records of a range, read a page at a time.
 //!
-//! Invariant: every record of the range that is there from the first page to the last is given once, in the order of the
-//! keys: a page begins right behind the last key of the one before. Memory holds one page, of at most 64 MiB. What is
-//! written meanwhile may be given or not, as each page is of a moment of its own.
+//! Invariant: every record of the range that is there from the first page to the last is given once, in the order of
+//! the keys: a page begins right behind the last key of the one before. Memory holds one page, of at most 64 MiB. What
+//! is written meanwhile may be given or not, as each page is of a moment of its own.
 
 use super::{KeyRange, KeyValue, Partition, ScanOptions, StorageBackend, key_after};
 use crate::error::Result;

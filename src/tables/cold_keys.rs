@@ -1,8 +1,8 @@
 //! Whether the new keys of a change are in a segment already.
 //!
-//! Invariant: the index in memory knows hot rows only, so the segments are asked about every new key and every new value of a UNIQUE
-//! index before the change is submitted, for that may read from storage. The answer holds for the segments of one version
-//! ([`ColdCheck`]), and a commit is refused if they are others by then.
+//! Invariant: the index in memory knows hot rows only, so the segments are asked about every new key and every new
+//! value of a UNIQUE index before the change is submitted, for that may read from storage. The answer holds for the
+//! segments of one version ([`ColdCheck`]), and a commit is refused if they are others by then.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -8,9 +8,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, new_null_array};
 use arrow::buffer::BooleanBuffer;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::common::ScalarValue;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
 use roaring::RoaringBitmap;
@@ -58,6 +59,9 @@ pub(super) struct Wanted {
     pub snapshot: Seq,
     /// Which deleted rows are wanted too; then each row says whether it was deleted.
     pub deletions: Option<Deletions>,
+    /// Set if of all rows of a segment only the least and the greatest value of each column matter: for each of `ids` the
+    /// schema version that gave it its type.
+    pub extremes: Option<Vec<u32>>,
 }
 
 #[derive(Debug)]
@@ -233,6 +237,9 @@ impl ColdReader {
         let Some(work) = self.work.pop_front() else { return Ok(Step::End) };
         match work {
             Work::Segment(segment) => {
+                if let Some(rows) = self.extremes(&segment)? {
+                    return Ok(Step::Rows(rows));
+                }
                 let before = Before::of(&segment);
                 let groups = segment.meta().groups();
                 let keep = match &self.filter {
@@ -277,6 +284,38 @@ impl ColdReader {
                 Ok(Step::Rows(self.rows(&segment, rows.len(), positions, arrays)))
             }
         }
+    }
+
+    /// Two rows in place of all: one of the least values, one of the greatest. `None` if that is not asked for, or the
+    /// manifest does not know it of the rows that are seen.
+    fn extremes(&self, segment: &Segment) -> Result<Option<ColdRows>> {
+        let (Some(since), meta) = (&self.wanted.extremes, segment.meta()) else { return Ok(None) };
+        let hidden = self.hidden_in(segment).is_some_and(|hidden| !hidden.is_empty());
+        if hidden || meta.max_seq > self.wanted.snapshot || !segment.marks().is_empty() {
+            return Ok(None);
+        }
+        let mut arrays = Vec::with_capacity(since.len());
+        for (id, since) in self.wanted.ids.iter().zip(since) {
+            // What was added later has one value in all of these rows.
+            let Some(column) = meta.column(*id) else {
+                arrays.push(None);
+                continue;
+            };
+            let data_type = column.data_type.arrow_type();
+            let array = match (&column.min, &column.max) {
+                (Some(min), Some(max)) if column.exact => {
+                    ScalarValue::iter_to_array([min.clone(), max.clone()]).map_err(KalamError::internal)?
+                }
+                (None, None) if column.nulls == meta.rows => new_null_array(&data_type, 2),
+                _ => return Ok(None),
+            };
+            // Values of an earlier type need not sort as those of today's.
+            if meta.schema_version < *since || *array.data_type() != data_type {
+                return Ok(None);
+            }
+            arrays.push(Some(array));
+        }
+        Ok(Some(self.rows(segment, 2, None, arrays)))
     }
 
     fn rows(
@@ -373,7 +412,13 @@ impl TableScanExec {
         };
         let positions = self.columns.contains(&ScanColumn::Position);
         let deletions = self.deletions.clone();
-        Wanted { ids: self.columns.iter().filter_map(id).collect(), positions, snapshot, deletions }
+        let since = |column: &ScanColumn| match column {
+            ScanColumn::Table { since, .. } => Some(*since),
+            _ => None,
+        };
+        // One for each id: such a scan has columns of the table alone.
+        let extremes = self.extremes.then(|| self.columns.iter().filter_map(since).collect());
+        Wanted { ids: self.columns.iter().filter_map(id).collect(), positions, snapshot, deletions, extremes }
     }
 
     /// The batch of cold rows.

@@ -1,8 +1,9 @@
 //! The chain of commit groups: what waits for one storage transaction together, and what becomes of it.
 //!
-//! Invariant: at most one group is open, and one is written at a time, in the order of their numbers. A group that is durable moves the
-//! watermark to its last `_seq`; one that fails takes the open one along, which was built on it, and every scope that either
-//! touched is read again from storage. No `_seq` gets into storage above the ceiling that is stored with it or before it.
+//! Invariant: at most one group is open, and one is written at a time, in the order of their numbers. A group that is
+//! durable moves the watermark to its last `_seq`; one that fails takes the open one along, which was built on it, and
+//! every scope that either touched is read again from storage. No `_seq` gets into storage above the ceiling that is
+//! stored with it or before it.
 
 use std::collections::HashSet;
 use std::sync::Arc;

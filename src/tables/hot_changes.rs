@@ -1,8 +1,8 @@
 //! How a change enters the hot tier, and how it is taken back.
 //!
-//! Invariant: [`HotTable::apply`] does everything or nothing, and says in an [`Applied`] what it did. Taken back in reverse order,
-//! changes leave what was there before: the rows that they ended live again, the indexes lead where they led, and positions are
-//! given anew. So a commit over several scopes can be refused by the last of them.
+//! Invariant: [`HotTable::apply`] does everything or nothing, and says in an [`Applied`] what it did. Taken back in
+//! reverse order, changes leave what was there before: the rows that they ended live again, the indexes lead where they
+//! led, and positions are given anew. So a commit over several scopes can be refused by the last of them.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -22,6 +22,7 @@ mod pins;
 mod provider;
 mod replay;
 mod request;
+mod rescue;
 mod rewrite;
 mod salvage;
 mod scan;

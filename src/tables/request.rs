@@ -1,8 +1,8 @@
 //! What a request brings to the plans that run for it.
 //!
-//! Invariant: a plan belongs to nobody. Whose rows it reads, of which moment, within which transaction and for how long it may
-//! run is in the [`Request`] of each run alone, and every scope that is read or changed comes from [`Request::scope`], which
-//! asks the role first.
+//! Invariant: a plan belongs to nobody. Whose rows it reads, of which moment, within which transaction and for how long
+//! it may run is in the [`Request`] of each run alone, and every scope that is read or changed comes from
+//! [`Request::scope`], which asks the role first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -6,15 +6,17 @@
 //! was made here; what is left out stands in the scrub's report.
 //!
 //! What a lost record of the log changed is undone by its loss: rows that it inserted are gone, rows that it updated or
-//! deleted are there as they were before. Of a damaged segment the live rows are shown that can be read, in a segment of
-//! another number, so that what the log says of the old one's rows means nothing; its tombstones are gone.
+//! deleted are there as they were before. Of a damaged segment the rows are shown that can be read, in a segment of another
+//! number, so that what the log says of the old one's rows means nothing (`rescue.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::lock::Mutex;
 
+use super::rescue::{Made, Rescued, part_of};
 use super::scrub::Scrub;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::storage::backup::DATABASE_KEY;
@@ -32,6 +34,16 @@ pub struct Salvage {
     inner: Arc<dyn StorageBackend>,
     scrub: Scrub,
     meta: BTreeMap<Vec<u8>, Bytes>,
+    /// The file of a new segment that was read last.
+    file: Mutex<Option<(Arc<Rescued>, Bytes)>>,
+}
+
+/// A record of the view.
+enum Shown<'a> {
+    /// Storage holds it.
+    Stored(Bytes),
+    /// It was made.
+    Made(&'a Made),
 }
 
 impl Salvage {
@@ -57,12 +69,30 @@ impl Salvage {
         if !meta.contains_key(DATABASE_KEY) {
             meta.insert(DATABASE_KEY.to_vec(), record::seal(RecordKind::Entity, DATABASE_KEY, database));
         }
-        Ok(Self { inner, scrub, meta })
+        Ok(Self { inner, scrub, meta, file: Mutex::new(None) })
     }
 
     /// What the scrub found.
     pub fn scrub(&self) -> &Scrub {
         &self.scrub
+    }
+
+    /// The value of a record that was made.
+    async fn value(&self, made: &Made) -> Result<Bytes> {
+        let (of, part) = match made {
+            Made::Record(value) => return Ok(value.clone()),
+            Made::Part { of, part } => (of, *part),
+        };
+        let mut last = self.file.lock().await;
+        if let Some((_, file)) = last.as_ref().filter(|(whose, _)| Arc::ptr_eq(whose, of)) {
+            return Ok(part_of(file, part));
+        }
+        // One at a time: the other one goes before this one is built.
+        *last = None;
+        let file = of.file().await?;
+        let part = part_of(&file, part);
+        *last = Some((Arc::clone(of), file));
+        Ok(part)
     }
 
     fn shows(&self, partition: Partition, key: &[u8]) -> bool {
@@ -87,7 +117,7 @@ impl StorageBackend for Salvage {
     async fn get(&self, partition: Partition, key: &[u8]) -> Result<Option<Bytes>> {
         match partition {
             Partition::Meta => Ok(self.meta.get(key).cloned()),
-            _ if let Some(made) = self.scrub.made.get(&(partition, key.to_vec())) => Ok(Some(made.clone())),
+            _ if let Some(made) = self.scrub.made.get(&(partition, key.to_vec())) => self.value(made).await.map(Some),
             _ if self.shows(partition, key) => self.inner.get(partition, key).await,
             _ => Ok(None),
         }
@@ -105,8 +135,7 @@ impl StorageBackend for Salvage {
             return Ok(found);
         }
         let made = self.scrub.made.iter().filter(|((p, key), _)| *p == partition && range.contains(key));
-        let made: Vec<KeyValue> = made.map(|((_, key), value)| (key.clone(), value.clone())).collect();
-        let mut found = Vec::new();
+        let mut found: Vec<(Vec<u8>, Shown<'_>)> = Vec::new();
         let mut range = range.clone();
         // A page of which nothing is shown is not the end.
         while found.len() < limit && !range.is_empty() {
@@ -118,20 +147,24 @@ impl StorageBackend for Salvage {
                 range.from = Some(key_after(last));
             }
             let whole = options.limit.is_none();
-            found.extend(page.into_iter().filter(|(key, _)| self.shows(partition, key)));
+            let shown = page.into_iter().filter(|(key, _)| self.shows(partition, key));
+            found.extend(shown.map(|(key, value)| (key, Shown::Stored(value))));
             if whole {
                 break;
             }
         }
-        if !made.is_empty() {
-            found.extend(made);
-            found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-            if options.reverse {
-                found.reverse();
-            }
-        }
+        found.extend(made.map(|((_, key), made)| (key.clone(), Shown::Made(made))));
+        found.sort_by(|a, b| if options.reverse { b.0.cmp(&a.0) } else { a.0.cmp(&b.0) });
         found.truncate(limit);
-        Ok(found)
+        let mut records = Vec::with_capacity(found.len());
+        for (key, shown) in found {
+            let value = match shown {
+                Shown::Stored(value) => value,
+                Shown::Made(made) => self.value(made).await?,
+            };
+            records.push((key, value));
+        }
+        Ok(records)
     }
 
     async fn commit(&self, _batch: WriteBatch, _durability: Durability) -> Result<Durability> {

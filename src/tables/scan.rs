@@ -68,6 +68,8 @@ pub struct TableScanExec {
     order: Option<LexOrdering>,
     /// Set when it is executed, if it names `_deleted`: then a deleted row has the `_seq` of its deletion.
     pub(super) deletions: Option<Deletions>,
+    /// Whether only the least and the greatest value of each column matter to who reads it.
+    pub(super) extremes: bool,
     /// Set when it is executed, if what it reads through is not in the order that it promises.
     unordered: bool,
     properties: Arc<PlanProperties>,
@@ -102,6 +104,7 @@ impl TableScanExec {
             fetch,
             order: None,
             deletions: None,
+            extremes: false,
             unordered: false,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
@@ -196,6 +199,36 @@ impl TableScanExec {
         Self { index, ..self }
     }
 
+    /// The scan for a reader to whom only the least and the greatest value of each column matter: of a segment that is seen
+    /// whole it gives two rows, out of the manifest. `None` if it cannot.
+    pub fn for_extremes(&self) -> Option<Self> {
+        use crate::types::KalamDataType as T;
+        let plain = self.keys.is_none()
+            && self.index.is_none()
+            && self.open.is_none()
+            && self.filter.is_none()
+            && self.fetch.is_none()
+            && self.order.is_none()
+            && self.index_order.is_none();
+        // Floating point bounds stand for several values that compare as equal.
+        let bounded = |column: &ScanColumn| match column {
+            ScanColumn::Table { data_type, .. } => matches!(
+                data_type,
+                T::SmallInt
+                    | T::Int
+                    | T::BigInt
+                    | T::Decimal { .. }
+                    | T::Text
+                    | T::Date
+                    | T::Time
+                    | T::Timestamp
+                    | T::DateTime
+            ),
+            _ => false,
+        };
+        (plain && self.columns.iter().all(bounded)).then(|| Self { extremes: true, ..self.clone() })
+    }
+
     /// The scan with filters that may rule out what it reads. They must be applied above it all the same.
     pub fn with_filter(self, filter: Option<Arc<ScanFilter>>) -> Self {
         Self { filter, ..self }
@@ -234,6 +267,9 @@ impl DisplayAs for TableScanExec {
         }
         if let Some(filter) = &self.filter {
             write!(f, ", filter={}", fmt_sql(filter.expr().as_ref()))?;
+        }
+        if self.extremes {
+            f.write_str(", extremes")?;
         }
         if let Some(order) = &self.order {
             write!(f, ", order=[{order}]")?;

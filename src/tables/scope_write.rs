@@ -1,8 +1,8 @@
 //! The change of a table scope: its rows, encoded before their numbers are known, and how it enters memory and the log.
 //!
-//! Invariant: a change takes as many `_seq` values as it has rows and deletions, in an order that the log and the hot tier share:
-//! deletions first, for a new row may have the key that another one just gave up. All scopes of a commit are changed or none, and
-//! only what is in memory is encoded for the log.
+//! Invariant: a change takes as many `_seq` values as it has rows and deletions, in an order that the log and the hot
+//! tier share: deletions first, for a new row may have the key that another one just gave up. All scopes of a commit
+//! are changed or none, and only what is in memory is encoded for the log.
 
 use std::sync::Arc;
 

@@ -9,7 +9,7 @@
 //! file, and that the manifest and the log say of its rows what is in it (`segment/verify.rs`); and that what is stored under
 //! a table's number belongs to a table.
 //!
-//! What can be read of damaged segments is read when it is asked for, and written into new ones; memory holds those.
+//! What can be read of damaged segments goes into new ones, if that is asked for (`rescue.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
@@ -22,8 +22,8 @@ use super::block;
 use super::cold::{ColdMark, Ended};
 use super::log::{LogRecord, ScopeKey};
 use super::manifest::{self, Manifest};
-use super::rewrite;
-use super::segment::{DeleteVector, Segment, SegmentCache, SegmentSource};
+use super::rescue::{Made, Rescued, puts};
+use super::segment::{Segment, SegmentCache, SegmentSource};
 use super::seq::Seq;
 use super::store::dropped_table;
 use super::system::{AuditRecord, JobRecord, StorageRecord, UserRecord};
@@ -31,9 +31,7 @@ use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
 use crate::schema::{NamespaceDefinition, TableDefinition, TableId};
 use crate::storage::record::{self, PartReader, RecordKind, Whole};
-use crate::storage::{
-    Entity, KeyRange, MemoryBackend, Pages, Partition, StorageBackend, WriteBatch, WriteOp, blob_prefix, key_after,
-};
+use crate::storage::{Entity, KeyRange, Pages, Partition, StorageBackend, WriteBatch, blob_prefix, key_after};
 
 /// Bytes of a log key behind the scope: `_seq` and part.
 const LOG_KEY_TAIL: usize = 8 + 2;
@@ -82,7 +80,7 @@ pub struct Scrub {
     /// Definitions of the tables and views that can be read, by number.
     pub tables: BTreeMap<TableId, TableDefinition>,
     /// Records in place of damaged ones, and of new segments with what could be read of damaged ones.
-    pub made: BTreeMap<(Partition, Vec<u8>), Bytes>,
+    pub made: BTreeMap<(Partition, Vec<u8>), Made>,
     /// What the log says of rows of segments, by scope and segment: marks, and when the rows ended.
     marks: BTreeMap<(ScopeKey, u32), Vec<LogMark>>,
     /// Numbers of tables that were dropped, and of which something is left.
@@ -361,6 +359,7 @@ impl Scrub {
     ) -> Result<()> {
         let by_number: BTreeMap<u32, Arc<TableDefinition>> =
             self.tables.values().filter(|t| t.table_no > 0).map(|t| (t.table_no, Arc::new(t.clone()))).collect();
+        let cache = SegmentCache::new(1 << 20);
         for (scope, found) in scopes {
             let Some(definition) = by_number.get(&scope.table_no) else {
                 if !self.dropped.contains(&scope.table_no) {
@@ -383,11 +382,11 @@ impl Scrub {
                 self.greatest_seq = self.greatest_seq.max(meta.max_seq);
                 let source = SegmentSource {
                     backend: Arc::clone(backend),
-                    cache: SegmentCache::new(1 << 20),
+                    cache: Arc::clone(&cache),
                     blob: manifest::blob_id(&scope, number),
                     table: name.clone(),
                 };
-                let segment = Segment::new(source, meta, marks, None);
+                let segment = Arc::new(Segment::new(source, meta, marks, None));
                 let marked = self.take_log_marks(&scope, &segment);
                 let sound = match marked {
                     Ok(()) => segment.verify(definition, check).await,
@@ -404,9 +403,10 @@ impl Scrub {
                         self.damaged_prefixes.push((Partition::Blob, blob_prefix(id)));
                         let mut detail = error.message().to_owned();
                         if recover {
-                            let (saved, what) = self.recover(&scope, definition, &segment, next).await?;
-                            next += u32::from(saved);
-                            detail = format!("{detail}; {what}");
+                            let rescue = Rescued::of(&segment, &scope, definition, next).await?;
+                            next += u32::from(!rescue.records.is_empty());
+                            detail = format!("{detail}; {}", rescue.detail);
+                            self.make(rescue.records.into_iter());
                         }
                         self.note(format!("table {name} segment {number}"), Health::Damaged, detail);
                     }
@@ -417,7 +417,7 @@ impl Scrub {
             if recover && next != found.next_segment {
                 let mut batch = WriteBatch::new();
                 manifest::put_head(&scope, next, &mut batch);
-                self.make(batch);
+                self.make(puts(&batch).map(|(partition, key, value)| (partition, key, Made::Record(value))));
             }
             let detail = format!("segments: {segments}, {rows} rows");
             self.note(format!("table {name}"), Health::Ok, detail);
@@ -440,50 +440,8 @@ impl Scrub {
         Ok(())
     }
 
-    /// Writes what can be read of a damaged segment into a new one. Says whether there is one, and what was lost.
-    async fn recover(
-        &mut self,
-        scope: &ScopeKey,
-        definition: &Arc<TableDefinition>,
-        segment: &Segment,
-        number: u32,
-    ) -> Result<(bool, String)> {
-        let live = segment.live_rows();
-        let recovered = match segment.recover(definition).await {
-            Ok(recovered) => recovered,
-            Err(error) if error.code() == ErrorCode::DataCorrupted => {
-                return Ok((false, format!("nothing of it can be read: {live} rows are lost")));
-            }
-            Err(error) => return Err(error),
-        };
-        let (saved, lost, places) = (recovered.len(), recovered.lost, recovered.lost_places());
-        let detail = match lost {
-            0 => format!("all of its {saved} rows are rescued"),
-            _ => format!("{saved} rows are rescued, {lost} are lost: {places}"),
-        };
-        let built = rewrite::build(definition, number, rewrite::live_sources(recovered.rows)).await?;
-        let Some(built) = built else { return Ok((false, detail)) };
-        let blob = manifest::blob_id(scope, number);
-        let mut batch = WriteBatch::new();
-        batch.put_blob(&blob, &built.bytes);
-        let source = SegmentSource {
-            backend: Arc::new(MemoryBackend::new()),
-            cache: SegmentCache::new(0),
-            blob,
-            table: definition.table_id.to_string(),
-        };
-        let new = Segment::new(source, built.meta, DeleteVector::new(), Some(built.bytes));
-        manifest::put_segment(scope, &Arc::new(new), &mut batch)?;
-        self.make(batch);
-        Ok((true, detail))
-    }
-
-    fn make(&mut self, batch: WriteBatch) {
-        for op in batch.ops() {
-            if let WriteOp::Put { partition, key, value } = op {
-                self.made.insert((*partition, key.clone()), value.clone());
-            }
-        }
+    fn make(&mut self, records: impl Iterator<Item = (Partition, Vec<u8>, Made)>) {
+        self.made.extend(records.map(|(partition, key, made)| ((partition, key), made)));
     }
 }
 

@@ -1,7 +1,7 @@
 //! What should be flushed or compacted, and when writers flush first.
 //!
-//! Invariant: this only says so, and changes nothing: whoever does the work decides again from what is there then. Streams, scopes
-//! whose positions are held, and tables that were dropped are never due.
+//! Invariant: this only says so, and changes nothing: whoever does the work decides again from what is there then.
+//! Streams, scopes whose positions are held, and tables that were dropped are never due.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

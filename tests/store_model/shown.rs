@@ -12,30 +12,15 @@ use kalamdb::context::AppContext;
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::schema::{Role, TableId};
 use kalamdb::tables::{Request, SnapshotPin};
-use kalamdb::types::{KalamDataType, Value};
 
-use super::support::sql;
+use super::support::{pairs_of_ints, sql};
 
 /// The rows of a table now, sorted.
 pub async fn pairs(context: &AppContext, table: &str) -> Result<Vec<(i64, i64)>> {
     let text = format!("SELECT CAST(k AS BIGINT) AS k, CAST(v AS BIGINT) AS v FROM {table} ORDER BY k, v");
     let results = sql(context, &text).await?;
     let rows = results.last().and_then(|r| r.rows.as_ref()).expect("a query gives rows");
-    Ok(ints(&rows.batches))
-}
-
-fn ints(batches: &[arrow::record_batch::RecordBatch]) -> Vec<(i64, i64)> {
-    let mut out = Vec::new();
-    for batch in batches {
-        for row in 0..batch.num_rows() {
-            let int = |i: usize| match Value::from_array(batch.column(i).as_ref(), row, &KalamDataType::BigInt) {
-                Ok(Value::BigInt(v)) => v,
-                other => panic!("a BIGINT, got {other:?}"),
-            };
-            out.push((int(0), int(1)));
-        }
-    }
-    out
+    Ok(pairs_of_ints(&rows.batches))
 }
 
 /// The rows of a table that a snapshot shows; `None` if it cannot be told any more.
@@ -75,7 +60,7 @@ pub async fn pairs_at(context: &AppContext, table: &str, pin: &Arc<SnapshotPin>)
             arrow::record_batch::RecordBatch::try_from_iter(["k", "v"].into_iter().zip(columns)).expect("two columns")
         })
         .collect();
-    let mut rows = ints(&batches);
+    let mut rows = pairs_of_ints(&batches);
     rows.sort_unstable();
     Ok(Some(rows))
 }

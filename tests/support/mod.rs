@@ -1,6 +1,7 @@
 //! What tests ask of a database, and how much of it.
 //!
-//! Invariant: nothing is sorted, left out or made to fit: rows come in the order and with the values that the statement gave.
+//! Invariant: nothing is sorted, left out or made to fit: rows come in the order and with the values that the statement
+//! gave.
 
 #![allow(dead_code)] // each test binary uses a part of it
 
@@ -56,6 +57,21 @@ fn values_under(schema: &Schema, batch: &RecordBatch) -> Result<Vec<Vec<Value>>>
         cells.map(|(array, ty)| Value::from_array(array.as_ref(), row, ty)).collect()
     };
     (0..batch.num_rows()).map(cells).collect()
+}
+
+/// Rows of two BIGINTs.
+pub fn pairs_of_ints(batches: &[RecordBatch]) -> Vec<(i64, i64)> {
+    let mut out = Vec::new();
+    for batch in batches {
+        for row in 0..batch.num_rows() {
+            let int = |i: usize| match Value::from_array(batch.column(i).as_ref(), row, &KalamDataType::BigInt) {
+                Ok(Value::BigInt(v)) => v,
+                other => panic!("a BIGINT, got {other:?}"),
+            };
+            out.push((int(0), int(1)));
+        }
+    }
+    out
 }
 
 /// Rows with their cells turned into something else.

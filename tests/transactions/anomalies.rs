@@ -1,5 +1,5 @@
-//! Each anomaly by its name, as two or more transactions that would show it, and what several tables, a crash and a failing
-//! storage make of a transaction.
+//! Each anomaly by its name, as two or more transactions that would show it, and what several tables, a crash and a
+//! failing storage make of a transaction.
 
 use super::*;
 

@@ -108,7 +108,7 @@ export class Connection implements Database {
     return withColumns<T>(this.rowsOf<T>(result), result.columns ?? [])
   }
 
-  private rowsOf<T>({ columns = [], packed = [] }: RunResult): T[] {
+  private rowsOf<T>({ columns = [], packed = [] }: Pick<RunResult, 'columns' | 'packed'>): T[] {
     return decodeRows(packed, columns, this.int64) as T[]
   }
 
@@ -215,8 +215,8 @@ export class Connection implements Database {
   }
 
   async *stream<T = Row>(sql: string, params?: Params, options: StreamOptions = {}): AsyncGenerator<Rows<T>> {
-    for await (const { columns, packed } of packedRows(this.client, this.session(), sql, params, options)) {
-      yield withColumns<T>(decodeRows(packed, columns, this.int64) as T[], columns)
+    for await (const { columns, piece } of packedRows(this.client, this.session(), sql, params, options)) {
+      yield withColumns<T>(this.rowsOf<T>({ columns, packed: piece }), columns)
     }
   }
 

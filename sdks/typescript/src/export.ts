@@ -4,6 +4,7 @@
 // reader gets is of the snapshot at which it began.
 
 import { joined } from './bytes.js'
+import type { Ops } from './engine/protocol.js'
 import type { SessionOptions } from './engine/surface.js'
 import { callOptions, invalid } from './options.js'
 import { checkParams, checkSql } from './params.js'
@@ -21,6 +22,27 @@ const EXTENSIONS: Record<ImportFormat, string> = {
   arrow: 'arrows',
 }
 
+/** What a cursor gives, piece by piece. */
+async function* piecesOf<T>(
+  client: Caller,
+  session: SessionOptions,
+  args: Ops['cursor']['args'],
+  options: CallOptions,
+  fetch: (cursor: number) => Promise<T | undefined>,
+): AsyncGenerator<{ columns: readonly ColumnInfo[]; piece: T }> {
+  const { cursor, columns } = await client.call('cursor', args, options, { readOnly: args.sql })
+  try {
+    for (;;) {
+      const piece = await fetch(cursor)
+      if (piece === undefined) return
+      yield { columns, piece }
+    }
+  } finally {
+    // An engine that is gone has no cursors.
+    await client.call('closeCursor', { ...session, cursor }, undefined, { readOnly: true }).catch(() => {})
+  }
+}
+
 /** Packed rows of a query, piece by piece, with its columns. */
 export async function* packedRows(
   client: Caller,
@@ -28,20 +50,14 @@ export async function* packedRows(
   sql: string,
   params: Params | undefined,
   options: CallOptions & { batchSize?: number | undefined },
-): AsyncGenerator<{ columns: readonly ColumnInfo[]; packed: Uint8Array[] }> {
+): AsyncGenerator<{ columns: readonly ColumnInfo[]; piece: Uint8Array[] }> {
   const rows = positive('batchSize', options.batchSize ?? BATCH_ROWS)
-  const args = { ...session, sql: checkSql(sql), params: checkParams(params), ...callOptions(options, ['batchSize']) }
-  const { cursor, columns } = await client.call('cursor', args, options)
-  try {
-    for (;;) {
-      const { packed } = await client.call('fetch', { ...session, cursor, rows }, options, { readOnly: true })
-      if (packed.length === 0) return
-      yield { columns, packed }
-    }
-  } finally {
-    // An engine that is gone has no cursors.
-    await client.call('closeCursor', { ...session, cursor }, undefined, { readOnly: true }).catch(() => {})
-  }
+  const durability = callOptions(options, ['batchSize'])
+  const args = { ...session, sql: checkSql(sql), params: checkParams(params), ...durability }
+  yield* piecesOf(client, session, args, options, async cursor => {
+    const { packed } = await client.call('fetch', { ...session, cursor, rows }, options, { readOnly: true })
+    return packed.length === 0 ? undefined : packed
+  })
 }
 
 /** The files of an export, one after the other. */
@@ -51,7 +67,7 @@ export async function* exportedFiles(
   source: string,
   given: ExportOptions,
 ): AsyncGenerator<ExportedFile> {
-  callOptions(given, ['format', 'rowsPerFile', 'params'])
+  const durability = callOptions(given, ['format', 'rowsPerFile', 'params'])
   const { format = 'parquet', rowsPerFile, params, ...options } = given
   if (EXTENSIONS[format] === undefined) {
     throw invalid(`format is '${String(format)}', expected 'parquet', 'csv', 'json', 'ndjson' or 'arrow'`)
@@ -62,23 +78,17 @@ export async function* exportedFiles(
     params: checkParams(params),
     format,
     ...(rowsPerFile !== undefined && { rowsPerFile: positive('rowsPerFile', rowsPerFile) }),
+    ...durability,
   }
-  const { cursor } = await client.call('cursor', args, options, { readOnly: true })
-  try {
-    let pieces: Uint8Array[] = []
-    for (let number = 0; ; ) {
-      const piece = await client.call('fetchPiece', { ...session, cursor }, options, { readOnly: true })
-      if (piece === undefined) return
-      pieces.push(piece.bytes)
-      if (piece.last) {
-        const name = `part-${String(number++).padStart(5, '0')}.${EXTENSIONS[format]}`
-        yield { name, bytes: joined(pieces) }
-        pieces = []
-        if (rowsPerFile === undefined) return
-      }
-    }
-  } finally {
-    await client.call('closeCursor', { ...session, cursor }, undefined, { readOnly: true }).catch(() => {})
+  const fetch = (cursor: number) => client.call('fetchPiece', { ...session, cursor }, options, { readOnly: true })
+  let parts: Uint8Array[] = []
+  let number = 0
+  for await (const { piece } of piecesOf(client, session, args, options, fetch)) {
+    parts.push(piece.bytes)
+    if (!piece.last) continue
+    yield { name: `part-${String(number++).padStart(5, '0')}.${EXTENSIONS[format]}`, bytes: joined(parts) }
+    parts = []
+    if (rowsPerFile === undefined) return
   }
 }
 

@@ -20,7 +20,7 @@ describe('users', () => {
   afterEach(() => db.close())
 
   const texts = async (session: Database): Promise<unknown[]> =>
-    (await session.query('SELECT text FROM notes ORDER BY id')).map(row => row['text'])
+    (await session.query('SELECT text FROM notes ORDER BY id')).map(row => row.text)
 
   it('have rows of their own, whichever way they come and are asked for', async () => {
     await alice.exec("INSERT INTO notes (id, text) VALUES (1, 'a1')")
@@ -45,13 +45,13 @@ describe('users', () => {
 
   it('share what is shared', async () => {
     await alice.exec("INSERT INTO wall VALUES (1, 'hello')")
-    assert.equal((await bob.queryOne('SELECT text FROM wall'))?.['text'], 'hello')
+    assert.equal((await bob.queryOne('SELECT text FROM wall'))?.text, 'hello')
   })
 
   it('share the text of a statement, not its plan', async () => {
     for (const session of [alice, bob, db, alice, bob]) {
       const row = await session.queryOne('SELECT CURRENT_USER AS me, count(*) AS n FROM notes WHERE id > $1', [0])
-      assert.equal(row?.['me'], (await session.status()).user)
+      assert.equal(row?.me, (await session.status()).user)
     }
   })
 
@@ -92,7 +92,7 @@ describe('users', () => {
 
   it('can be the one who connects, with a role', async () => {
     const plain = await connect({ name: 'plain', storage: 'memory', user: 'carol', role: 'user' })
-    assert.equal((await plain.queryOne('SELECT CURRENT_USER() AS me'))?.['me'], 'carol')
+    assert.equal((await plain.queryOne('SELECT CURRENT_USER() AS me'))?.me, 'carol')
     await assert.rejects(plain.exec('CREATE TABLE t (a INT)'), code('INSUFFICIENT_PRIVILEGE'))
     await assert.rejects(plain.as('dave'), code('INSUFFICIENT_PRIVILEGE'))
     await plain.close()

@@ -61,8 +61,14 @@ class ScriptedEngine implements Engine {
   ) {}
 
   /** Gives two pieces; `closedCursors` tells that readers close what they open. */
-  async cursor(sql: string, _params: unknown, options: SessionOptions & { format?: string }): Promise<Cursor> {
+  async cursor(
+    sql: string,
+    _params: unknown,
+    options: SessionOptions & { format?: string; durability?: string },
+  ): Promise<Cursor> {
     this.heard('cursor', options)
+    if (options.durability !== undefined) this.log.push(`cursor ${options.durability}`)
+    if (sql.includes('wait')) return new Promise(() => {})
     let left = 2
     const close = (): void => void this.closedCursors.push(sql)
     const pack = (): Uint8Array => encodeRows('t', COLUMNS, [{ id: BigInt(left), name: sql }]).buffer
@@ -385,7 +391,8 @@ for (const kind of ['remote', 'inline'] as const) {
         for await (const _ of db.stream('fail late'));
       }
       await assert.rejects(late, code('TIMEOUT'))
-      assert.deepEqual(await db.export('t'), new Uint8Array([1, 0]))
+      assert.deepEqual(await db.export('t', { durability: 'strict' }), new Uint8Array([1, 0]))
+      assert.equal(world.engine.log.at(-1), 'cursor strict')
       const files = []
       for await (const file of db.exportFiles('SELECT 1', { format: 'csv', rowsPerFile: 5 })) files.push(file)
       assert.deepEqual(files, [{ name: 'part-00000.csv', bytes: new Uint8Array([1, 0]) }])
@@ -403,6 +410,10 @@ for (const kind of ['remote', 'inline'] as const) {
         code('SYNTAX_ERROR', { position: { line: 1, column: 4 }, sqlstate: '42601' }),
       )
       assert.equal((await db.query('q')).length, 1)
+      for (const options of [{}, { timeoutMs: 1000 }]) {
+        const whoAsked = async (): Promise<unknown> => await db.query('fail', [], options)
+        await assert.rejects(whoAsked, ({ stack }: Error) => /KalamError: near\n.*whoAsked/s.test(stack ?? ''))
+      }
       await assert.rejects(db.exec(5 as never), code('INVALID_OPTION'))
       await assert.rejects(db.exec('x', undefined, { durability: 'none' as never }), code('INVALID_OPTION'))
       const unknown = code('INVALID_OPTION', /unknown option 'timeout'/)
@@ -486,8 +497,11 @@ for (const kind of ['remote', 'inline'] as const) {
         code('INTERNAL_ERROR', { retryable: false })(error)
         return /not known whether/.test(error.hint ?? '')
       })
+      const exported = assert.rejects(db.export('SELECT wait'), code('INTERNAL_ERROR', { retryable: true }))
+      const changing = 'WITH wait AS (SELECT 1) UPDATE t SET a = 1 RETURNING a'
+      const changed = assert.rejects(db.export(changing), code('INTERNAL_ERROR', { retryable: false }))
       const trap = assert.rejects(db.exec('trap'), code('INTERNAL_ERROR', { retryable: false }))
-      await Promise.all([read, write, trap])
+      await Promise.all([read, write, exported, changed, trap])
       const results = await Promise.all([db.query('q'), db.query('q'), db.query('q')])
       assert.equal(results.length, 3)
       assert.equal(world.engines.length, 2)

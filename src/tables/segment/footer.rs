@@ -1,7 +1,7 @@
 //! The end of a segment's file: what lies where in it.
 //!
-//! Invariant: a footer is used only if it decodes, has the row groups that the manifest says, and has an index of pages. A column
-//! is found by its id, which is its field id in the file, whatever it is called today.
+//! Invariant: a footer is used only if it decodes, has the row groups that the manifest says, and has an index of
+//! pages. A column is found by its id, which is its field id in the file, whatever it is called today.
 
 use std::collections::HashMap;
 use std::ops::Range;

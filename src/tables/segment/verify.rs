@@ -14,6 +14,7 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::Int64Type;
 use parquet::arrow::arrow_reader::RowSelection;
+use roaring::RoaringBitmap;
 
 use super::footer::Footer;
 use super::meta::{ColumnMeta, key_above, key_below};
@@ -28,28 +29,35 @@ use crate::tables::{KeySpec, Seq};
 /// What could be read of a damaged segment.
 #[derive(Debug, Default)]
 pub struct Recovered {
-    /// Its live rows that can be read, in today's types.
-    pub rows: Vec<SegmentRows>,
-    /// Live rows that cannot.
-    pub lost: u64,
+    /// Its rows that can be read, in today's types, and which of them these are, by row group.
+    pub groups: Vec<(SegmentRows, RoaringBitmap)>,
+    /// Live rows among them.
+    live: u64,
+    /// Live rows that cannot be read.
+    lost: u64,
+    /// Deleted rows that cannot.
+    lost_deleted: u64,
     /// Where they lie: row groups, and rows counted from the first of each.
     places: Vec<(usize, Range<usize>)>,
 }
 
 impl Recovered {
-    /// How many rows there are.
-    pub fn len(&self) -> u64 {
-        self.rows.iter().map(|rows| rows.len() as u64).sum()
-    }
-
-    /// Where rows were lost, for people.
-    pub fn lost_places(&self) -> String {
-        let mut out = String::new();
-        for (group, rows) in &self.places {
-            let comma = if out.is_empty() { "" } else { ", " };
+    /// What was rescued, what was lost, and where that was, for people.
+    pub fn told(&self) -> String {
+        let mut out = match (self.live, self.lost) {
+            (live, 0) => format!("all of its {live} rows are rescued"),
+            (live, lost) => format!("{live} rows are rescued, {lost} are lost: "),
+        };
+        for (i, (group, rows)) in self.places.iter().enumerate() {
+            let comma = if i == 0 { "" } else { ", " };
             let _ = write!(out, "{comma}rows {} to {} of row group {group}", rows.start, rows.end - 1);
         }
-        out
+        let deleted = self.lost_deleted;
+        match (deleted, self.lost) {
+            (0, _) => out,
+            (_, 0) => format!("{out}, {deleted} deleted ones are lost"),
+            _ => format!("{out}, and {deleted} deleted ones"),
+        }
     }
 }
 
@@ -163,31 +171,40 @@ impl Segment {
         Ok(())
     }
 
-    /// The live rows of a damaged segment that can be read: those of which every column lies in parts that have their
-    /// checksums. Fails if its footer cannot be read: then nothing says what is where.
-    pub async fn recover(&self, definition: &TableDefinition) -> Result<Recovered> {
+    /// The live rows of a damaged segment, and some `deleted` ones, that can be read: those of which every column lies in
+    /// parts that have their checksums. Fails if its footer cannot be read: then nothing says what is where.
+    pub async fn recover(&self, definition: &TableDefinition, deleted: &RoaringBitmap) -> Result<Recovered> {
         let bad = self.bad_parts().await?;
         let footer = self.footer().await?;
         let marks = self.marks();
         let mut recovered = Recovered::default();
         for group in 0..self.meta().groups() {
             let rows = self.meta().group_rows(group);
-            let live = BooleanBuffer::collect_bool(rows.len(), |i| !marks.has_ended(rows.start + i as u32));
+            let mask =
+                |is: &dyn Fn(u32) -> bool| BooleanBuffer::collect_bool(rows.len(), |i| is(rows.start + i as u32));
+            let live = mask(&|row| !marks.has_ended(row));
+            let deleted = mask(&|row| deleted.contains(row));
             let readable = self.readable_rows(definition, &footer, group, &bad);
-            let wanted = &live & &readable;
-            let read = if wanted.count_set_bits() > 0 {
-                match self.rows_of_group(definition, group, &readable, &wanted).await {
-                    Ok(rows) => Some(rows),
-                    Err(error) if error.code().is_of_storage() => return Err(error),
-                    Err(_) => None,
+            // Values of a deleted row may be such as an ALTER since would refuse.
+            let (mut kept, mut read) = (BooleanBuffer::new_unset(rows.len()), None);
+            for wanted in [&(&live | &deleted) & &readable, &live & &readable] {
+                if wanted.count_set_bits() == 0 {
+                    continue;
                 }
-            } else {
-                None
-            };
-            let lost = if read.is_some() { &live & &!&readable } else { live };
+                match self.rows_of_group(definition, group, &readable, &wanted).await {
+                    Ok(rows) => (kept, read) = (wanted, Some(rows)),
+                    Err(error) if error.code().is_of_storage() => return Err(error),
+                    Err(_) => continue,
+                }
+                break;
+            }
+            let lost = &live & &!&kept;
+            recovered.live += (&live & &kept).count_set_bits() as u64;
             recovered.lost += lost.count_set_bits() as u64;
+            recovered.lost_deleted += (&deleted & &!&kept).count_set_bits() as u64;
             recovered.places.extend(lost.set_slices().map(|(start, end)| (group, start..end)));
-            recovered.rows.extend(read);
+            let places = || kept.set_indices().map(|row| rows.start + row as u32).collect();
+            recovered.groups.extend(read.map(|read| (read, places())));
             platform::yield_to_host().await;
         }
         Ok(recovered)

@@ -72,12 +72,12 @@ export class EngineClient {
     const { living } = this
     const limited = options?.signal !== undefined || options?.timeoutMs !== undefined
     // The link counts what is in flight on it.
-    if (living !== undefined && !limited && typeof args !== 'function') return living.call(op, args, settings)
+    if (living !== undefined && !limited && typeof args !== 'function') return traced(living.call(op, args, settings))
     const call = this.callWithin(op, args, options, settings)
     this.inFlight.add(call)
     const over = (): void => void this.inFlight.delete(call)
     call.then(over, over)
-    return call
+    return traced(call)
   }
 
   private async callWithin<K extends Op>(
@@ -172,6 +172,16 @@ export class EngineClient {
       hint: 'Connect again for an empty one.',
       cause: reason,
     })
+  }
+}
+
+/** Gives an error that came from the engine the stack of the call that it answers. */
+async function traced<T>(call: Promise<T>): Promise<T> {
+  try {
+    return await call
+  } catch (error) {
+    if (error instanceof KalamError) (Error as { captureStackTrace?(error: Error): void }).captureStackTrace?.(error)
+    throw error
   }
 }
 
