@@ -8,6 +8,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -102,6 +103,18 @@ struct Head {
     backward: bool,
 }
 
+impl Head {
+    /// Goes to the next of the places that are left of its chunk, if there is one.
+    fn advance(&mut self, chunks: &[Arc<Chunk>], places: &mut [Range<usize>], codec: &KeyCodec) -> Result<bool> {
+        let (chunk, places) = (&chunks[self.chunk], &mut places[self.chunk]);
+        let Some(place) = (if self.backward { places.next_back() } else { places.next() }) else { return Ok(false) };
+        self.row = chunk.key_order(codec)?.row(place);
+        self.key.clear();
+        codec.encode(&chunk.keys, self.row, &mut self.key)?;
+        Ok(true)
+    }
+}
+
 impl Ord for Head {
     /// The greatest is the next.
     fn cmp(&self, other: &Self) -> Ordering {
@@ -155,24 +168,19 @@ impl KeyMerge {
             let places = self.chunks.iter().map(|chunk| chunk.places(&self.codec, &range));
             self.places = places.collect::<Result<_>>()?;
             for chunk in 0..self.chunks.len() {
-                self.push(chunk, Vec::new())?;
+                let mut head = Head { key: Vec::new(), chunk, row: 0, backward: self.backward };
+                if head.advance(&self.chunks, &mut self.places, &self.codec)? {
+                    self.heads.push(head);
+                }
             }
         }
-        let Some(Head { key, chunk, row, .. }) = self.heads.pop() else { return Ok(None) };
-        self.push(chunk, key)?;
-        Ok(Some((Arc::clone(&self.chunks[chunk]), row)))
-    }
-
-    /// Makes the next row of a chunk one of the heads.
-    fn push(&mut self, chunk: usize, mut key: Vec<u8>) -> Result<()> {
-        let places = &mut self.places[chunk];
-        let Some(place) = (if self.backward { places.next_back() } else { places.next() }) else { return Ok(()) };
-        let from = &self.chunks[chunk];
-        let row = from.key_order(&self.codec)?.row(place);
-        key.clear();
-        self.codec.encode(&from.keys, row, &mut key)?;
-        self.heads.push(Head { key, chunk, row, backward: self.backward });
-        Ok(())
+        // Mostly the next row is of the same chunk: then the head stays where it is.
+        let Some(mut head) = self.heads.peek_mut() else { return Ok(None) };
+        let found = (Arc::clone(&self.chunks[head.chunk]), head.row);
+        if !head.advance(&self.chunks, &mut self.places, &self.codec)? {
+            PeekMut::pop(head);
+        }
+        Ok(Some(found))
     }
 }
 
