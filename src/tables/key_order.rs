@@ -21,6 +21,10 @@ use crate::types::KeyCodec;
 
 /// Of a chunk of which more than one row in so many is asked for, every row is handed out, without copying.
 const WHOLE_FROM: usize = 4;
+/// Finding a range in a chunk costs about as much as looking at so many of its rows.
+const ROWS_A_RANGE: usize = 32;
+/// Of more ranges than this, chunks are merged from the first to the last in one.
+const MERGED_RANGES: usize = 64;
 
 /// The rows of a chunk by key, then as they lie; see the module's comment.
 #[derive(Debug)]
@@ -79,7 +83,7 @@ impl Chunk {
 
     /// The rows within ranges, ascending; `None` if it is better to look at all of them.
     pub(super) fn rows_within(&self, codec: &KeyCodec, ranges: &[IndexRange]) -> Result<Option<Vec<u32>>> {
-        if !self.knows_keys() {
+        if !self.knows_keys() || ranges.len() * ROWS_A_RANGE > self.len() {
             return Ok(None);
         }
         let places = ranges.iter().map(|range| self.places(codec, range)).collect::<Result<Vec<_>>>()?;
@@ -143,8 +147,13 @@ pub(super) struct KeyMerge {
 }
 
 impl KeyMerge {
-    /// Of chunks that know their keys. The ranges are ascending and apart.
+    /// Of chunks that know their keys. The ranges are ascending and apart; of many, what lies between them comes, too.
     pub fn new(chunks: Vec<Arc<Chunk>>, codec: KeyCodec, mut ranges: Vec<IndexRange>, backward: bool) -> Self {
+        if ranges.len() > MERGED_RANGES {
+            let to = ranges.pop().and_then(|last| last.to);
+            ranges.truncate(1);
+            ranges.iter_mut().for_each(|first| first.to.clone_from(&to));
+        }
         if !backward {
             ranges.reverse();
         }
@@ -212,16 +221,17 @@ mod tests {
 
     #[test]
     fn rows_of_a_small_part_are_named_and_those_of_a_large_one_are_not() -> Result<()> {
-        let mixed: Vec<_> = (0..40).map(|n| Some(n * 7 % 40)).collect();
-        let sorted: Vec<_> = (0..40).map(Some).collect();
+        let mixed: Vec<_> = (0..81).map(|n| Some(n * 7 % 81)).collect();
+        let sorted: Vec<_> = (0..81).map(Some).collect();
         let at = |keys: &[Option<i64>], key| keys.iter().position(|k| *k == Some(key)).map_or(u32::MAX, |at| at as u32);
         for keys in [&mixed, &sorted] {
             let mut wanted: Vec<u32> = (5..9).chain(20..23).map(|key| at(keys, key)).collect();
             wanted.sort_unstable();
             let chunk = chunk(0, keys);
             assert_eq!(chunk.rows_within(&codec(), &[range(5, 9), range(20, 23)])?, Some(wanted));
-            assert_eq!(chunk.rows_within(&codec(), &[range(50, 90)])?, Some(Vec::new()));
-            assert_eq!(chunk.rows_within(&codec(), &[range(5, 16)])?, None);
+            assert_eq!(chunk.rows_within(&codec(), &[range(90, 95)])?, Some(Vec::new()));
+            assert_eq!(chunk.rows_within(&codec(), &[range(5, 27)])?, None);
+            assert_eq!(chunk.rows_within(&codec(), &[range(5, 6), range(7, 8), range(9, 10)])?, None, "many ranges");
         }
         assert!(chunk(0, &sorted).key_order(&codec())?.0.is_none(), "no order is kept beside that of the rows");
         let forgotten = [None].into_iter().chain(sorted).collect::<Vec<_>>();
@@ -240,6 +250,24 @@ mod tests {
                 found.extend(keys[chunk.base as usize / 4][row]);
             }
             assert_eq!(found, wanted);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn of_many_ranges_what_lies_between_them_comes_along() -> Result<()> {
+        let keys: Vec<_> = (0..400).map(Some).collect();
+        let ranges: Vec<_> = (10..110).map(|n| range(n * 3, n * 3 + 1)).collect();
+        for backward in [false, true] {
+            let mut merge = KeyMerge::new(vec![chunk(0, &keys)], codec(), ranges.clone(), backward);
+            let mut found = Vec::new();
+            while let Some((_, row)) = merge.next()? {
+                found.push(row);
+            }
+            if backward {
+                found.reverse();
+            }
+            assert_eq!(found, (30..328).collect::<Vec<_>>());
         }
         Ok(())
     }
