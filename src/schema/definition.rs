@@ -8,6 +8,8 @@
 
 use std::fmt;
 
+use arrow::array::{ArrayRef, UInt32Array};
+use arrow::compute;
 use arrow::datatypes::Schema;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +18,7 @@ use super::ids::{DEFAULT_NAMESPACE, RESERVED_COLUMNS, TableId, check_name, is_re
 use super::index::IndexDefinition;
 use super::options::TableOptions;
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::types::{KalamDataType, KeyCodec, Value};
+use crate::types::{ColumnBuilder, KalamDataType, KeyCodec, Value};
 
 /// The kinds of table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -232,6 +234,13 @@ impl ColumnDefinition {
             None => Ok(Value::Null),
             Some(text) => Value::Text(text.clone()).coerce(&self.data_type),
         }
+    }
+
+    /// What so many rows written before ADD COLUMN hold.
+    pub fn initial_values(&self, rows: usize) -> Result<ArrayRef> {
+        let mut one = ColumnBuilder::new(&self.data_type, &self.name, 1);
+        one.append(&self.initial_value()?)?;
+        compute::take(&one.finish(), &UInt32Array::from(vec![0; rows]), None).map_err(KalamError::internal)
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! Invariant: each version after the first keeps what it takes to undo it. So the columns of any earlier version can
 //! be had again, exactly ([`TableDefinition::columns_at`]), and data written under that version can be read: its
-//! columns found by id, its values led through every type the column had since ([`TableDefinition::type_path`]).
+//! columns found by id, its values led through every type the column had since ([`TableDefinition::column_now`]).
 
+use arrow::array::ArrayRef;
 use serde::{Deserialize, Serialize};
 
 use super::definition::{ColumnDefinition, TableDefinition, ViewDefinition};
@@ -11,7 +12,7 @@ use super::ids::TableId;
 use super::index::IndexDefinition;
 use super::options::TableOptions;
 use crate::error::{KalamError, Result};
-use crate::types::KalamDataType;
+use crate::types::{KalamDataType, coerce_array};
 
 /// One version of a table: what changed, when, and by whom.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,6 +202,27 @@ impl TableDefinition {
             step.change.undo(&mut columns);
         }
         Ok(columns)
+    }
+
+    /// Values of a column that were written under a version, led through every type that the column had since.
+    pub fn as_now(&self, column_id: u32, name: &str, written: ArrayRef, version: u32) -> Result<ArrayRef> {
+        let path = self.type_path(column_id, version);
+        path.iter().skip(1).try_fold(written, |array, ty| coerce_array(&array, ty, name))
+    }
+
+    /// The values that a column has today in so many rows written under a version: those that were written
+    /// ([`TableDefinition::as_now`]), or if the rows are from before the column, what such rows hold.
+    pub fn column_now(
+        &self,
+        column: &ColumnDefinition,
+        written: Option<ArrayRef>,
+        version: u32,
+        rows: usize,
+    ) -> Result<ArrayRef> {
+        match written {
+            Some(written) => self.as_now(column.column_id, &column.name, written, version),
+            None => column.initial_values(rows),
+        }
     }
 
     /// The types a column had from a version on, each once, ending with today's: a value written under that version

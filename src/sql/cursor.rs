@@ -17,7 +17,7 @@ use futures::StreamExt;
 use super::arrays;
 use super::catalog::Extras;
 use super::errors::from_datafusion;
-use super::executor::{ExecuteOptions, Execution, Rows, Session, SqlExecutor, check_params};
+use super::executor::{ExecuteOptions, Execution, Rows, Session, SqlExecutor};
 use super::params::Params;
 use super::plan_cache::{Origin, PlanFor, ReadyPlan};
 use super::result::RowFormat;
@@ -59,11 +59,7 @@ impl Cursor {
         params: &Params,
         options: &ExecuteOptions,
     ) -> Result<Self> {
-        let parsed = executor
-            .statement_cache()
-            .parse(sql, options.caches)
-            .and_then(|parsed| check_params(&parsed, params).map(|()| parsed))
-            .inspect_err(|error| session.transaction().fail(error))?;
+        let parsed = executor.parsed(session, sql, params, options)?;
         let only = match parsed.statements.as_slice() {
             [only] => only.query().map(|query| (only, query)),
             _ => None,

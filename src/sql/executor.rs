@@ -197,6 +197,23 @@ impl SqlExecutor {
         Arc::new(state)
     }
 
+    /// The statements of a text, if all of them may be run with the parameters. If not, an open transaction fails.
+    pub(super) fn parsed(
+        &self,
+        session: &Session,
+        sql: &str,
+        params: &Params,
+        options: &ExecuteOptions,
+    ) -> Result<Arc<ParsedText>> {
+        let checked = |parsed: Arc<ParsedText>| {
+            check_params(&parsed, params)?;
+            session.transaction().check_ends(parsed.statements.iter().map(|parsed| &parsed.statement))?;
+            Ok(parsed)
+        };
+        let parsed = self.statement_cache().parse(sql, options.caches).and_then(checked);
+        parsed.inspect_err(|error| session.transaction().fail(error))
+    }
+
     /// Runs every statement of a text and returns what each did.
     pub async fn execute(
         &self,
@@ -205,11 +222,7 @@ impl SqlExecutor {
         params: &Params,
         options: &ExecuteOptions,
     ) -> Result<Vec<StatementResult>> {
-        let parsed = self
-            .statement_cache()
-            .parse(sql, options.caches)
-            .and_then(|parsed| check_params(&parsed, params).map(|()| parsed))
-            .inspect_err(|error| session.transaction().fail(error))?;
+        let parsed = self.parsed(session, sql, params, options)?;
         let mut results = Vec::with_capacity(parsed.statements.len());
         for index in 0..parsed.statements.len() {
             // The role is asked for each statement: the one before may have been ALTER USER.

@@ -4,7 +4,8 @@
 //! they read and change is in `tables/overlay.rs`. Invariants: a statement runs wholly within the transaction that was
 //! open when its turn came, or wholly outside of any; an error within a transaction fails it, so nothing that follows
 //! takes effect until ROLLBACK (or ROLLBACK TO a savepoint), as in PostgreSQL; a transaction that was idle for longer
-//! than the limit is rolled back, and its session hears of it at every use until it rolls back too.
+//! than the limit is rolled back, and its session hears of it at every use until it rolls back too; one that a call began ends by a call,
+//! so a text that has BEGIN, COMMIT or ROLLBACK in it does nothing there.
 
 use std::sync::{Arc, Weak};
 
@@ -14,7 +15,8 @@ use parking_lot::Mutex;
 use web_time::Duration;
 
 use super::catalog::fold;
-use super::executor::{Execution, Session, SqlExecutor, StatementResult};
+use super::executor::{ExecuteOptions, Execution, Session, SqlExecutor, StatementResult};
+use super::params::Params;
 use super::parser::{Statement, position_of};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::Instant;
@@ -123,6 +125,19 @@ impl TransactionSlot {
         self.only || self.open.lock().is_some()
     }
 
+    /// Fails if one of the statements would begin or end the session's one transaction, which calls do.
+    pub fn check_ends<'a>(&self, statements: impl Iterator<Item = &'a Statement>) -> Result<()> {
+        match statements.filter(|_| self.only).find_map(boundary) {
+            None => Ok(()),
+            Some(found) => {
+                let message = format!("found {found} in a transaction that begins and ends with a function");
+                Err(KalamError::new(ErrorCode::ActiveTransaction, message).with_hint(
+                    "Return from the function to commit, throw to roll back; SAVEPOINT marks a place within.",
+                ))
+            }
+        }
+    }
+
     /// Fails if the session's one transaction has ended.
     fn check_open(&self) -> Result<()> {
         if self.only && self.open.lock().is_none() {
@@ -147,6 +162,16 @@ impl SqlExecutor {
         self.transactions().expire();
         *within.transaction().open.lock() = Some(self.open_transaction(read_only));
         Ok(within)
+    }
+
+    /// Commits the transaction of a session that [`SqlExecutor::begin`] made.
+    pub async fn commit(&self, within: &Session, options: &ExecuteOptions) -> Result<StatementResult> {
+        self.execution(within, &Params::default(), options).await?.commit(false, None).await
+    }
+
+    /// Rolls back the transaction of a session that [`SqlExecutor::begin`] made.
+    pub async fn rollback(&self, within: &Session) -> Result<StatementResult> {
+        self.execution(within, &Params::default(), &ExecuteOptions::default()).await?.rollback(false).await
     }
 
     fn open_transaction(&self, read_only: bool) -> Arc<OpenTransaction> {
@@ -434,6 +459,17 @@ fn find_savepoint(savepoints: &[(String, usize)], name: &Ident) -> Result<(usize
         let message = format!("savepoint '{wanted}' does not exist");
         KalamError::new(ErrorCode::SavepointNotFound, message).at(position_of(name))
     })
+}
+
+/// The name of a statement that begins or ends a transaction.
+fn boundary(statement: &Statement) -> Option<&'static str> {
+    let Statement::Sql(statement) = statement else { return None };
+    match statement.as_ref() {
+        ast::Statement::StartTransaction { .. } => Some("BEGIN"),
+        ast::Statement::Commit { .. } => Some("COMMIT"),
+        ast::Statement::Rollback { savepoint: None, .. } => Some("ROLLBACK"),
+        _ => None,
+    }
 }
 
 fn none_active(statement: &str) -> KalamError {

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, BooleanArray};
 use arrow::compute;
 
 use super::chunk::{Chunk, LIVE};
@@ -25,7 +25,7 @@ use super::seq::Seq;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::Turns;
 use crate::schema::{IndexDefinition, TableDefinition};
-use crate::types::{ColumnBuilder, KeyCodec, Value, coerce_array};
+use crate::types::{KeyCodec, Value};
 
 /// First byte of NULL, above that of every value.
 const NULL: u8 = 2;
@@ -491,22 +491,11 @@ fn columns_of(
     let column = |id: u32| {
         let column = table.column_by_id(id);
         let column = column.ok_or_else(|| KalamError::internal(format_args!("'{}' lost a column", index.name)))?;
-        match (chunk.column(id), rows) {
-            (Some(array), rows) => {
-                let picked = match rows {
-                    Some(rows) => compute::filter(array, rows).map_err(KalamError::internal)?,
-                    None => Arc::clone(array),
-                };
-                let path = table.type_path(id, chunk.schema_version);
-                path.iter().skip(1).try_fold(picked, |array, ty| coerce_array(&array, ty, &column.name))
-            }
-            (None, _) => {
-                let mut one = ColumnBuilder::new(&column.data_type, &column.name, 1);
-                one.append(&column.initial_value()?)?;
-                let everywhere = UInt32Array::from(vec![0; len]);
-                compute::take(&one.finish(), &everywhere, None).map_err(KalamError::internal)
-            }
-        }
+        let picked = chunk.column(id).map(|array| match rows {
+            Some(rows) => compute::filter(array, rows).map_err(KalamError::internal),
+            None => Ok(Arc::clone(array)),
+        });
+        table.column_now(column, picked.transpose()?, chunk.schema_version, len)
     };
     index.columns.iter().map(|c| column(c.column_id)).collect()
 }

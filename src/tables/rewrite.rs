@@ -29,7 +29,6 @@ use super::seq::{Seq, first_seq_of_ms};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::{self, Turns};
 use crate::schema::{TableDefinition, TableOptions};
-use crate::types::{ColumnBuilder, coerce_array};
 
 /// Segments with fewer rows are merged when there are enough of them.
 const SMALL_ROWS: u64 = SEGMENT_ROWS as u64 / 2;
@@ -181,17 +180,9 @@ fn chunk_rows(definition: &TableDefinition, chunk: &Chunk, kept: &[(u32, Kept)])
     };
     let columns = definition
         .columns_in_order()
-        .map(|column| match chunk.column(column.column_id) {
-            Some(array) => {
-                let path = definition.type_path(column.column_id, chunk.schema_version);
-                path.iter().skip(1).try_fold(pick(array)?, |array, ty| coerce_array(&array, ty, &column.name))
-            }
-            None => {
-                let mut builder = ColumnBuilder::new(&column.data_type, &column.name, 1);
-                builder.append(&column.initial_value()?)?;
-                let first = UInt32Array::from(vec![0; kept.len()]);
-                compute::take(&builder.finish(), &first, None).map_err(KalamError::internal)
-            }
+        .map(|column| {
+            let written = chunk.column(column.column_id).map(&pick).transpose()?;
+            definition.column_now(column, written, chunk.schema_version, kept.len())
         })
         .collect::<Result<_>>()?;
     Ok(SegmentRows { columns, seqs: ints(&chunk.seqs)?, row_ids: chunk.row_ids.as_ref().map(ints).transpose()? })

@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::error::Result;
 use crate::schema::{CachedTableData, SchemaChange, SchemaVersion};
-use crate::types::{ColumnBuilder, KalamDataType};
+use crate::types::KalamDataType;
 
 /// Name of the hidden column with a row's position; only the engine's own statements name it.
 pub const POSITION_COLUMN: &str = "_kalam_position";
@@ -67,14 +67,7 @@ pub fn table_columns(table: &CachedTableData) -> Result<Vec<ScanColumn>> {
     definition
         .columns_in_order()
         .map(|c| {
-            let value = c.initial_value()?;
-            let initial = if value.is_null() {
-                None
-            } else {
-                let mut builder = ColumnBuilder::new(&c.data_type, &c.name, 1);
-                builder.append(&value)?;
-                Some(builder.finish())
-            };
+            let initial = if c.initial_value()?.is_null() { None } else { Some(c.initial_values(1)?) };
             let since = definition.history.iter().rev().find(|v| retypes(v, c.column_id)).map_or(1, |v| v.version);
             Ok(ScanColumn::Table { id: c.column_id, data_type: c.data_type, name: c.name.clone(), initial, since })
         })

@@ -29,7 +29,6 @@ use crate::tables::rewrite::retained_since;
 use crate::tables::scan_columns::ScanColumn;
 use crate::tables::segment::{ScanFilter, Segment};
 use crate::tables::seq::Seq;
-use crate::types::coerce_array;
 
 /// At most so many rows that were looked up make a batch.
 pub(in crate::tables) const MAX_RUN: usize = 8192;
@@ -217,8 +216,7 @@ impl TableScanExec {
 
     /// Leads values through every type that their column had since they were written.
     fn convert(&self, array: ArrayRef, id: u32, name: &str, version: u32) -> Result<ArrayRef> {
-        let path = self.table.definition().type_path(id, version);
-        path.iter().skip(1).try_fold(array, |array, ty| coerce_array(&array, ty, name)).map_err(|e| {
+        self.table.definition().as_now(id, name, array, version).map_err(|e| {
             // The ALTER checked all rows that were live then: this one is of an older snapshot.
             let message =
                 format!("a row of '{}' ended before an ALTER it cannot follow: {}", self.table.table_id(), e.message());

@@ -14,7 +14,7 @@ use super::results::exec_result;
 use super::values::optional_bool;
 use super::{Engine, Inner, promise};
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::sql::{Params, Session};
+use crate::sql::Session;
 
 /// So many transactions are kept before those that nobody came back to are forgotten.
 const KEPT: usize = 64;
@@ -48,9 +48,9 @@ impl Engine {
             let session = inner.transaction(&transaction)?;
             // What is called from now on waits in the session until the commit is through.
             let executor = inner.context.executor();
-            let outcome = executor.execute(&session, "COMMIT", &Params::default(), &execute).await;
+            let outcome = executor.commit(&session, &execute).await;
             inner.transactions.borrow_mut().remove(&transaction);
-            exec_result(&outcome?, execute.durability)
+            exec_result(&[outcome?], execute.durability)
         })
     }
 
@@ -60,8 +60,7 @@ impl Engine {
         promise(async move {
             let session = inner.transactions.borrow_mut().remove(&transaction);
             if let Some(session) = session {
-                let execute = Default::default();
-                match inner.context.executor().execute(&session, "ROLLBACK", &Params::default(), &execute).await {
+                match inner.context.executor().rollback(&session).await {
                     Err(error) if error.code() != ErrorCode::NoActiveTransaction => return Err(error),
                     _ => {}
                 }

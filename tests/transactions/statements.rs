@@ -264,3 +264,38 @@ fn many_rows_of_a_transaction_are_there_after_reopening() {
         Ok(())
     });
 }
+
+#[test]
+fn a_transaction_that_a_call_began_ends_by_a_call() {
+    check(async {
+        let db = Db::new().await?;
+        let begin = async || -> Result<Client> {
+            let session = db.context.executor().begin(&Session::new("default"), false).await?;
+            Ok(Client { context: Arc::clone(&db.context), session })
+        };
+        let options = ExecuteOptions::default();
+        let outside = db.session();
+        for text in ["COMMIT", "COMMIT; BEGIN", "ROLLBACK", "END", "ABORT", "BEGIN", "START TRANSACTION"] {
+            let within = begin().await?;
+            within.run("INSERT INTO entry VALUES (1, 1)").await?;
+            let text = format!("INSERT INTO entry VALUES (2, 2); {text}");
+            assert_eq!(within.fails(&text).await, ErrorCode::ActiveTransaction, "{text}");
+            // As after any other error.
+            let ended = db.context.executor().commit(&within.session, &options).await;
+            assert_eq!(ended.map_err(|e| e.code()).err(), Some(ErrorCode::FailedTransaction), "{text}");
+            assert_eq!(within.fails("SELECT 1").await, ErrorCode::NoActiveTransaction, "{text}");
+            assert_eq!(outside.rows("SELECT count(*) FROM entry").await?, "0", "{text}");
+        }
+        let within = begin().await?;
+        within.run("INSERT INTO entry VALUES (1, 1)").await?;
+        db.context.executor().rollback(&within.session).await?;
+        assert_eq!(outside.rows("SELECT count(*) FROM entry").await?, "0");
+        let within = begin().await?;
+        within.run("SAVEPOINT s; DELETE FROM account; ROLLBACK TO s; RELEASE s").await?;
+        within.run("INSERT INTO entry VALUES (1, 1)").await?;
+        let done = db.context.executor().commit(&within.session, &options).await?;
+        assert!(done.seq.is_some());
+        assert_eq!(outside.rows("SELECT count(*) FROM entry").await?, "1");
+        Ok(())
+    });
+}

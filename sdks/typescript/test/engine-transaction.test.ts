@@ -59,18 +59,32 @@ describe('transactions of the real engine', () => {
     assert.deepEqual(await amounts(), [80n, 130n])
   })
 
-  it('end by SQL never outside of it', async () => {
-    let late: Promise<unknown> = Promise.resolve()
+  it('are not begun and ended by SQL', async () => {
+    for (const sql of ['COMMIT', 'COMMIT; BEGIN', 'ROLLBACK', 'END', 'BEGIN', 'DELETE FROM entry; ABORT']) {
+      for (const run of ['exec', 'query'] as const) {
+        await assert.rejects(
+          db.transaction(async tx => {
+            await tx.exec('DELETE FROM account')
+            await tx[run](sql)
+          }),
+          code('ACTIVE_TRANSACTION'),
+          sql,
+        )
+      }
+    }
+    // Not even if nobody looks at the error.
     await assert.rejects(
       db.transaction(async tx => {
-        await tx.exec('COMMIT')
-        late = tx.exec('DELETE FROM account')
-        await late
+        await tx.exec('DELETE FROM account')
+        await tx.exec('COMMIT').catch(() => {})
       }),
-      code('NO_ACTIVE_TRANSACTION'),
+      code('ACTIVE_TRANSACTION'),
     )
-    await assert.rejects(late, code('NO_ACTIVE_TRANSACTION'))
+    await db.transaction(async tx => {
+      await tx.exec('SAVEPOINT s; DELETE FROM account; ROLLBACK TO s; RELEASE s')
+    })
     assert.deepEqual(await amounts(), [80n, 130n])
+    assert.deepEqual(await db.queryOne('SELECT count(*) AS n FROM entry'), { n: 3n })
   })
 
   it('by BEGIN belong to the connection', async () => {

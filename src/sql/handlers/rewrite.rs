@@ -7,8 +7,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, UInt32Array};
-use arrow::compute;
+use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::catalog::TableProvider;
@@ -24,7 +23,7 @@ use crate::error::{KalamError, Result};
 use crate::platform::{self, Turns};
 use crate::schema::{CachedTableData, ColumnDefinition, TableDefinition, TableType};
 use crate::tables::{NewScope, ROW_ID_COLUMN, ScopeKey, TableProviderCore, prepare_rows, stored_provider};
-use crate::types::{ColumnBuilder, KalamDataType, coerce_array};
+use crate::types::{KalamDataType, coerce_array};
 
 /// The rows of a table, written anew.
 pub struct Rewritten {
@@ -70,19 +69,9 @@ impl Rewritten {
     }
 
     fn column(&self, now: &TableDefinition, column: &ColumnDefinition, batch: &RecordBatch) -> Result<ArrayRef> {
-        match self.definition.columns_in_order().position(|c| c.column_id == column.column_id) {
-            Some(place) => {
-                let path = now.type_path(column.column_id, self.definition.schema_version);
-                let written = Arc::clone(batch.column(place));
-                path.iter().skip(1).try_fold(written, |array, ty| coerce_array(&array, ty, &column.name))
-            }
-            None => {
-                let mut one = ColumnBuilder::new(&column.data_type, &column.name, 1);
-                one.append(&column.initial_value()?)?;
-                let everywhere = UInt32Array::from(vec![0; batch.num_rows()]);
-                compute::take(&one.finish(), &everywhere, None).map_err(KalamError::internal)
-            }
-        }
+        let place = self.definition.columns_in_order().position(|c| c.column_id == column.column_id);
+        let written = place.map(|place| Arc::clone(batch.column(place)));
+        now.column_now(column, written, self.definition.schema_version, batch.num_rows())
     }
 }
 

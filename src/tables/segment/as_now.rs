@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, BooleanArray};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute;
 use arrow::datatypes::Int64Type;
@@ -18,7 +18,6 @@ use super::writer::SegmentRows;
 use super::{ROW_ID_FIELD_ID, SEQ_FIELD_ID};
 use crate::error::{KalamError, Result};
 use crate::schema::TableDefinition;
-use crate::types::{ColumnBuilder, coerce_array};
 
 impl Segment {
     /// The columns that a rewrite needs, and how many of them are the engine's own.
@@ -87,18 +86,9 @@ impl Segment {
         });
         let seqs = hidden.next().unwrap_or_else(|| Err(self.undecodable("no column _seq")))?;
         let row_ids = hidden.next().transpose()?;
-        let columns = definition.columns_in_order().zip(columns).map(|(column, array)| match array {
-            Some(array) => {
-                let path = definition.type_path(column.column_id, self.meta().schema_version);
-                path.iter().skip(1).try_fold(array, |array, ty| coerce_array(&array, ty, &column.name))
-            }
-            None => {
-                let value = column.initial_value()?;
-                let mut builder = ColumnBuilder::new(&column.data_type, &column.name, 1);
-                builder.append(&value)?;
-                compute::take(&builder.finish(), &UInt32Array::from(vec![0; rows]), None).map_err(KalamError::internal)
-            }
-        });
+        let version = self.meta().schema_version;
+        let columns = definition.columns_in_order().zip(columns);
+        let columns = columns.map(|(column, array)| definition.column_now(column, array, version, rows));
         Ok(SegmentRows { columns: columns.collect::<Result<_>>()?, seqs, row_ids })
     }
 }

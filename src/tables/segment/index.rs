@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
+use arrow::array::{ArrayRef, BooleanArray};
 use arrow::compute;
 
 use super::cache::{Cached, Item};
@@ -20,7 +20,6 @@ use crate::schema::{IndexDefinition, TableDefinition};
 use crate::tables::index::{IndexCodec, IndexRange, successor};
 use crate::tables::replay::outdated;
 use crate::tables::{IndexAccess, Seq};
-use crate::types::{ColumnBuilder, coerce_array};
 
 /// Rows whose visibility is asked at once.
 const STEP: usize = 1024;
@@ -219,20 +218,11 @@ impl Segment {
             for (id, array) in ids.iter().zip(self.read_rows(group, &ids).await?) {
                 let column = definition.column_by_id(*id);
                 let column = column.ok_or_else(|| KalamError::internal("an index lost a column"))?;
-                columns.push(match (array, &keep) {
-                    (None, _) => {
-                        let mut one = ColumnBuilder::new(&column.data_type, &column.name, 1);
-                        one.append(&column.initial_value()?)?;
-                        let everywhere = UInt32Array::from(vec![0; rows.len()]);
-                        compute::take(&one.finish(), &everywhere, None).map_err(KalamError::internal)?
-                    }
-                    (Some(array), None) => array,
-                    (Some(array), Some(keep)) => {
-                        let picked = compute::filter(&array, keep).map_err(KalamError::internal)?;
-                        let path = definition.type_path(*id, version);
-                        path.iter().skip(1).try_fold(picked, |array, ty| coerce_array(&array, ty, &column.name))?
-                    }
-                });
+                let picked = match (array, &keep) {
+                    (Some(array), Some(keep)) => Some(compute::filter(&array, keep).map_err(KalamError::internal)?),
+                    (array, _) => array,
+                };
+                columns.push(definition.column_now(column, picked, version, rows.len())?);
             }
             for (i, row) in rows.into_iter().enumerate() {
                 let start = bytes.len();

@@ -20,7 +20,7 @@ use super::reader::Segment;
 use crate::error::{KalamError, Result};
 use crate::schema::TableDefinition;
 use crate::tables::KeySpec;
-use crate::types::{KalamDataType, KeyCodec, Value, coerce_array};
+use crate::types::{KalamDataType, KeyCodec, Value};
 
 impl Segment {
     /// The rows of encoded keys, as pairs of a key's place in `keys` and a row, ascending by row. `key` is what
@@ -141,9 +141,7 @@ impl Segment {
             let mut columns = self.key_columns(group, ids).await?;
             for ((column, id), definition_of) in columns.iter_mut().zip(ids).zip(definition.key_columns()) {
                 let array = compute::filter(column, &live).map_err(KalamError::internal)?;
-                let path = definition.type_path(*id, self.meta().schema_version);
-                let name = definition_of.name.as_str();
-                *column = path.iter().skip(1).try_fold(array, |array, ty| coerce_array(&array, ty, name))?;
+                *column = definition.as_now(*id, &definition_of.name, array, self.meta().schema_version)?;
             }
             let mut buffer = Vec::new();
             for (i, row) in rows.into_iter().enumerate() {
