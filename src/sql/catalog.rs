@@ -27,6 +27,7 @@ use super::errors::from_datafusion;
 use super::order_names;
 use super::parser::position_of;
 use super::rewrite;
+use super::scalar_subqueries;
 use super::type_planner::KalamTypePlanner;
 use super::using;
 use super::views;
@@ -375,7 +376,7 @@ impl<'a> PlanContext<'a> {
             rewrite::name_casts(&mut statement);
             planned = SqlToRel::new(self).sql_statement_to_plan(statement);
         }
-        planned.map_err(from_datafusion)
+        planned.and_then(scalar_subqueries::plain).map_err(from_datafusion)
     }
 
     fn expand(&self, query: &mut ast::Query, wildcards: bool) -> Result<()> {

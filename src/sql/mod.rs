@@ -41,6 +41,7 @@ mod positions;
 mod privileges;
 mod result;
 mod rewrite;
+mod scalar_subqueries;
 mod session;
 mod short_path;
 mod statement_cache;
