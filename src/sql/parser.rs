@@ -548,7 +548,8 @@ fn position_of_token(token: &TokenWithSpan) -> Option<Position> {
     position_at(token.span.start)
 }
 
-fn position_at(start: Location) -> Option<Position> {
+/// The position of a place in the text.
+pub fn position_at(start: Location) -> Option<Position> {
     let position = Position { line: u32::try_from(start.line).ok()?, column: u32::try_from(start.column).ok()? };
     (position.line > 0).then_some(position)
 }
