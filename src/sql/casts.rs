@@ -1,7 +1,9 @@
 //! Casts and comparisons of the types that Arrow's kernels do not convert, by the rules of `types`.
 //!
 //! Invariant: text becomes a value by the same rules in `CAST`, in a comparison and in an INSERT. A cast of text, or
-//! of a number to an integer (which rounds), is a call of [`KalamCast`] before DataFusion's own type coercion sees it.
+//! of a number to an integer (which rounds), is a call of [`KalamCast`] before DataFusion's own type coercion sees it. And
+//! no number becomes a date or a time, or the other way round, neither by a cast nor because they meet in a comparison, a
+//! UNION or a CASE ([`NoNumbersForTimes`]): Arrow would count days or microseconds.
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -10,7 +12,7 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, DataFusionError, ExprSchema, Result as DfResult, ScalarValue};
 use datafusion::logical_expr::expr::{Between, Case, Cast, InList, ScalarFunction, TryCast};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
@@ -23,8 +25,8 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
-use super::arithmetic;
-use crate::error::KalamError;
+use super::{arithmetic, plain_words};
+use crate::error::{ErrorCode, KalamError};
 use crate::types::{ColumnBuilder, KalamDataType, Value, coerce_array};
 
 /// The cast of a value to a type; with `safe`, what does not convert is NULL.
@@ -230,6 +232,13 @@ fn rewrite(expr: Expr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
             let cast = Cast { expr: Box::new(expr), field: Arc::new(target.plan_field("", true)) };
             Transformed::yes(rewrite(Expr::Cast(cast), schema)?.data)
         }
+        Expr::Cast(Cast { expr, field }) | Expr::TryCast(TryCast { expr, field })
+            if expr.get_type(schema).is_ok_and(|source| mixes(&source, field.data_type())) =>
+        {
+            let message =
+                format!("cannot cast {} to {}", in_words(&expr.get_type(schema)?), in_words(field.data_type()));
+            return Err(mismatch(message, "date_part('epoch', …) and to_timestamp(…) convert seconds."));
+        }
         Expr::Cast(Cast { expr, field }) => match target_of(&expr, &field, schema) {
             Some(target) => Transformed::yes(KalamCast::call(*expr, target, false)),
             None => Transformed::no(Expr::Cast(Cast { expr, field })),
@@ -270,6 +279,57 @@ fn rewrite(expr: Expr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
         },
         other => Transformed::no(other),
     })
+}
+
+/// Whether one type is that of numbers and the other that of dates or times.
+fn mixes(a: &DataType, b: &DataType) -> bool {
+    let is_time = |t: &DataType| {
+        matches!(
+            t,
+            DataType::Date32 | DataType::Date64 | DataType::Time32(_) | DataType::Time64(_) | DataType::Timestamp(..)
+        )
+    };
+    (a.is_numeric() && is_time(b)) || (is_time(a) && b.is_numeric())
+}
+
+fn in_words(data_type: &DataType) -> String {
+    plain_words::translated(&data_type.to_string())
+}
+
+fn mismatch(message: String, hint: &'static str) -> DataFusionError {
+    DataFusionError::External(Box::new(KalamError::new(ErrorCode::DatatypeMismatch, message).with_hint(hint)))
+}
+
+/// Refuses what type coercion made of numbers beside dates and times; it runs after that.
+#[derive(Debug)]
+pub struct NoNumbersForTimes;
+
+impl AnalyzerRule for NoNumbersForTimes {
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> DfResult<LogicalPlan> {
+        plan.apply_with_subqueries(|plan| {
+            let schema = merge_schema(&plan.inputs());
+            plan.apply_expressions(|expr| {
+                expr.apply(|expr| {
+                    let (Expr::Cast(Cast { expr, field }) | Expr::TryCast(TryCast { expr, field })) = expr else {
+                        return Ok(TreeNodeRecursion::Continue);
+                    };
+                    match expr.get_type(&schema) {
+                        Ok(source) if mixes(&source, field.data_type()) => {
+                            let (source, target) = (in_words(&source), in_words(field.data_type()));
+                            let message = format!("{source} and {target} meet here, which have no type in common");
+                            Err(mismatch(message, "Cast one of the sides to TEXT, or convert it with a function."))
+                        }
+                        _ => Ok(TreeNodeRecursion::Continue),
+                    }
+                })
+            })
+        })?;
+        Ok(plan)
+    }
+
+    fn name(&self) -> &str {
+        "no_numbers_for_times"
+    }
 }
 
 /// Whether NULLIF and `CASE x WHEN` compare values otherwise than `=`: Arrow tells -0 from 0, and knows no text of an id.

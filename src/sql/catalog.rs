@@ -24,8 +24,10 @@ use datafusion::sql::sqlparser::ast::{self, Ident, ObjectName, visit_relations};
 
 use super::datafusion_session;
 use super::errors::from_datafusion;
+use super::order_names;
 use super::parser::position_of;
 use super::rewrite;
+use super::scalar_subqueries;
 use super::type_planner::KalamTypePlanner;
 use super::using;
 use super::views;
@@ -181,9 +183,11 @@ pub async fn plan_within(
 ) -> Result<LogicalPlan> {
     let system_columns = wildcards::names_system_column(&statement);
     let (context, mut statement) = PlanContext::of(state, names, statement, extras, above, system_columns).await?;
-    let written_out = system_columns || using::has_wildcard(&statement);
-    if written_out && let ast::Statement::Query(query) = &mut statement {
-        context.expand_wildcards(query)?;
+    let wildcards = system_columns || using::has_wildcard(&statement);
+    if (wildcards || order_names::has_clash(&statement))
+        && let ast::Statement::Query(query) = &mut statement
+    {
+        context.expand(query, wildcards)?;
     }
     context.plan(statement)
 }
@@ -201,7 +205,7 @@ pub async fn plan_view(
     let above = std::slice::from_ref(view);
     let extras = Extras::new();
     let (context, _) = PlanContext::of(state, names, statement, &extras, above, system_columns).await?;
-    context.expand_wildcards(query)?;
+    context.expand(query, true)?;
     let plan = context.plan(ast::Statement::Query(Box::new(query.clone())))?;
     let read = context.tables.iter().filter(|(_, lookup)| lookup.is_ok());
     let mut read: Vec<TableId> = read.filter_map(|(reference, _)| id_of(reference, names.namespace)).collect();
@@ -372,10 +376,10 @@ impl<'a> PlanContext<'a> {
             rewrite::name_casts(&mut statement);
             planned = SqlToRel::new(self).sql_statement_to_plan(statement);
         }
-        planned.map_err(from_datafusion)
+        planned.and_then(scalar_subqueries::plain).map_err(from_datafusion)
     }
 
-    fn expand_wildcards(&self, query: &mut ast::Query) -> Result<()> {
+    fn expand(&self, query: &mut ast::Query, wildcards: bool) -> Result<()> {
         let columns_of = |query| {
             let plan = self.plan(ast::Statement::Query(Box::new(query)))?;
             Ok(Arc::clone(plan.schema()))
@@ -390,7 +394,7 @@ impl<'a> PlanContext<'a> {
                 _ => false,
             }
         };
-        Expander { columns_of: &columns_of, has_system_columns: &has_system_columns }.expand(query)
+        Expander { columns_of: &columns_of, has_system_columns: &has_system_columns, wildcards }.expand(query)
     }
 }
 

@@ -28,7 +28,7 @@ use datafusion::prelude::SessionConfig;
 use futures::{StreamExt, TryStreamExt};
 
 use super::arithmetic::CheckedArithmetic;
-use super::casts::{KalamCasts, KalamComparisons};
+use super::casts::{KalamCasts, KalamComparisons, NoNumbersForTimes};
 use super::correlated::CorrelatedSubqueries;
 use super::counting_windows::CountingWindows;
 use super::extremes::Extremes;
@@ -76,6 +76,7 @@ pub fn session_state(memory: Arc<dyn MemoryPool>, store: &Arc<TableStore>) -> Re
         Arc::new(KalamCasts),
     ];
     analyzer_rules.extend(Analyzer::new().rules);
+    analyzer_rules.push(Arc::new(NoNumbersForTimes));
     let mut physical_rules = guarded_rules::physical_rules();
     physical_rules.push(Arc::new(IndexOrder));
     physical_rules.push(Arc::new(Extremes));

@@ -25,6 +25,7 @@ use super::handlers;
 use super::params::Params;
 use super::parser::Statement;
 use super::plan_cache::{Origin, PlanFor, ReadyPlan};
+use super::positions::located;
 use super::privileges;
 use super::result::StatementResult;
 use super::session::Session;
@@ -90,7 +91,7 @@ impl<'a> Execution<'a> {
             // How many elements there are is part of the statement now: it is nobody's but this run's.
             return Box::pin(self.of(&params, None).statement(&Statement::Sql(statement))).await;
         }
-        match statement {
+        let outcome = match statement {
             Statement::Sql(statement) => match statement.as_ref() {
                 // A query is run again if an ALTER came between its planning and its reading.
                 ast::Statement::Query(query) => self.retrying(|| handlers::query::query(self, query)).await,
@@ -100,7 +101,8 @@ impl<'a> Execution<'a> {
                 other => Box::pin(self.definition(other)).await,
             },
             other => Box::pin(self.other(other)).await,
-        }
+        };
+        outcome.map_err(|error| located(error, statement))
     }
 
     /// Runs a statement of this engine's own.
@@ -131,6 +133,10 @@ impl<'a> Execution<'a> {
             Statement::ShowIndexes(name) => handlers::index::show(self, name.as_ref()).await,
             Statement::RenameIndex { name, to, if_exists } => {
                 self.retrying(|| handlers::index::rename(self, name, to, *if_exists)).await
+            }
+            Statement::RenameConstraint { table, change, if_exists } => {
+                let changes = [handlers::alter::Change::Operation(change)];
+                self.retrying(|| handlers::alter::change(self, table, *if_exists, "ALTER TABLE", &changes)).await
             }
             Statement::Describe(name) => handlers::show::describe(self, name).await,
             Statement::DescribeHistory(name) => handlers::show::history(self, name).await,

@@ -70,6 +70,15 @@ pub enum Statement {
         /// Whether none is fine.
         if_exists: bool,
     },
+    /// `ALTER TABLE [IF EXISTS] t RENAME CONSTRAINT c TO d`.
+    RenameConstraint {
+        /// The table.
+        table: ObjectName,
+        /// The constraint and its new name, as a change of the table.
+        change: Box<ast::AlterTableOperation>,
+        /// Whether no such table is fine.
+        if_exists: bool,
+    },
     /// `DESCRIBE [TABLE] t`, `SHOW COLUMNS FROM t`.
     Describe(ObjectName),
     /// `DESCRIBE [TABLE] t HISTORY`.
@@ -324,6 +333,29 @@ impl StatementParser<'_> {
             self.parser.expect_keywords(&[Keyword::RENAME, Keyword::TO])?;
             return Ok(Statement::RenameIndex { name, to: self.parser.parse_identifier()?, if_exists });
         }
+        if is(&first, "alter") && is(&second, "table") {
+            let renamed = self.parser.maybe_parse(|parser| {
+                parser.expect_keywords(&[Keyword::ALTER, Keyword::TABLE])?;
+                let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
+                let _ = parser.parse_keyword(Keyword::ONLY);
+                let table = parser.parse_object_name(false)?;
+                parser.expect_keywords(&[Keyword::RENAME, Keyword::CONSTRAINT])?;
+                // A column may have that name.
+                match parser.peek_token_ref().token {
+                    Token::Word(ref word) if word.keyword == Keyword::TO && word.quote_style.is_none() => {
+                        parser.expected_ref("the name of a constraint", parser.peek_token_ref())
+                    }
+                    _ => Ok((table, if_exists)),
+                }
+            })?;
+            if let Some((table, if_exists)) = renamed {
+                let old_name = self.parser.parse_identifier()?;
+                self.parser.expect_keyword(Keyword::TO)?;
+                let new_name = self.parser.parse_identifier()?;
+                let change = Box::new(ast::AlterTableOperation::RenameConstraint { old_name, new_name });
+                return Ok(Statement::RenameConstraint { table, change, if_exists });
+            }
+        }
         if is(&first, "abort") {
             self.skip(1);
             return Ok(Statement::Sql(Box::new(self.parser.parse_rollback()?)));
@@ -548,7 +580,7 @@ fn position_of_token(token: &TokenWithSpan) -> Option<Position> {
     position_at(token.span.start)
 }
 
-/// The position of a place in the text.
+/// A place in the text, as errors give it.
 pub fn position_at(start: Location) -> Option<Position> {
     let position = Position { line: u32::try_from(start.line).ok()?, column: u32::try_from(start.column).ok()? };
     (position.line > 0).then_some(position)

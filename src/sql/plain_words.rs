@@ -74,6 +74,20 @@ pub fn reworded(what: &str) -> Option<Reworded> {
             return hinted(C::DatatypeMismatch, message, "Cast one of the sides.");
         }
     }
+    if let Some(rest) = line.strip_prefix("Incompatible inputs for Union: Previous inputs were of type ")
+        && let Some((first, rest)) = rest.split_once(", but got incompatible type ")
+        && let Some((second, _)) = rest.rsplit_once(" on column ")
+    {
+        let message = format!("UNION of {} and {}: they have no type in common", translated(first), translated(second));
+        return hinted(C::DatatypeMismatch, message, "Cast one of the sides.");
+    }
+    if let Some(rest) = line.strip_prefix("Inconsistent data type across values list at row ")
+        && let Some((_, types)) = rest.split_once(". Was ")
+        && let Some((first, second)) = types.split_once(" but found ")
+    {
+        let message = format!("VALUES has {} and {} in one column", translated(first), translated(second));
+        return hinted(C::DatatypeMismatch, message, "Cast one of them.");
+    }
     if let Some(rest) = line.strip_prefix("There isn't a common type to coerce ")
         && let Some((types, _)) = rest.split_once(" in LIKE expression")
     {
@@ -129,6 +143,12 @@ pub fn reworded(what: &str) -> Option<Reworded> {
         && let Some((found, most)) = rest.split_once(", max: ")
     {
         let message = format!("ORDER BY {found}: there is no such position, the SELECT list has {most}");
+        return said(C::InvalidColumnReference, message);
+    }
+    if let Some(rest) = line.strip_prefix("Cannot find column with position ")
+        && let Some((found, most)) = rest.split_once(" in SELECT clause. Valid columns: 1 to ")
+    {
+        let message = format!("GROUP BY {found}: there is no such position, the SELECT list has {most}");
         return said(C::InvalidColumnReference, message);
     }
     for clause in ["LIMIT", "OFFSET"] {

@@ -21,6 +21,7 @@ pub fn check(role: Role, statement: &Statement) -> Result<()> {
         Statement::DropUser { .. } => (Privilege::ManageUsers, "DROP USER".to_owned()),
         Statement::StorageCheck(_) => return role.require_role(Role::Service, "STORAGE CHECK"),
         Statement::RenameIndex { .. } => (Privilege::Administer, "ALTER INDEX".to_owned()),
+        Statement::RenameConstraint { .. } => (Privilege::Administer, "ALTER TABLE".to_owned()),
         Statement::KillJob(_) => (Privilege::Administer, "KILL JOB".to_owned()),
         Statement::Storage { compact, .. } => {
             (Privilege::Administer, if *compact { "STORAGE COMPACT" } else { "STORAGE FLUSH" }.to_owned())

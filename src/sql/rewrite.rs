@@ -21,7 +21,7 @@ use crate::error::{ErrorCode, KalamError, Result};
 use crate::types::KalamDataType;
 
 /// Stands between a name and the number that makes it unique: a character that no one types.
-const MARK: &str = "\u{200B}#";
+pub(super) const MARK: &str = "\u{200B}#";
 
 /// A column's name without what made it unique.
 pub fn visible_name(name: &str) -> &str {

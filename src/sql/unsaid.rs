@@ -3,9 +3,9 @@
 //! DataFusion notes which columns of an operator's rows are constant or equal, and plans sorts, windows and aggregates by
 //! it. It says of an outer join whatever it knows of its inputs, but the join fills their columns with NULLs where it
 //! finds no match. It replaces a column by an expression that a filter found equal, inside of that expression too, and
-//! then finds an order missing that it has made. And of a UNION it loses the order of inputs of which different columns
-//! are constant. Invariant: there stands an `UnsaidExec`, which states nothing of its rows, not even their order: a sort
-//! moved below it would find that a constant column needs none.
+//! then finds an order missing that it has made. Of a UNION it loses the order of inputs of which different columns are
+//! constant, and of a join that a column of an input is. Invariant: there stands an `UnsaidExec`, which states nothing of
+//! its rows, not even their order: a sort moved below it would find that a constant column needs none.
 
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, PlanProperties};
 
@@ -31,21 +32,16 @@ pub struct Unsaid;
 impl PhysicalOptimizerRule for Unsaid {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> DfResult<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|plan| {
-            if plan.is::<UnionExec>() {
-                if !plan.children().into_iter().any(states_equalities) {
-                    return Ok(Transformed::no(plan));
-                }
-                let inputs = plan.children().into_iter().map(|input| match states_equalities(input) {
-                    true => unsaid(Arc::clone(input)),
-                    false => Arc::clone(input),
-                });
-                let inputs = inputs.collect();
-                let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-                return plan.replace_children(inputs, options).map(Transformed::yes);
-            }
-            let too_much = (is_outer_join(&plan) && states_equalities(&plan))
-                || (plan.is::<FilterExec>() && states_equal_expressions(&plan));
-            Ok(if too_much { Transformed::yes(unsaid(plan)) } else { Transformed::no(plan) })
+            let says_too_much: fn(&Arc<dyn ExecutionPlan>) -> bool = match plan.is::<UnionExec>() {
+                true => states_equalities,
+                false if is_join(&plan) => has_constants,
+                false => |_| false,
+            };
+            let inputs = unsaid_inputs(plan, says_too_much)?;
+            let plan = &inputs.data;
+            let too_much = (is_outer_join(plan) && states_equalities(plan))
+                || (plan.is::<FilterExec>() && states_equal_expressions(plan));
+            Ok(if too_much { Transformed::yes(unsaid(inputs.data)) } else { inputs })
         })
         .data()
     }
@@ -63,6 +59,23 @@ fn unsaid(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     OneInput::above(plan, Unstated)
 }
 
+/// The operator, with an `UnsaidExec` above each input that says too much.
+fn unsaid_inputs(
+    plan: Arc<dyn ExecutionPlan>,
+    says_too_much: fn(&Arc<dyn ExecutionPlan>) -> bool,
+) -> DfResult<Transformed<Arc<dyn ExecutionPlan>>> {
+    if !plan.children().into_iter().any(says_too_much) {
+        return Ok(Transformed::no(plan));
+    }
+    let inputs = plan.children().into_iter().map(|input| match says_too_much(input) {
+        true => unsaid(Arc::clone(input)),
+        false => Arc::clone(input),
+    });
+    let inputs = inputs.collect();
+    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    plan.replace_children(inputs, options).map(Transformed::yes)
+}
+
 fn is_outer_join(plan: &Arc<dyn ExecutionPlan>) -> bool {
     let kind = plan
         .downcast_ref::<HashJoinExec>()
@@ -70,6 +83,17 @@ fn is_outer_join(plan: &Arc<dyn ExecutionPlan>) -> bool {
         .or_else(|| plan.downcast_ref::<NestedLoopJoinExec>().map(|join| *join.join_type()))
         .or_else(|| plan.downcast_ref::<SortMergeJoinExec>().map(|join| join.join_type()));
     matches!(kind, Some(JoinType::Left | JoinType::Right | JoinType::Full))
+}
+
+fn is_join(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.is::<HashJoinExec>() || plan.is::<NestedLoopJoinExec>() || plan.is::<SortMergeJoinExec>()
+}
+
+/// Whether it makes columns of constants, which a join forgets to be such: a sort that moves through the join finds none
+/// to be needed.
+fn has_constants(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let projection = plan.downcast_ref::<ProjectionExec>();
+    projection.is_some_and(|p| p.expr().iter().any(|e| e.expr.is::<Literal>()))
 }
 
 fn states_equalities(plan: &Arc<dyn ExecutionPlan>) -> bool {

@@ -1,9 +1,9 @@
-//! Writes every `*` of a query out as the columns that it means.
+//! Writes every `*` of a query out as the columns that it means, and names of ORDER BY with their tables.
 //!
-//! Two things need it. A view is fixed when it is created: columns that its tables get later are not part of it. And a
+//! Two things need the columns of a `*`. A view is fixed when it is created: columns that its tables get later are not part of it. And a
 //! statement that names a system column reads its tables with these columns, which no `*` may show. Invariant: a query
 //! block is expanded after the blocks in it, by asking the planner what its `*` gives, so what is written out is what
-//! the planner would have put there.
+//! the planner would have put there. The same walk tells which columns an ORDER BY sees (`order_names.rs`).
 
 use std::ops::ControlFlow;
 
@@ -15,6 +15,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::catalog::fold;
 use super::handlers::dml::{select_from, unsupported};
+use super::order_names;
 use super::using;
 use crate::error::Result;
 use crate::tables::{DELETED_COLUMN, ROW_ID_COLUMN, SEQ_COLUMN};
@@ -51,6 +52,8 @@ pub struct Expander<'a> {
     pub columns_of: &'a dyn Fn(Query) -> Result<DFSchemaRef>,
     /// Whether a relation is read with its system columns.
     pub has_system_columns: &'a dyn Fn(&ObjectName) -> bool,
+    /// Whether `*` is written out.
+    pub wildcards: bool,
 }
 
 /// The common table expressions that a block sees.
@@ -58,6 +61,8 @@ pub struct Expander<'a> {
 struct Scope {
     ctes: Vec<Cte>,
     recursive: bool,
+    /// Whether it is not the block whose rows the statement gives.
+    nested: bool,
 }
 
 impl Scope {
@@ -76,13 +81,13 @@ impl Scope {
 }
 
 impl Expander<'_> {
-    /// Writes every `*` of a query out.
+    /// Writes every `*` of a query out, if that is wanted, and names of its ORDER BY that have two meanings.
     pub fn expand(&self, query: &mut Query) -> Result<()> {
         self.query(query, &Scope::default())
     }
 
     fn query(&self, query: &mut Query, outer: &Scope) -> Result<()> {
-        let mut scope = outer.clone();
+        let mut scope = Scope { nested: true, ..outer.clone() };
         if let Some(with) = &mut query.with {
             scope.recursive |= with.recursive;
             for cte in &mut with.cte_tables {
@@ -105,10 +110,27 @@ impl Expander<'_> {
             }
         }
         self.body(&mut query.body, &scope)?;
+        self.order_names(query, &scope, outer.nested)?;
         match &mut query.order_by {
             Some(order) => self.subqueries(order, &scope),
             None => Ok(()),
         }
+    }
+
+    fn order_names(&self, query: &mut Query, scope: &Scope, nested: bool) -> Result<()> {
+        let names = order_names::clashes(query);
+        let (SetExpr::Select(select), Some(order_by)) = (query.body.as_ref(), &mut query.order_by) else {
+            return Ok(());
+        };
+        if names.is_empty() {
+            return Ok(());
+        }
+        let probe = self.probe(select, SelectItem::Wildcard(ast::WildcardAdditionalOptions::default()), scope)?;
+        // What is wrong with FROM is said when the whole query is planned.
+        let Ok(columns) = (self.columns_of)(probe) else { return Ok(()) };
+        let names = order_names::qualify(order_by, &names, select, &columns)?;
+        // Other blocks see the names of this one, so they cannot be changed when it is planned.
+        if nested && !names.is_empty() { order_names::rename_outside(query, &names) } else { Ok(()) }
     }
 
     fn body(&self, body: &mut SetExpr, scope: &Scope) -> Result<()> {
@@ -125,6 +147,9 @@ impl Expander<'_> {
 
     fn select(&self, select: &mut Select, scope: &Scope) -> Result<()> {
         self.subqueries(select, scope)?;
+        if !self.wildcards {
+            return Ok(());
+        }
         let is_wildcard = |i: &SelectItem| matches!(i, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
         let mut hidden = Vec::new();
         let mut natural = false;

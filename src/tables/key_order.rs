@@ -8,6 +8,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -20,6 +21,10 @@ use crate::types::KeyCodec;
 
 /// Of a chunk of which more than one row in so many is asked for, every row is handed out, without copying.
 const WHOLE_FROM: usize = 4;
+/// Finding a range in a chunk costs about as much as looking at so many of its rows.
+const ROWS_A_RANGE: usize = 32;
+/// Of more ranges than this, chunks are merged from the first to the last in one.
+const MERGED_RANGES: usize = 64;
 
 /// The rows of a chunk by key, then as they lie; see the module's comment.
 #[derive(Debug)]
@@ -78,7 +83,7 @@ impl Chunk {
 
     /// The rows within ranges, ascending; `None` if it is better to look at all of them.
     pub(super) fn rows_within(&self, codec: &KeyCodec, ranges: &[IndexRange]) -> Result<Option<Vec<u32>>> {
-        if !self.knows_keys() {
+        if !self.knows_keys() || ranges.len() * ROWS_A_RANGE > self.len() {
             return Ok(None);
         }
         let places = ranges.iter().map(|range| self.places(codec, range)).collect::<Result<Vec<_>>>()?;
@@ -100,6 +105,18 @@ struct Head {
     chunk: usize,
     row: usize,
     backward: bool,
+}
+
+impl Head {
+    /// Goes to the next of the places that are left of its chunk, if there is one.
+    fn advance(&mut self, chunks: &[Arc<Chunk>], places: &mut [Range<usize>], codec: &KeyCodec) -> Result<bool> {
+        let (chunk, places) = (&chunks[self.chunk], &mut places[self.chunk]);
+        let Some(place) = (if self.backward { places.next_back() } else { places.next() }) else { return Ok(false) };
+        self.row = chunk.key_order(codec)?.row(place);
+        self.key.clear();
+        codec.encode(&chunk.keys, self.row, &mut self.key)?;
+        Ok(true)
+    }
 }
 
 impl Ord for Head {
@@ -130,8 +147,13 @@ pub(super) struct KeyMerge {
 }
 
 impl KeyMerge {
-    /// Of chunks that know their keys. The ranges are ascending and apart.
+    /// Of chunks that know their keys. The ranges are ascending and apart; of many, what lies between them comes, too.
     pub fn new(chunks: Vec<Arc<Chunk>>, codec: KeyCodec, mut ranges: Vec<IndexRange>, backward: bool) -> Self {
+        if ranges.len() > MERGED_RANGES {
+            let to = ranges.pop().and_then(|last| last.to);
+            ranges.truncate(1);
+            ranges.iter_mut().for_each(|first| first.to.clone_from(&to));
+        }
         if !backward {
             ranges.reverse();
         }
@@ -155,24 +177,19 @@ impl KeyMerge {
             let places = self.chunks.iter().map(|chunk| chunk.places(&self.codec, &range));
             self.places = places.collect::<Result<_>>()?;
             for chunk in 0..self.chunks.len() {
-                self.push(chunk, Vec::new())?;
+                let mut head = Head { key: Vec::new(), chunk, row: 0, backward: self.backward };
+                if head.advance(&self.chunks, &mut self.places, &self.codec)? {
+                    self.heads.push(head);
+                }
             }
         }
-        let Some(Head { key, chunk, row, .. }) = self.heads.pop() else { return Ok(None) };
-        self.push(chunk, key)?;
-        Ok(Some((Arc::clone(&self.chunks[chunk]), row)))
-    }
-
-    /// Makes the next row of a chunk one of the heads.
-    fn push(&mut self, chunk: usize, mut key: Vec<u8>) -> Result<()> {
-        let places = &mut self.places[chunk];
-        let Some(place) = (if self.backward { places.next_back() } else { places.next() }) else { return Ok(()) };
-        let from = &self.chunks[chunk];
-        let row = from.key_order(&self.codec)?.row(place);
-        key.clear();
-        self.codec.encode(&from.keys, row, &mut key)?;
-        self.heads.push(Head { key, chunk, row, backward: self.backward });
-        Ok(())
+        // Mostly the next row is of the same chunk: then the head stays where it is.
+        let Some(mut head) = self.heads.peek_mut() else { return Ok(None) };
+        let found = (Arc::clone(&self.chunks[head.chunk]), head.row);
+        if !head.advance(&self.chunks, &mut self.places, &self.codec)? {
+            PeekMut::pop(head);
+        }
+        Ok(Some(found))
     }
 }
 
@@ -204,16 +221,17 @@ mod tests {
 
     #[test]
     fn rows_of_a_small_part_are_named_and_those_of_a_large_one_are_not() -> Result<()> {
-        let mixed: Vec<_> = (0..40).map(|n| Some(n * 7 % 40)).collect();
-        let sorted: Vec<_> = (0..40).map(Some).collect();
+        let mixed: Vec<_> = (0..81).map(|n| Some(n * 7 % 81)).collect();
+        let sorted: Vec<_> = (0..81).map(Some).collect();
         let at = |keys: &[Option<i64>], key| keys.iter().position(|k| *k == Some(key)).map_or(u32::MAX, |at| at as u32);
         for keys in [&mixed, &sorted] {
             let mut wanted: Vec<u32> = (5..9).chain(20..23).map(|key| at(keys, key)).collect();
             wanted.sort_unstable();
             let chunk = chunk(0, keys);
             assert_eq!(chunk.rows_within(&codec(), &[range(5, 9), range(20, 23)])?, Some(wanted));
-            assert_eq!(chunk.rows_within(&codec(), &[range(50, 90)])?, Some(Vec::new()));
-            assert_eq!(chunk.rows_within(&codec(), &[range(5, 16)])?, None);
+            assert_eq!(chunk.rows_within(&codec(), &[range(90, 95)])?, Some(Vec::new()));
+            assert_eq!(chunk.rows_within(&codec(), &[range(5, 27)])?, None);
+            assert_eq!(chunk.rows_within(&codec(), &[range(5, 6), range(7, 8), range(9, 10)])?, None, "many ranges");
         }
         assert!(chunk(0, &sorted).key_order(&codec())?.0.is_none(), "no order is kept beside that of the rows");
         let forgotten = [None].into_iter().chain(sorted).collect::<Vec<_>>();
@@ -232,6 +250,24 @@ mod tests {
                 found.extend(keys[chunk.base as usize / 4][row]);
             }
             assert_eq!(found, wanted);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn of_many_ranges_what_lies_between_them_comes_along() -> Result<()> {
+        let keys: Vec<_> = (0..400).map(Some).collect();
+        let ranges: Vec<_> = (10..110).map(|n| range(n * 3, n * 3 + 1)).collect();
+        for backward in [false, true] {
+            let mut merge = KeyMerge::new(vec![chunk(0, &keys)], codec(), ranges.clone(), backward);
+            let mut found = Vec::new();
+            while let Some((_, row)) = merge.next()? {
+                found.push(row);
+            }
+            if backward {
+                found.reverse();
+            }
+            assert_eq!(found, (30..328).collect::<Vec<_>>());
         }
         Ok(())
     }

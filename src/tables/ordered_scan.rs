@@ -187,11 +187,12 @@ impl HotLane {
     async fn next_batch(&mut self) -> Result<Option<RecordBatch>> {
         self.rows = (self.rows * 2).clamp(FIRST_ROWS, MAX_RUN);
         let wanted = self.rows.min(self.reader.remaining);
-        let mut turns = Turns::begin();
+        let (request, turns) = (&self.reader.request, &mut self.reader.turns);
+        request.pass(turns).await?;
         if self.rows == FIRST_ROWS {
             // Each chunk finds its order once.
             for chunk in self.merge.chunks() {
-                self.reader.request.pass(&mut turns).await?;
+                request.pass(turns).await?;
                 chunk.key_order(self.merge.codec())?;
             }
         }
@@ -204,10 +205,9 @@ impl HotLane {
                 rows.push((chunk, row));
             }
             if looked_at % MAX_RUN == 0 {
-                self.reader.request.pass(&mut turns).await?;
+                self.reader.request.pass(&mut self.reader.turns).await?;
             }
         }
-        self.reader.request.check()?;
         self.reader.remaining -= rows.len();
         if rows.is_empty() { Ok(None) } else { self.reader.scan.rows_batch(&rows).map(Some) }
     }

@@ -259,6 +259,16 @@ impl Steps<'_, '_> {
                 }
                 Ok(())
             }
+            AlterTableOperation::RenameConstraint { old_name, new_name } => {
+                let wanted = fold(old_name);
+                match self.now.index(&wanted) {
+                    Some(index) if index.constraint => self.rename_index(&wanted, new_name).await,
+                    None if !self.now.primary_key.is_empty() && wanted == self.now.primary_key_name() => {
+                        unsupported("RENAME CONSTRAINT of a primary key, which is called after its table")
+                    }
+                    _ => Err(self.no_constraint(old_name)),
+                }
+            }
             AlterTableOperation::SetOptionsParens { options }
             | AlterTableOperation::SetTblProperties { table_properties: options } => {
                 self.set_options(options, at, &by).await

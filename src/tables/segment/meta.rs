@@ -226,7 +226,14 @@ impl ColumnMeta {
                 self.exact = false;
                 bytes.truncate(MAX_BOUND_BYTES);
             }
-            // Comparisons tell the zeros apart: the bounds hold both.
+            _ => {}
+        }
+        self.hold_both_zeros();
+    }
+
+    /// Comparisons tell the zeros apart: the bounds hold both.
+    fn hold_both_zeros(&mut self) {
+        match &mut self.min {
             Some(ScalarValue::Float32(Some(x))) if *x == 0.0 => *x = -0.0,
             Some(ScalarValue::Float64(Some(x))) if *x == 0.0 => *x = -0.0,
             _ => {}
@@ -275,9 +282,8 @@ impl ColumnMeta {
         let (min, max) = (bound(LEAST)?, bound(GREATEST)?);
         let mut column =
             Self { column_id, data_type, nulls, has_nan: flags & NAN != 0, min, max, exact: flags & EXACT != 0 };
-        // Keys know one zero only.
-        column.finish();
-        column.exact = flags & EXACT != 0;
+        // Keys know one zero only. Bounds were cut when they were written; one that was cut upwards may be longer since.
+        column.hold_both_zeros();
         Ok(column)
     }
 }

@@ -75,6 +75,14 @@ fn long_bounds_are_cut_outwards() {
     };
     assert!(min.as_str() < long.as_str() && max.as_str() > long.as_str() && min.len() <= 64 && max.len() <= 66);
     assert!(!column.exact);
+    // The letter above the last one takes more bytes: read again, the bound is the same all the same.
+    let mut longer = ColumnMeta::new(1, KalamDataType::Text);
+    longer.observe(&array_of(&KalamDataType::Text, &[Value::Text("a".repeat(63) + "\u{7F}b")])).unwrap();
+    longer.finish();
+    let mut bytes = Vec::new();
+    longer.encode(&mut bytes).unwrap();
+    assert_eq!(longer.max, Some(ScalarValue::Utf8(Some("a".repeat(63) + "\u{80}"))));
+    assert_eq!(ColumnMeta::read(&mut Cursor::new("a column", &bytes)).unwrap(), longer);
     let all = "\u{10FFFF}".repeat(40);
     let mut column = ColumnMeta::new(1, KalamDataType::Text);
     column.observe(&array_of(&KalamDataType::Text, &[Value::Text(all)])).unwrap();
