@@ -6,12 +6,13 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, GroupByExpr, Ident, ObjectName, OrderByKind, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
-    Spanned, TableFactor, Value, Visit, Visitor,
+    Expr, Function, GroupByExpr, Ident, ObjectName, OrderByKind, Query, Select, SelectItem,
+    SelectItemQualifiedWildcardKind, Spanned, TableFactor, Value, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::Location;
 
 use super::catalog::fold;
+use super::functions::aggregate_functions;
 use super::parser::{Statement, position_at};
 use crate::error::{ErrorCode, KalamError};
 use crate::types::KalamDataType;
@@ -48,6 +49,10 @@ enum Subject {
     Relation(String),
     /// The condition of WHERE.
     Where,
+    /// A window function where there may be none.
+    Window,
+    /// An aggregate function in WHERE.
+    Aggregate,
 }
 
 impl Subject {
@@ -67,6 +72,11 @@ impl Subject {
                     let condition = message.starts_with("the condition ") && !message.contains(" of a JOIN ");
                     condition.then_some(Self::Where)
                 }
+            },
+            ErrorCode::InvalidStatement => match message {
+                "window functions are not allowed here" => Some(Self::Window),
+                "aggregate functions are not allowed in WHERE" => Some(Self::Aggregate),
+                _ => None,
             },
             ErrorCode::InvalidColumnReference => between("ORDER BY ", ": there is no such")
                 .map(Self::OrderBy)
@@ -93,6 +103,36 @@ impl Find {
         {
             self.found.push(value.span.start);
         }
+    }
+}
+
+/// Collects calls, but for those in subqueries.
+struct Calls<'a> {
+    wanted: &'a dyn Fn(&Function) -> bool,
+    found: &'a mut Vec<Location>,
+    depth: usize,
+}
+
+impl Visitor for Calls<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+        self.depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        if let (0, Expr::Function(call)) = (self.depth, expr)
+            && (self.wanted)(call)
+        {
+            self.found.extend(first(&call.name).map(|name| name.span.start));
+        }
+        ControlFlow::Continue(())
     }
 }
 
@@ -152,6 +192,19 @@ impl Visitor for Find {
                         self.found.extend(first(name).map(|name| name.span.start));
                     }
                 }
+            }
+            Subject::Window => {
+                let mut calls = Calls { wanted: &|call| call.over.is_some(), found: &mut self.found, depth: 0 };
+                let _ = select.selection.visit(&mut calls);
+                let _ = select.group_by.visit(&mut calls);
+                let _ = select.having.visit(&mut calls);
+            }
+            Subject::Aggregate => {
+                let aggregates = aggregate_functions();
+                let is_one = |name: &Ident| aggregates.iter().any(|function| function.name() == fold(name));
+                let wanted = |call: &Function| call.over.is_none() && last(&call.name).is_some_and(is_one);
+                let mut calls = Calls { wanted: &wanted, found: &mut self.found, depth: 0 };
+                let _ = select.selection.visit(&mut calls);
             }
             // HAVING has a condition, too: then it may be either.
             Subject::Where => {
