@@ -4,6 +4,7 @@ mod arithmetic;
 mod arrays;
 mod casts;
 mod catalog;
+mod clauses;
 mod correlated;
 mod counting_windows;
 mod cursor;

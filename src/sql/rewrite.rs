@@ -159,16 +159,6 @@ impl VisitorMut for Standardise {
         ControlFlow::Continue(())
     }
 
-    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<KalamError> {
-        match factor {
-            TableFactor::Table { sample: Some(_), .. } => ControlFlow::Break(
-                KalamError::new(ErrorCode::FeatureNotSupported, "not supported: TABLESAMPLE")
-                    .with_hint("WHERE random() < 0.1 keeps a tenth of the rows."),
-            ),
-            _ => ControlFlow::Continue(()),
-        }
-    }
-
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<KalamError> {
         match rewritten(expr) {
             Ok(Some(new)) => *expr = new,

@@ -1,7 +1,8 @@
 //! Parsed statements, kept by their text, with what their text alone tells.
 //!
 //! Invariant: nothing here depends on tables, sessions or parameters, so an entry is right for every session and for
-//! as long as it is kept. Statements are shared: whoever changes one works on a copy of it.
+//! as long as it is kept. Statements are shared: whoever changes one works on a copy of it. What is here has no clause that
+//! nothing carries out (`clauses.rs`).
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -9,15 +10,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use datafusion::sql::sqlparser::ast::{
-    self, Expr, LimitClause, Query, Value as SqlValue, Visit, Visitor, visit_expressions,
+    self, Expr, LimitClause, Query, Select, TableFactor, Value as SqlValue, Visit, Visitor, visit_expressions,
 };
 use parking_lot::Mutex;
 
+use super::clauses;
 use super::handlers::query::column_names;
 use super::lru::Lru;
 use super::parser::{self, Statement, UserName};
 use super::short_path;
-use crate::error::Result;
+use crate::error::{KalamError, Result};
 
 /// At most so many texts are kept.
 const MAX_TEXTS: usize = 512;
@@ -68,31 +70,31 @@ pub struct ParsedStatement {
 }
 
 impl ParsedText {
-    fn new(id: u64, statements: Vec<Statement>, clock: bool) -> Self {
-        let statements: Vec<ParsedStatement> = statements.into_iter().map(ParsedStatement::new).collect();
+    fn new(id: u64, statements: Vec<Statement>, clock: bool) -> Result<Self> {
+        let statements = statements.into_iter().map(ParsedStatement::new).collect::<Result<Vec<_>>>()?;
         let placeholders = statements.iter().flat_map(|s| s.placeholders.iter().cloned()).collect();
-        Self { id, statements, placeholders, clock }
+        Ok(Self { id, statements, placeholders, clock })
     }
 }
 
 impl ParsedStatement {
-    fn new(statement: Statement) -> Self {
+    fn new(statement: Statement) -> Result<Self> {
         let mut facts = Facts::default();
-        facts.read(&statement);
+        facts.read(&statement)?;
         let query = match &statement {
             Statement::ExecuteAs { statement, .. } => query_of(statement),
             statement => query_of(statement),
         };
         let key_query = query.is_some_and(short_path::is_key_query);
         let names = query.and_then(column_names);
-        Self {
+        Ok(Self {
             placeholders: facts.placeholders.into_iter().collect(),
             fixed: facts.fixed.into_iter().collect(),
             arrays: facts.arrays.into_iter().collect(),
             key_query,
             names,
             statement,
-        }
+        })
     }
 }
 
@@ -122,29 +124,32 @@ struct Facts {
 }
 
 impl Facts {
-    fn read(&mut self, statement: &Statement) {
+    /// Collects it, and fails at a clause that nothing carries out.
+    fn read(&mut self, statement: &Statement) -> Result<()> {
         match statement {
             Statement::Explain { statement, .. } => self.read(statement),
             Statement::ExecuteAs { user, statement } => {
                 self.name(user);
-                self.read(statement);
+                self.read(statement)
             }
             Statement::CreateUser { user, .. }
             | Statement::AlterUser { user, .. }
-            | Statement::DropUser { user, .. } => self.name(user),
+            | Statement::DropUser { user, .. } => {
+                self.name(user);
+                Ok(())
+            }
             Statement::Sql(statement) => self.visit(statement.as_ref()),
             Statement::With(with, statement) => {
-                self.visit(with);
-                self.visit(statement.as_ref());
+                self.visit(with)?;
+                self.visit(statement.as_ref())
             }
             Statement::CreateTable(_, create) => {
-                if let Some(query) = &create.query {
-                    self.visit(query.as_ref());
-                }
+                clauses::create_table(create)?;
+                create.query.as_ref().map_or(Ok(()), |query| self.visit(query.as_ref()))
             }
-            Statement::Execute { arguments, .. } => arguments.iter().for_each(|argument| self.visit(argument)),
+            Statement::Execute { arguments, .. } => arguments.iter().try_for_each(|argument| self.visit(argument)),
             // Those of a statement that is prepared belong to its executions.
-            _ => {}
+            _ => Ok(()),
         }
     }
 
@@ -152,9 +157,16 @@ impl Facts {
         self.placeholders.extend(user.is_parameter.then(|| user.text.clone()));
     }
 
-    fn visit(&mut self, part: &impl Visit) {
-        let _ = part.visit(self);
+    fn visit(&mut self, part: &impl Visit) -> Result<()> {
+        match part.visit(self) {
+            ControlFlow::Break(error) => Err(error),
+            ControlFlow::Continue(()) => Ok(()),
+        }
     }
+}
+
+fn flow(checked: Result<()>) -> ControlFlow<KalamError> {
+    checked.map_or_else(ControlFlow::Break, ControlFlow::Continue)
 }
 
 /// The placeholder that an expression is.
@@ -170,9 +182,21 @@ pub fn placeholder(expr: &Expr) -> Option<&str> {
 }
 
 impl Visitor for Facts {
-    type Break = ();
+    type Break = KalamError;
 
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+    fn pre_visit_statement(&mut self, statement: &ast::Statement) -> ControlFlow<KalamError> {
+        flow(clauses::statement(statement))
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<KalamError> {
+        flow(clauses::select(select))
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<KalamError> {
+        flow(clauses::table_factor(factor))
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<KalamError> {
         match expr {
             Expr::Value(_) => self.placeholders.extend(placeholder(expr).map(str::to_owned)),
             Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } => {
@@ -181,10 +205,10 @@ impl Visitor for Facts {
             Expr::InList { list, .. } => self.arrays.extend(list.iter().filter_map(placeholder).map(str::to_owned)),
             _ => {}
         }
-        ControlFlow::Continue(())
+        flow(clauses::expression(expr))
     }
 
-    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<KalamError> {
         let mut fixed = Vec::new();
         match &query.limit_clause {
             Some(LimitClause::LimitOffset { limit, offset, limit_by }) => {
@@ -202,7 +226,7 @@ impl Visitor for Facts {
                 ControlFlow::<()>::Continue(())
             });
         }
-        ControlFlow::Continue(())
+        flow(clauses::query(query))
     }
 }
 
@@ -238,7 +262,7 @@ impl StatementCache {
             self.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(Arc::clone(parsed));
         }
-        let parsed = Arc::new(ParsedText::new(self.id(), parser::parse(sql)?, asks_for_time(sql)));
+        let parsed = Arc::new(ParsedText::new(self.id(), parser::parse(sql)?, asks_for_time(sql))?);
         if keep && sql.len() <= MAX_TEXT {
             self.misses.fetch_add(1, Ordering::Relaxed);
             let bytes = sql.len() * BYTES_PER_LETTER + size_of::<ParsedText>() + size_of::<ParsedStatement>();
@@ -248,8 +272,8 @@ impl StatementCache {
     }
 
     /// A statement that was parsed as part of another, as a text of its own.
-    pub fn own(&self, statement: Statement, clock: bool) -> Arc<ParsedText> {
-        Arc::new(ParsedText::new(self.id(), vec![statement], clock))
+    pub fn own(&self, statement: Statement, clock: bool) -> Result<Arc<ParsedText>> {
+        Ok(Arc::new(ParsedText::new(self.id(), vec![statement], clock)?))
     }
 
     /// The kept text that is just this statement.

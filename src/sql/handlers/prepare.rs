@@ -72,7 +72,7 @@ pub fn prepare(
     }
     let types = types.iter().map(KalamDataType::from_sql).collect::<Result<Vec<_>>>()?;
     let clock = execution.origin.is_some_and(|origin| origin.text.clock);
-    let text = execution.executor.statement_cache().own(statement, clock);
+    let text = execution.executor.statement_cache().own(statement, clock)?;
     let mut parameters = types.len();
     for placeholder in &text.placeholders {
         let number: usize = placeholder.trim_start_matches('$').parse().map_err(|_| {
