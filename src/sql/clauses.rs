@@ -10,7 +10,7 @@ use datafusion::sql::sqlparser::ast::{
     self, ColumnDef, ColumnOption, CreateIndex, CreateTable, CreateView, Delete, Expr, FromTable, Function,
     FunctionArguments, GroupByExpr, HiveDistributionStyle, IdentityPropertyKind, IndexType, Insert, LimitClause,
     PrimaryKeyConstraint, Query, Select, SelectFlavor, SelectItem, SetExpr, Spanned, TableAlias, TableConstraint,
-    TableFactor, TableWithJoins, UniqueConstraint, Update, WildcardAdditionalOptions,
+    TableFactor, TableWithJoins, UniqueConstraint, Update, Value, WildcardAdditionalOptions,
 };
 
 use super::catalog::position_of_name;
@@ -493,6 +493,15 @@ pub fn expression(expr: &Expr) -> Result<()> {
             [(*parameters != FunctionArguments::None, "a function with two lists of arguments")],
             position_of_name(name),
         ),
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedByteStringLiteral(_)
+            | Value::DoubleQuotedByteStringLiteral(_)
+            | Value::TripleSingleQuotedByteStringLiteral(_)
+            | Value::TripleDoubleQuotedByteStringLiteral(_) => {
+                Err(refused("a literal B'…'").with_hint("X'41' writes bytes.").at(position_at(value.span.start)))
+            }
+            _ => Ok(()),
+        },
         _ => Ok(()),
     }
 }

@@ -67,6 +67,19 @@ fn not_implemented(what: &str) -> KalamError {
     if what.starts_with("Unsupported ast node ") {
         return KalamError::new(ErrorCode::FeatureNotSupported, "not supported: an expression of this kind");
     }
+    if let Some(rest) = what.strip_prefix("Unsupported JOIN operator ") {
+        let kind = rest.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or("");
+        let message = format!("not supported: a JOIN of the kind {}", kind.to_ascii_uppercase());
+        return KalamError::new(ErrorCode::FeatureNotSupported, message)
+            .with_hint("There are INNER, LEFT, RIGHT, FULL, CROSS and LATERAL; WHERE EXISTS and NOT EXISTS are semi and anti joins.");
+    }
+    if what.starts_with("GetFieldAccess not supported") {
+        return KalamError::new(ErrorCode::FeatureNotSupported, "not supported: an element or field of a value by [ ]")
+            .with_hint("-> and ->> take parts of JSON.");
+    }
+    if let Some((what, _)) = what.split_once(" not supported by ExprPlanner") {
+        return KalamError::new(ErrorCode::FeatureNotSupported, format!("not supported: {what}"));
+    }
     let misplaced =
         |name: &str| what.starts_with("Physical plan does not support logical expression ") && what.contains(name);
     if misplaced("expression ScalarSubquery")

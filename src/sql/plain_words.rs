@@ -119,7 +119,27 @@ pub fn reworded(what: &str) -> Option<Reworded> {
             "CROSS JOIN takes every pair.",
         );
     }
-    if let Some(rest) = line.strip_prefix("Column in SELECT must be in GROUP BY or an aggregate function: ")
+    if line.starts_with("Projections require unique expression names") {
+        let mut names = line.split('"').skip(1).step_by(2);
+        if let (Some(one), Some(other)) = (names.next(), names.next())
+            && one == other
+        {
+            let message = format!("column '{}' is selected twice", translated(one));
+            return hinted(
+                C::InvalidStatement,
+                message,
+                "List the columns, and give one of them another name with AS.",
+            );
+        }
+        let message = "two columns, or groups, that differ by a cast only".to_owned();
+        return hinted(C::InvalidStatement, message, "Give them their names in a subquery, and group those.");
+    }
+    if line.starts_with("Substring without for/from") {
+        let message = "function substr with 1 argument does not exist".to_owned();
+        return hinted(C::FunctionNotFound, message, "substr takes 2 or 3 arguments.");
+    }
+    if let Some((clause, rest)) = line.split_once(" must be in GROUP BY or an aggregate function: ")
+        && clause.starts_with("Column in ")
         && let Some((_, rest)) = rest.split_once("column \"")
     {
         let column = translated(rest.split('"').next().unwrap_or(rest));
