@@ -1,13 +1,14 @@
 //! The SQL dialect: sqlparser's generic one, with what PostgreSQL adds to two statements, and PostgreSQL's precedence
-//! for the operators of JSON and IS DISTINCT FROM.
+//! for the operators of JSON, of bits, `^` and IS DISTINCT FROM.
 //!
 //! Invariant: everything else that [`GenericDialect`] decides is decided by it here too, and the parser takes this for
 //! it where it asks by type. `INSERT INTO t AS x` and `ALTER COLUMN … TYPE … USING` are parsed besides. The generic
-//! precedence makes `d ->> 'a' = 'x'` mean `d ->> ('a' = 'x')`, and `a IS DISTINCT FROM b OR c` ask for `b OR c`.
+//! precedence makes `d ->> 'a' = 'x'` mean `d ->> ('a' = 'x')`, and `a IS DISTINCT FROM b OR c` ask for `b OR c`. `^` is
+//! power and `#` the exclusive or, as in PostgreSQL.
 
 use std::any::TypeId;
 
-use datafusion::sql::sqlparser::ast::Expr;
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr};
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, Precedence};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
@@ -15,6 +16,9 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 /// Looser than `+`, tighter than a comparison.
 const OTHER_OPERATORS: u8 = 21;
+
+/// Tighter than `*`.
+const POWER: u8 = 45;
 
 /// The dialect; see the module's comment.
 #[derive(Debug, Default)]
@@ -86,13 +90,25 @@ impl Dialect for KalamDialect {
             | Token::ArrowAt
             | Token::Question
             | Token::QuestionAnd
-            | Token::QuestionPipe => Some(Ok(OTHER_OPERATORS)),
+            | Token::QuestionPipe
+            | Token::Ampersand
+            | Token::Pipe
+            | Token::Sharp
+            | Token::ShiftLeft
+            | Token::ShiftRight => Some(Ok(OTHER_OPERATORS)),
+            Token::Caret => Some(Ok(POWER)),
             _ => None,
         }
     }
 
-    fn parse_infix(&self, parser: &mut Parser, expr: &Expr, _: u8) -> Option<Result<Expr, ParserError>> {
+    fn parse_infix(&self, parser: &mut Parser, expr: &Expr, precedence: u8) -> Option<Result<Expr, ParserError>> {
         use Keyword as K;
+        for (token, op) in [(Token::Caret, BinaryOperator::PGExp), (Token::Sharp, BinaryOperator::PGBitwiseXor)] {
+            if parser.consume_token(&token) {
+                let (left, right) = (Box::new(expr.clone()), parser.parse_subexpr(precedence));
+                return Some(right.map(|right| Expr::BinaryOp { left, op, right: Box::new(right) }));
+            }
+        }
         // sqlparser takes everything behind FROM for the right side, OR included.
         let negated = if parser.parse_keywords(&[K::IS, K::DISTINCT, K::FROM]) {
             false
