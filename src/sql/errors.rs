@@ -7,7 +7,7 @@ use arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, SchemaError, Span};
 
 use super::parser::syntax_error;
-use super::plain_words::{self, translated};
+use super::plain_words::{self, translated, without_values};
 use crate::error::{ErrorCode, KalamError, Position};
 use crate::tables::POSITION_COLUMN;
 
@@ -97,7 +97,10 @@ fn not_implemented(what: &str) -> KalamError {
         return KalamError::new(ErrorCode::InvalidStatement, "window functions are not allowed here")
             .with_hint("Put the window function into a subquery, or use QUALIFY.");
     }
-    KalamError::new(ErrorCode::FeatureNotSupported, format!("not supported: {}", translated(first_line(what))))
+    KalamError::new(
+        ErrorCode::FeatureNotSupported,
+        format!("not supported: {}", translated(without_values(first_line(what)))),
+    )
 }
 
 /// A shared error cannot be taken apart by value: what matters of it is looked up by reference.
@@ -270,7 +273,7 @@ fn from_plan(what: &str) -> KalamError {
     } else {
         ErrorCode::InvalidStatement
     };
-    KalamError::new(code, translated(what))
+    KalamError::new(code, translated(without_values(what)))
 }
 
 fn from_execution(what: &str) -> KalamError {

@@ -342,6 +342,17 @@ pub fn translated(what: &str) -> String {
     out.replace("count(1)", "count(*)")
 }
 
+/// A message without the Rust values that it ends with: `Unsupported Wrapped(X { a: … })` is `Unsupported`.
+pub fn without_values(what: &str) -> &str {
+    let Some(before) = what.find(" { ").map(|at| &what[..at]) else { return what };
+    let (said, value) = before.split_at(before.rfind(' ').unwrap_or(0));
+    let name = value.rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or("");
+    match name.starts_with(|c: char| c.is_ascii_uppercase()) && !said.is_empty() {
+        true => said.trim_end_matches(|c: char| !c.is_ascii_alphanumeric()),
+        false => what,
+    }
+}
+
 /// What stands in the parentheses that a text begins with, and what follows them.
 fn in_parentheses(text: &str) -> Option<(&str, &str)> {
     let mut depth = 0_usize;
@@ -383,6 +394,18 @@ mod tests {
             ("Int64(", "BIGINT("),
         ] {
             assert_eq!(translated(arrow), sql);
+        }
+    }
+
+    #[test]
+    fn no_value_of_rust_is_said() {
+        for (what, said) in [
+            ("Unsupported ast node Lambda { a: Ident { b } } in x", "Unsupported ast node"),
+            ("cannot plan: Wrapped(Value { a: 1 })", "cannot plan"),
+            ("no such thing: {a} and { b }", "no such thing: {a} and { b }"),
+            ("nothing here", "nothing here"),
+        ] {
+            assert_eq!(without_values(what), said);
         }
     }
 
