@@ -156,6 +156,8 @@ error_codes! {
     Timeout = "TIMEOUT", "57014", retryable;
     /// Another engine owns the database.
     DatabaseLocked = "DATABASE_LOCKED", "55006", retryable;
+    /// A database that is to be read is not there.
+    DatabaseNotFound = "DATABASE_NOT_FOUND", "3D000";
     /// A database that is to be made new is there already.
     DatabaseExists = "DATABASE_EXISTS", "42P04";
     /// The connection or database is closed.

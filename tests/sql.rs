@@ -170,6 +170,19 @@ fn parameters_that_do_not_fit() -> Result<()> {
     let error = db.error("INSERT INTO p (id, age) VALUES (20, $1)", list([text("old")]));
     assert_eq!(error.code(), ErrorCode::InvalidText);
     assert_eq!(error.message(), "column 'age', row 1: 'old' is not a valid INT");
+    for (sql, message, hint) in [
+        ("SELECT * FROM p WHERE id = ?", "'?' is not how parameters are written here", "Write $1, $2, … or $name."),
+        ("SELECT * FROM p WHERE id = :id", "':id' is not how parameters are written here", "Write $1, $2, … or $name."),
+        (
+            "SELECT * FROM p WHERE id = $id",
+            "the statement uses $id, a parameter by name, but an array is given",
+            "Give an object, { id: … }, or write $1, $2, ….",
+        ),
+        ("SELECT 1", "1 parameter is given, but the statement uses none", "Write $1, $2, … or $name."),
+    ] {
+        let error = db.error(sql, list([int(1)]));
+        assert_eq!((error.message(), error.hint()), (message, Some(hint)), "{sql}");
+    }
     // A wrong number of parameters keeps every statement of the request from running.
     assert_eq!(db.code("DELETE FROM p; SELECT $1", list([])), ErrorCode::ParameterCount);
     assert_eq!(db.query("SELECT count(*) FROM p")?, [[int(3)]]);

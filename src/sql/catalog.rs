@@ -22,6 +22,7 @@ use datafusion::sql::planner::SqlToRel;
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{self, Ident, ObjectName, visit_relations};
 
+use super::clauses;
 use super::datafusion_session;
 use super::errors::from_datafusion;
 use super::order_names;
@@ -355,6 +356,7 @@ impl<'a> PlanContext<'a> {
 
     fn plan(&self, mut statement: ast::Statement) -> Result<LogicalPlan> {
         rewrite::standardise(&mut statement)?;
+        clauses::calls(&statement, self.state)?;
         let written = statement.clone();
         let mut planned = SqlToRel::new(self).sql_statement_to_plan(statement.clone());
         let mut ambiguous = Vec::new();

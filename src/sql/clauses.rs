@@ -6,14 +6,18 @@
 //! text runs. Large statements are taken apart without `..`, so a field that a new sqlparser adds does not compile
 //! before it is decided on.
 
+use std::ops::ControlFlow;
+
+use datafusion::execution::SessionState;
 use datafusion::sql::sqlparser::ast::{
-    self, ColumnDef, ColumnOption, CreateIndex, CreateTable, CreateView, Delete, Expr, FromTable, Function,
-    FunctionArguments, GroupByExpr, HiveDistributionStyle, IdentityPropertyKind, IndexType, Insert, LimitClause,
-    PrimaryKeyConstraint, Query, Select, SelectFlavor, SelectItem, SetExpr, Spanned, TableAlias, TableConstraint,
-    TableFactor, TableWithJoins, UniqueConstraint, Update, WildcardAdditionalOptions,
+    self, ColumnDef, ColumnOption, CreateIndex, CreateTable, CreateView, Delete, DuplicateTreatment, Expr, FromTable,
+    Function, FunctionArgumentClause, FunctionArguments, GroupByExpr, HiveDistributionStyle, IdentityPropertyKind,
+    IndexType, Insert, LimitClause, PrimaryKeyConstraint, Query, Select, SelectFlavor, SelectItem, SetExpr, Spanned,
+    TableAlias, TableConstraint, TableFactor, TableWithJoins, UniqueConstraint, Update, Value,
+    WildcardAdditionalOptions, visit_expressions,
 };
 
-use super::catalog::position_of_name;
+use super::catalog::{fold, position_of_name};
 use super::parser::{position_at, position_of};
 use crate::error::{ErrorCode, KalamError, Position, Result};
 
@@ -493,6 +497,62 @@ pub fn expression(expr: &Expr) -> Result<()> {
             [(*parameters != FunctionArguments::None, "a function with two lists of arguments")],
             position_of_name(name),
         ),
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedByteStringLiteral(_)
+            | Value::DoubleQuotedByteStringLiteral(_)
+            | Value::TripleSingleQuotedByteStringLiteral(_)
+            | Value::TripleDoubleQuotedByteStringLiteral(_) => {
+                Err(refused("a literal B'…'").with_hint("X'41' writes bytes.").at(position_at(value.span.start)))
+            }
+            _ => Ok(()),
+        },
         _ => Ok(()),
+    }
+}
+
+/// Checks that what belongs to aggregate functions, and OVER, stands at functions that take it: DataFusion's planner
+/// passes over what is written at any other.
+pub fn calls(statement: &ast::Statement, state: &SessionState) -> Result<()> {
+    let checked = visit_expressions(statement, |expr| match expr {
+        Expr::Function(function) => call(function, state).map_or_else(ControlFlow::Break, ControlFlow::Continue),
+        _ => ControlFlow::Continue(()),
+    });
+    match checked {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+fn call(function: &Function, state: &SessionState) -> Result<()> {
+    let [part] = function.name.0.as_slice() else { return Ok(()) };
+    let Some(name) = part.as_ident().map(fold) else { return Ok(()) };
+    let windowed = state.window_functions().contains_key(&name);
+    if state.aggregate_functions().contains_key(&name) || !(windowed || state.scalar_functions().contains_key(&name)) {
+        return Ok(());
+    }
+    let list = match &function.args {
+        FunctionArguments::List(list) => Some(list),
+        _ => None,
+    };
+    let distinct = list.is_some_and(|list| list.duplicate_treatment == Some(DuplicateTreatment::Distinct));
+    let ordered = list.is_some_and(|list| list.clauses.iter().any(|c| matches!(c, FunctionArgumentClause::OrderBy(_))));
+    let nulls = function.null_treatment.is_some()
+        || list.is_some_and(|list| {
+            list.clauses.iter().any(|c| matches!(c, FunctionArgumentClause::IgnoreOrRespectNulls(_)))
+        });
+    let misplaced = [
+        (distinct, "DISTINCT", "aggregate"),
+        (ordered, "ORDER BY", "aggregate"),
+        (function.filter.is_some(), "FILTER", "aggregate"),
+        (!function.within_group.is_empty(), "WITHIN GROUP", "aggregate"),
+        (nulls && !windowed, "IGNORE or RESPECT NULLS", "window"),
+        (function.over.is_some() && !windowed, "OVER", "window"),
+    ];
+    match misplaced.into_iter().find(|(there, ..)| *there) {
+        None => Ok(()),
+        Some((_, clause, kind)) => {
+            let message = format!("{clause} is given to {name}, which is no {kind} function");
+            Err(KalamError::new(ErrorCode::WrongObjectType, message).at(position_of_name(&function.name)))
+        }
     }
 }

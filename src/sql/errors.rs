@@ -7,7 +7,7 @@ use arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, SchemaError, Span};
 
 use super::parser::syntax_error;
-use super::plain_words::{self, translated};
+use super::plain_words::{self, translated, without_values};
 use crate::error::{ErrorCode, KalamError, Position};
 use crate::tables::POSITION_COLUMN;
 
@@ -67,6 +67,19 @@ fn not_implemented(what: &str) -> KalamError {
     if what.starts_with("Unsupported ast node ") {
         return KalamError::new(ErrorCode::FeatureNotSupported, "not supported: an expression of this kind");
     }
+    if let Some(rest) = what.strip_prefix("Unsupported JOIN operator ") {
+        let kind = rest.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or("");
+        let message = format!("not supported: a JOIN of the kind {}", kind.to_ascii_uppercase());
+        return KalamError::new(ErrorCode::FeatureNotSupported, message)
+            .with_hint("There are INNER, LEFT, RIGHT, FULL, CROSS and LATERAL; WHERE EXISTS and NOT EXISTS are semi and anti joins.");
+    }
+    if what.starts_with("GetFieldAccess not supported") {
+        return KalamError::new(ErrorCode::FeatureNotSupported, "not supported: an element or field of a value by [ ]")
+            .with_hint("-> and ->> take parts of JSON.");
+    }
+    if let Some((what, _)) = what.split_once(" not supported by ExprPlanner") {
+        return KalamError::new(ErrorCode::FeatureNotSupported, format!("not supported: {what}"));
+    }
     let misplaced =
         |name: &str| what.starts_with("Physical plan does not support logical expression ") && what.contains(name);
     if misplaced("expression ScalarSubquery")
@@ -84,7 +97,10 @@ fn not_implemented(what: &str) -> KalamError {
         return KalamError::new(ErrorCode::InvalidStatement, "window functions are not allowed here")
             .with_hint("Put the window function into a subquery, or use QUALIFY.");
     }
-    KalamError::new(ErrorCode::FeatureNotSupported, format!("not supported: {}", translated(first_line(what))))
+    KalamError::new(
+        ErrorCode::FeatureNotSupported,
+        format!("not supported: {}", translated(without_values(first_line(what)))),
+    )
 }
 
 /// A shared error cannot be taken apart by value: what matters of it is looked up by reference.
@@ -257,7 +273,7 @@ fn from_plan(what: &str) -> KalamError {
     } else {
         ErrorCode::InvalidStatement
     };
-    KalamError::new(code, translated(what))
+    KalamError::new(code, translated(without_values(what)))
 }
 
 fn from_execution(what: &str) -> KalamError {

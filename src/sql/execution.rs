@@ -121,7 +121,9 @@ impl<'a> Execution<'a> {
             Statement::CreateNamespace { name, if_not_exists } => {
                 handlers::namespace::create(self, name, *if_not_exists).await
             }
-            Statement::DropNamespace { name, if_exists } => handlers::namespace::drop(self, name, *if_exists).await,
+            Statement::DropNamespace { name, if_exists, cascade } => {
+                handlers::namespace::drop(self, name, *if_exists, *cascade).await
+            }
             Statement::UseNamespace(name) => handlers::namespace::use_namespace(self, name).await,
             Statement::ShowNamespaces => handlers::show::namespaces(self).await,
             Statement::ShowStats => handlers::show::stats(self).await,

@@ -19,7 +19,7 @@ use crate::tables::TableStore;
 pub fn scalar_functions(store: &Arc<TableStore>) -> Vec<Arc<ScalarUDF>> {
     let mut functions = Vec::new();
     functions.extend(df::core::functions());
-    functions.extend(df::datetime::functions());
+    functions.extend(super::time_formats::functions());
     functions.extend(df::encoding::functions());
     functions.extend(df::math::functions());
     functions.extend(df::regex::functions());

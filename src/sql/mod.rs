@@ -49,6 +49,7 @@ mod statement_cache;
 mod subquery_places;
 mod sums;
 mod synonyms;
+mod time_formats;
 mod transaction;
 mod type_planner;
 mod unnest;

@@ -41,8 +41,7 @@ impl Params {
             Params::Named(values) => values.get(name),
         };
         if found.is_none() && !placeholder.starts_with('$') {
-            let message = format!("'{placeholder}' is not how parameters are written here");
-            return Err(KalamError::new(ErrorCode::ParameterCount, message).with_hint("Write $1, $2, … or $name."));
+            return Err(foreign(placeholder));
         }
         found.ok_or_else(|| match self {
             Params::Positional(values) => KalamError::new(
@@ -64,18 +63,26 @@ impl Params {
     }
 
     /// Fails if positional parameters were given that no statement of the request uses. `used` holds the placeholders.
-    pub fn check_all_used<'a>(&self, used: impl Iterator<Item = &'a str>) -> Result<()> {
+    pub fn check_all_used<'a>(&self, used: impl Iterator<Item = &'a str> + Clone) -> Result<()> {
         let Params::Positional(values) = self else { return Ok(()) };
-        let most = used.filter_map(|p| p.trim_start_matches('$').parse::<usize>().ok()).max().unwrap_or(0);
+        let number = |placeholder: &str| placeholder.trim_start_matches('$').parse::<usize>().ok();
+        let most = used.clone().filter_map(number).max().unwrap_or(0);
         if values.len() > most {
-            return Err(KalamError::new(
-                ErrorCode::ParameterCount,
-                format!(
-                    "{} given, but the statement uses {}",
-                    count(values.len()),
-                    if most == 0 { "none".to_owned() } else { format!("only ${most}") }
-                ),
-            ));
+            if let Some(other) = used.clone().find(|placeholder| !placeholder.starts_with('$')) {
+                return Err(foreign(other));
+            }
+            if let Some(name) = used.clone().find(|placeholder| number(placeholder).is_none()) {
+                let message = format!("the statement uses {name}, a parameter by name, but an array is given");
+                let hint = format!("Give an object, {{ {}: … }}, or write $1, $2, ….", name.trim_start_matches('$'));
+                return Err(KalamError::new(ErrorCode::ParameterCount, message).with_hint(hint));
+            }
+            let given = count(values.len());
+            if most == 0 {
+                let message = format!("{given} given, but the statement uses none");
+                return Err(KalamError::new(ErrorCode::ParameterCount, message).with_hint(WRITTEN));
+            }
+            let message = format!("{given} given, but the statement uses only ${most}");
+            return Err(KalamError::new(ErrorCode::ParameterCount, message));
         }
         Ok(())
     }
@@ -143,6 +150,15 @@ pub(super) fn placeholder_types(plan: &LogicalPlan) -> DfResult<BTreeMap<String,
         types.insert(id, None);
     }
     Ok(types)
+}
+
+/// How placeholders are written.
+const WRITTEN: &str = "Write $1, $2, … or $name.";
+
+/// A placeholder as other databases write it.
+fn foreign(placeholder: &str) -> KalamError {
+    let message = format!("'{placeholder}' is not how parameters are written here");
+    KalamError::new(ErrorCode::ParameterCount, message).with_hint(WRITTEN)
 }
 
 fn count(n: usize) -> String {

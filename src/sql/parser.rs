@@ -37,6 +37,8 @@ pub enum Statement {
         name: ObjectName,
         /// Whether none is fine.
         if_exists: bool,
+        /// Whether what is in it is to go too.
+        cascade: bool,
     },
     /// `USE [NAMESPACE] n`.
     UseNamespace(ObjectName),
@@ -175,11 +177,25 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>> {
 fn without_empty_parentheses(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let is_user = |token: &TokenWithSpan| {
         matches!(&token.token, Token::Word(w)
-            if w.quote_style.is_none() && matches!(w.keyword, Keyword::CURRENT_USER | Keyword::SESSION_USER))
+            if w.quote_style.is_none()
+                && matches!(w.keyword, Keyword::CURRENT_USER | Keyword::SESSION_USER | Keyword::USER))
+    };
+    // A table may be called `user`.
+    let is_name = |before: &[TokenWithSpan]| {
+        let before = before.iter().rfind(|t| !matches!(t.token, Token::Whitespace(_)));
+        before.is_some_and(|t| match &t.token {
+            Token::Period => true,
+            Token::Word(w) => matches!(w.keyword, Keyword::INTO | Keyword::TABLE | Keyword::EXISTS | Keyword::VIEW),
+            _ => false,
+        })
     };
     let mut at = 0;
     while at + 2 < tokens.len() {
-        if is_user(&tokens[at]) && tokens[at + 1].token == Token::LParen && tokens[at + 2].token == Token::RParen {
+        if is_user(&tokens[at])
+            && tokens[at + 1].token == Token::LParen
+            && tokens[at + 2].token == Token::RParen
+            && !is_name(&tokens[..at])
+        {
             tokens.drain(at + 1..at + 3);
         }
         at += 1;
@@ -323,8 +339,8 @@ impl StatementParser<'_> {
             self.skip(2);
             let if_exists = self.parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
             let name = self.parser.parse_object_name(false)?;
-            let _ = self.parser.parse_keyword(Keyword::RESTRICT);
-            return Ok(Statement::DropNamespace { name, if_exists });
+            let behavior = self.parser.parse_one_of_keywords(&[Keyword::CASCADE, Keyword::RESTRICT]);
+            return Ok(Statement::DropNamespace { name, if_exists, cascade: behavior == Some(Keyword::CASCADE) });
         }
         if is(&first, "alter") && is(&second, "index") {
             self.skip(2);

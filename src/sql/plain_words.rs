@@ -119,7 +119,27 @@ pub fn reworded(what: &str) -> Option<Reworded> {
             "CROSS JOIN takes every pair.",
         );
     }
-    if let Some(rest) = line.strip_prefix("Column in SELECT must be in GROUP BY or an aggregate function: ")
+    if line.starts_with("Projections require unique expression names") {
+        let mut names = line.split('"').skip(1).step_by(2);
+        if let (Some(one), Some(other)) = (names.next(), names.next())
+            && one == other
+        {
+            let message = format!("column '{}' is selected twice", translated(one));
+            return hinted(
+                C::InvalidStatement,
+                message,
+                "List the columns, and give one of them another name with AS.",
+            );
+        }
+        let message = "two columns, or groups, that differ by a cast only".to_owned();
+        return hinted(C::InvalidStatement, message, "Give them their names in a subquery, and group those.");
+    }
+    if line.starts_with("Substring without for/from") {
+        let message = "function substr with 1 argument does not exist".to_owned();
+        return hinted(C::FunctionNotFound, message, "substr takes 2 or 3 arguments.");
+    }
+    if let Some((clause, rest)) = line.split_once(" must be in GROUP BY or an aggregate function: ")
+        && clause.starts_with("Column in ")
         && let Some((_, rest)) = rest.split_once("column \"")
     {
         let column = translated(rest.split('"').next().unwrap_or(rest));
@@ -322,6 +342,17 @@ pub fn translated(what: &str) -> String {
     out.replace("count(1)", "count(*)")
 }
 
+/// A message without the Rust values that it ends with: `Unsupported Wrapped(X { a: … })` is `Unsupported`.
+pub fn without_values(what: &str) -> &str {
+    let Some(before) = what.find(" { ").map(|at| &what[..at]) else { return what };
+    let (said, value) = before.split_at(before.rfind(' ').unwrap_or(0));
+    let name = value.rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or("");
+    match name.starts_with(|c: char| c.is_ascii_uppercase()) && !said.is_empty() {
+        true => said.trim_end_matches(|c: char| !c.is_ascii_alphanumeric()),
+        false => what,
+    }
+}
+
 /// What stands in the parentheses that a text begins with, and what follows them.
 fn in_parentheses(text: &str) -> Option<(&str, &str)> {
     let mut depth = 0_usize;
@@ -363,6 +394,18 @@ mod tests {
             ("Int64(", "BIGINT("),
         ] {
             assert_eq!(translated(arrow), sql);
+        }
+    }
+
+    #[test]
+    fn no_value_of_rust_is_said() {
+        for (what, said) in [
+            ("Unsupported ast node Lambda { a: Ident { b } } in x", "Unsupported ast node"),
+            ("cannot plan: Wrapped(Value { a: 1 })", "cannot plan"),
+            ("no such thing: {a} and { b }", "no such thing: {a} and { b }"),
+            ("nothing here", "nothing here"),
+        ] {
+            assert_eq!(without_values(what), said);
         }
     }
 

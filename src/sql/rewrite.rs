@@ -190,6 +190,17 @@ fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
         function.name = ObjectName::from(vec![Ident::new(name)]);
     }
     if let Expr::Function(function) = expr
+        && let Some(error) = synonyms::refused(function)
+    {
+        return Err(error);
+    }
+    // National text is text.
+    if let Expr::Value(value) = expr
+        && let Value::NationalStringLiteral(text) = &mut value.value
+    {
+        value.value = Value::SingleQuotedString(std::mem::take(text));
+    }
+    if let Expr::Function(function) = expr
         && let Some(meant) = synonyms::expression(function)
     {
         return Ok(Some(meant));

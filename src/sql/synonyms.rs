@@ -9,8 +9,9 @@ use datafusion::sql::sqlparser::ast::{
     FunctionArguments, TimezoneInfo, Value,
 };
 
-use super::catalog::fold;
+use super::catalog::{fold, position_of_name};
 use super::rewrite::call;
+use crate::error::{ErrorCode, KalamError};
 
 /// The name here of a function that is called otherwise elsewhere, with the same arguments.
 pub fn name_here(function: &Function) -> Option<&'static str> {
@@ -23,6 +24,23 @@ pub fn name_here(function: &Function) -> Option<&'static str> {
         "variance" => "var_samp",
         "json_group_array" => "json_agg",
         _ => return None,
+    })
+}
+
+/// Why a call is refused that has the name and the shape of one of SQLite's.
+pub fn refused(function: &Function) -> Option<KalamError> {
+    let [part] = function.name.0.as_slice() else { return None };
+    let name = fold(part.as_ident()?);
+    let most = match name.as_str() {
+        "date" | "time" | "datetime" | "unixepoch" => 1,
+        "strftime" => 2,
+        _ => return None,
+    };
+    let FunctionArguments::List(list) = &function.args else { return None };
+    (list.args.len() > most).then(|| {
+        KalamError::new(ErrorCode::FeatureNotSupported, format!("modifiers of {name}(…) are not supported"))
+            .with_hint("Add an INTERVAL: x + INTERVAL '1 day'; date_trunc('month', x) is the start of the month.")
+            .at(position_of_name(&function.name))
     })
 }
 
@@ -39,7 +57,14 @@ pub fn expression(function: &Function) -> Option<Expr> {
         ("iif" | "if", [condition, then, otherwise]) => case(condition, then, Some(otherwise)),
         ("iif" | "if", [condition, then]) => case(condition, then, None),
         ("date", [value]) => moment(value, DataType::Date, "current_date"),
+        // The time of a text with a date.
+        ("time", [value]) if written(value).is_some_and(|text| text.contains('-')) => {
+            let at = cast(value.clone(), DataType::Timestamp(None, TimezoneInfo::None));
+            cast(at, DataType::Time(None, TimezoneInfo::None))
+        }
         ("time", [value]) => moment(value, DataType::Time(None, TimezoneInfo::None), "current_time"),
+        // Without a % there is nothing to fill in, also where to_char has patterns of its own.
+        ("strftime", [format, _]) if written(format).is_some_and(|text| !text.contains('%')) => format.clone(),
         ("datetime", [value]) => moment(value, DataType::Timestamp(None, TimezoneInfo::None), "now"),
         ("strftime", [format, value]) => {
             let at = moment(value, DataType::Timestamp(None, TimezoneInfo::None), "now");
@@ -88,13 +113,22 @@ fn cast(expr: Expr, data_type: DataType) -> Expr {
     Expr::Cast { kind: CastKind::Cast, expr: Box::new(expr), data_type, array: false, format: None }
 }
 
+/// The text that an expression is.
+fn written(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) => Some(text),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 /// A value as a date or time; `'now'` is the moment of the statement, as in SQLite.
 fn moment(value: &Expr, data_type: DataType, now: &str) -> Expr {
-    match value {
-        Expr::Value(v) if matches!(&v.value, Value::SingleQuotedString(s) if s.eq_ignore_ascii_case("now")) => {
-            cast(call(now, Vec::new()), data_type)
-        }
-        value => cast(value.clone(), data_type),
+    match written(value) {
+        Some(text) if text.eq_ignore_ascii_case("now") => cast(call(now, Vec::new()), data_type),
+        _ => cast(value.clone(), data_type),
     }
 }
 

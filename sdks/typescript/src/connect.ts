@@ -112,14 +112,14 @@ export async function deleteDatabase(name: string, options: DeleteOptions = {}):
  * Reads everything that can be read of a database with damaged records, which may well not open any more: a backup to
  * restore under another name, and the report of what is missing in it. The database is not changed.
  *
- * Errors: `DATABASE_LOCKED` while a connection has it open.
+ * Errors: `DATABASE_LOCKED` while a connection has it open, `DATABASE_NOT_FOUND` if no folder of `path` holds it.
  *
  * @param options as for {@link connect}
  */
 export async function rescue(options: string | ConnectOptions): Promise<Rescued> {
   const given = withName(typeof options === 'string' ? { name: options } : options)
   checkConnect(given)
-  const storage = chooseStorage(given)
+  const storage = chooseStorage(given, false)
   const wasm = await resolveWasm(given.wasm)
   const limit = new Limit(given.signal)
   const done = new KalamError({ code: 'CONNECTION_CLOSED', message: 'the engine was started for one call only' })
@@ -187,11 +187,11 @@ function checkName(name: unknown): void {
   throw new KalamError({ code: 'INVALID_NAME', message })
 }
 
-function chooseStorage({ storage, path, name }: Named): EngineConfig['storage'] {
+function chooseStorage({ storage, path, name }: Named, create = true): EngineConfig['storage'] {
   if (path !== undefined) {
     if (storage !== undefined) throw invalid('path and storage are both given, expected one of them')
     const folder = folderOf(checkPath(path), name)
-    return async () => (await import('./node/files.js')).openFiles(folder)
+    return async () => (await import('./node/files.js')).openFiles(folder, { create })
   }
   if (typeof storage === 'object' && storage !== null) return storage
   const stored = globalThis.indexedDB !== undefined

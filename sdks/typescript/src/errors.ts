@@ -47,6 +47,7 @@ const SDK_CODES: Record<string, { sqlstate: string; retryable?: true }> = {
   NO_ACTIVE_TRANSACTION: { sqlstate: '25P01' },
   CANCELLED: { sqlstate: '57014' },
   TIMEOUT: { sqlstate: '57014', retryable: true },
+  DATABASE_NOT_FOUND: { sqlstate: '3D000' },
   DATABASE_LOCKED: { sqlstate: '55006', retryable: true },
   QUOTA_EXCEEDED: { sqlstate: '53100' },
   STORAGE_ERROR: { sqlstate: '58030', retryable: true },

@@ -114,6 +114,12 @@ describe('a database in files', () => {
     assert.deepEqual([...(await db.query('SELECT count(*) AS n FROM bad'))], [{ n: 0n }])
   })
 
+  it('is not made by rescuing it', async () => {
+    const at = { path: path.join(root, 'nothing'), name: 'none' }
+    await assert.rejects(rescue(at), code('DATABASE_NOT_FOUND', /no database in the folder '.*none\.kalamdb'/))
+    assert.equal(fs.existsSync(at.path), false)
+  })
+
   it('runs on storage of the app, whose errors arrive typed', async () => {
     const maps = new Map<string, Map<string, Uint8Array>>()
     const hex = (key: Uint8Array): string => Buffer.from(key).toString('hex')

@@ -55,6 +55,14 @@ describe('files', () => {
     await deleteFiles(at)
   })
 
+  it('are not made by who only reads', async () => {
+    const at = folder()
+    await assert.rejects(openFiles(at, { create: false }), code('DATABASE_NOT_FOUND', { sqlstate: '3D000' }))
+    assert.equal(fs.existsSync(at), false)
+    await (await openFiles(at)).close()
+    await (await openFiles(at, { create: false })).close()
+  })
+
   it('lose nothing but the end of a log that was cut anywhere', async () => {
     const at = folder()
     const storage = await openFiles(at)

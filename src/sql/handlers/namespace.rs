@@ -26,7 +26,17 @@ pub async fn create(execution: &Execution<'_>, name: &ObjectName, if_not_exists:
 }
 
 /// `DROP NAMESPACE [IF EXISTS] n`: only when it holds no table.
-pub async fn drop(execution: &Execution<'_>, name: &ObjectName, if_exists: bool) -> Result<StatementResult> {
+pub async fn drop(
+    execution: &Execution<'_>,
+    name: &ObjectName,
+    if_exists: bool,
+    cascade: bool,
+) -> Result<StatementResult> {
+    if cascade {
+        return Err(KalamError::new(ErrorCode::FeatureNotSupported, "DROP NAMESPACE … CASCADE is not supported")
+            .with_hint("Drop its tables and views first.")
+            .at(position_of_name(name)));
+    }
     let namespace = fold(&single_ident(name, "namespace")?);
     let audit = audit_entry(execution, "DROP NAMESPACE", &namespace).await?;
     match execution.executor.registry().drop_namespace_with(&namespace, audit).await {

@@ -49,6 +49,8 @@ interface Place {
 export interface FileStorageOptions {
   /** How long to wait for a process that is just closing the folder, in milliseconds. */
   lockGraceMs?: number | undefined
+  /** Whether a storage that is not there is made; `true` unless it is given. */
+  create?: boolean | undefined
 }
 
 /**
@@ -56,10 +58,13 @@ export interface FileStorageOptions {
  * does that by itself.
  *
  * Errors: `DATABASE_LOCKED` while another process or connection has the folder open, `DATA_CORRUPTED`,
- * `UNSUPPORTED_FORMAT` when a later version wrote it.
+ * `UNSUPPORTED_FORMAT` when a later version wrote it, `DATABASE_NOT_FOUND` with `create: false`.
  */
 export async function openFiles(folder: string, options: FileStorageOptions = {}): Promise<HostStorage> {
   const fs = builtin<NodeFs>('node:fs')
+  if (options.create === false && !fs.existsSync(`${folder}/CURRENT`)) {
+    throw new KalamError({ code: 'DATABASE_NOT_FOUND', message: `there is no database in the folder '${folder}'` })
+  }
   fs.mkdirSync(folder, { recursive: true })
   const unlock = await lockFolder(folder, options.lockGraceMs)
   try {
