@@ -183,6 +183,14 @@ fn parameters_that_do_not_fit() -> Result<()> {
         let error = db.error(sql, list([int(1)]));
         assert_eq!((error.message(), error.hint()), (message, Some(hint)), "{sql}");
     }
+    // Options in the place of parameters are no parameters; an object may have more fields than the statement names.
+    let named = |names: &[&str]| Params::Named(names.iter().map(|name| ((*name).to_owned(), int(1))).collect());
+    for sql in ["SELECT 1", "SELECT $1"] {
+        let error = db.error(sql, named(&["timeoutMs", "durability"]));
+        assert_eq!(error.code(), ErrorCode::ParameterCount, "{sql}");
+        assert_eq!(error.message(), "a parameter 'durability' is given by name, but the statement names none", "{sql}");
+    }
+    assert_eq!(db.given("SELECT count(*) FROM p WHERE id = $id", named(&["id", "name"]))?, [[int(1)]]);
     // A wrong number of parameters keeps every statement of the request from running.
     assert_eq!(db.code("DELETE FROM p; SELECT $1", list([])), ErrorCode::ParameterCount);
     assert_eq!(db.query("SELECT count(*) FROM p")?, [[int(3)]]);

@@ -64,8 +64,23 @@ impl Params {
 
     /// Fails if positional parameters were given that no statement of the request uses. `used` holds the placeholders.
     pub fn check_all_used<'a>(&self, used: impl Iterator<Item = &'a str> + Clone) -> Result<()> {
-        let Params::Positional(values) = self else { return Ok(()) };
         let number = |placeholder: &str| placeholder.trim_start_matches('$').parse::<usize>().ok();
+        let values = match self {
+            Params::Positional(values) => values,
+            // An object may have more fields than the statement names; if it names none, they are meant as something else.
+            Params::Named(values)
+                if used.clone().any(|placeholder| number(placeholder).is_none()) || values.is_empty() =>
+            {
+                return Ok(());
+            }
+            Params::Named(values) => {
+                let name = values.keys().min().map_or("", String::as_str);
+                let message = format!("a parameter '{name}' is given by name, but the statement names none");
+                let hint =
+                    "An object in this place holds parameters, written $name in the statement. Options come after it.";
+                return Err(KalamError::new(ErrorCode::ParameterCount, message).with_hint(hint));
+            }
+        };
         let most = used.clone().filter_map(number).max().unwrap_or(0);
         if values.len() > most {
             if let Some(other) = used.clone().find(|placeholder| !placeholder.starts_with('$')) {
