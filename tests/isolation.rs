@@ -152,7 +152,8 @@ fn no_statement_reaches_another_users_rows() -> Result<()> {
                     Ok(rows) => format!("{rows:?}"),
                     Err(error) => error.to_string(),
                 };
-                let leaked = ["alice-", "987654101", "987654102", "987654103"].iter().any(|secret| shown.contains(secret));
+                let leaked =
+                    ["alice-", "987654101", "987654102", "987654103"].iter().any(|secret| shown.contains(secret));
                 assert!(!leaked, "{attempt}: {shown}");
                 assert_eq!(run(&context, &alice, theirs).await?, before, "{attempt}");
             }

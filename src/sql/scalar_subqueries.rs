@@ -17,6 +17,7 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Column, DataFusionError, Result as DfResult, internal_datafusion_err};
 use datafusion::functions_aggregate::count::count_all;
 use datafusion::functions_aggregate::first_last::first_value;
+use datafusion::logical_expr::expr::InSubquery;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder, Projection, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
@@ -39,6 +40,11 @@ pub fn plain(plan: LogicalPlan) -> DfResult<LogicalPlan> {
                         Ok(new) => Transformed::yes(new),
                         Err(as_it_was) => Transformed::no(Expr::ScalarSubquery(as_it_was)),
                     }),
+                    Expr::InSubquery(test) if takes_a_name(&test.subquery) => {
+                        let subquery = Arc::new(with_named_value(test.subquery.subquery.as_ref().clone())?);
+                        let subquery = Subquery { subquery, ..test.subquery };
+                        Ok(Transformed::yes(Expr::InSubquery(InSubquery { subquery, ..test })))
+                    }
                     other => Ok(Transformed::no(other)),
                 })?;
                 changed |= expr.transformed;
@@ -65,13 +71,8 @@ fn plain_subquery(subquery: Subquery) -> DfResult<Result<Expr, Subquery>> {
         if is_one_row(plan) {
             return Ok(Err(subquery));
         }
-        // What is compared with the outer row becomes a column beside the value, and may have the value's name.
-        let (plan, column) = match plan.clone() {
-            LogicalPlan::Projection(Projection { expr, input, .. }) => {
-                let value = expr.into_iter().map(|value| value.unalias().alias("$value"));
-                let named = LogicalPlanBuilder::from(input).project(value)?.build()?;
-                (named, Expr::Column(Column::from_name("$value")))
-            }
+        let (plan, column) = match with_named_value(plan.clone())? {
+            named @ LogicalPlan::Projection(_) => (named, Expr::Column(Column::from_name(VALUE))),
             other => (other, column),
         };
         let no_groups: Vec<Expr> = Vec::new();
@@ -88,6 +89,27 @@ fn plain_subquery(subquery: Subquery) -> DfResult<Result<Expr, Subquery>> {
     let value = UNSAID.call(vec![column]).alias_qualified(relation, name);
     let plan = LogicalPlanBuilder::from(plan.clone()).project([value])?.build()?;
     Ok(Ok(Expr::ScalarSubquery(Subquery { subquery: Arc::new(plan), ..subquery })))
+}
+
+const VALUE: &str = "$value";
+
+/// A subquery's plan with a name for its value that no other column has: what is compared with the outer row becomes a
+/// column beside it, and a cast has the name of what it casts.
+fn with_named_value(plan: LogicalPlan) -> DfResult<LogicalPlan> {
+    match plan {
+        LogicalPlan::Projection(Projection { expr, input, .. }) => {
+            let value = expr.into_iter().map(|value| value.unalias().alias(VALUE));
+            LogicalPlanBuilder::from(input).project(value)?.build()
+        }
+        other => Ok(other),
+    }
+}
+
+/// Whether the value of an IN's subquery has a name that a column beside it may have.
+fn takes_a_name(subquery: &Subquery) -> bool {
+    let LogicalPlan::Projection(projection) = subquery.subquery.as_ref() else { return false };
+    let plain = |expr: &Expr| matches!(expr, Expr::Column(_) | Expr::Alias(_));
+    !subquery.outer_ref_columns.is_empty() && projection.expr.len() == 1 && !projection.expr.iter().all(plain)
 }
 
 /// Whether it has a row whatever there is.
