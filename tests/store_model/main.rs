@@ -131,7 +131,12 @@ impl Run {
                             Ok(_) => {}
                             // The transaction holds its rows where they are.
                             Err(error) if error.code() == ErrorCode::Conflict => {}
-                            Err(error) => self.expect(failing, &error, action),
+                            Err(error) => {
+                                self.expect(failing, &error, action);
+                                if self.backend.is_dead() {
+                                    return self.settle(&[]).await;
+                                }
+                            }
                         }
                     }
                     Beside::Insert(k) => {
