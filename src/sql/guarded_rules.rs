@@ -14,7 +14,7 @@ use std::sync::Arc;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{NullEquality, Result as DfResult};
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan};
 use datafusion::optimizer::optimizer::{ApplyOrder, Optimizer};
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 use datafusion::physical_expr::expressions::Column;
@@ -41,7 +41,44 @@ pub fn optimizer_rules() -> Vec<Rule> {
         };
         Arc::new(Guarded { rule, keeps }) as Rule
     };
-    Optimizer::new().rules.into_iter().map(guard).collect()
+    let rules = Optimizer::new().rules.into_iter().map(guard);
+    std::iter::once(Arc::new(ConstantsRight) as Rule).chain(rules).collect()
+}
+
+/// `'b' = x` in the condition of a join as `x = 'b'`. From a condition and the keys of an outer join DataFusion finds out
+/// what must be true of the other side, again and again, and takes two equal conditions that are written differently for
+/// a contradiction: the join then found no row. In WHERE it turns them around by itself.
+#[derive(Debug)]
+struct ConstantsRight;
+
+impl OptimizerRule for ConstantsRight {
+    fn name(&self) -> &str {
+        "constants_right"
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        Some(ApplyOrder::BottomUp)
+    }
+
+    fn rewrite(&self, plan: LogicalPlan, _: &dyn OptimizerConfig) -> DfResult<Transformed<LogicalPlan>> {
+        let LogicalPlan::Join(mut join) = plan else { return Ok(Transformed::no(plan)) };
+        let Some(condition) = join.filter.take() else { return Ok(Transformed::no(LogicalPlan::Join(join))) };
+        let turned = condition.transform_up(|expr| match expr {
+            Expr::BinaryExpr(BinaryExpr { left, op, right })
+                if matches!(*left, Expr::Literal(..)) && !matches!(*right, Expr::Literal(..)) =>
+            {
+                Ok(match op.swap() {
+                    Some(op) => Transformed::yes(Expr::BinaryExpr(BinaryExpr { left: right, op, right: left })),
+                    None => Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })),
+                })
+            }
+            other => Ok(Transformed::no(other)),
+        })?;
+        Ok(turned.update_data(|condition| {
+            join.filter = Some(condition);
+            LogicalPlan::Join(join)
+        }))
+    }
 }
 
 /// DataFusion's rules for physical plans but those that go by names, with [`Unsaid`] among them.

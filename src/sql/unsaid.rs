@@ -16,6 +16,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
@@ -89,11 +90,13 @@ fn is_join(plan: &Arc<dyn ExecutionPlan>) -> bool {
     plan.is::<HashJoinExec>() || plan.is::<NestedLoopJoinExec>() || plan.is::<SortMergeJoinExec>()
 }
 
-/// Whether it makes columns of constants, which a join forgets to be such: a sort that moves through the join finds none
-/// to be needed.
+/// Whether it makes columns of constants, or has one row, which a join forgets: a sort that moves through the join finds
+/// that none is needed.
 fn has_constants(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    let projection = plan.downcast_ref::<ProjectionExec>();
-    projection.is_some_and(|p| p.expr().iter().any(|e| e.expr.is::<Literal>()))
+    if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
+        return projection.expr().iter().any(|e| e.expr.is::<Literal>()) || has_constants(projection.input());
+    }
+    plan.downcast_ref::<AggregateExec>().is_some_and(|aggregate| aggregate.group_expr().expr().is_empty())
 }
 
 fn states_equalities(plan: &Arc<dyn ExecutionPlan>) -> bool {

@@ -458,10 +458,13 @@ impl<'a> Generator<'a> {
         let scope = Scope::of(&table.name, &table.columns);
         let sql = match self.r.below(8) {
             0 | 1 => {
+                let mut given = Vec::new();
                 let rows: Vec<String> = (0..1 + self.r.below(4))
                     .map(|_| {
-                        // Sometimes a key that is there.
-                        let id = if self.r.one_in(6) { self.r.range(0, 40) } else { self.fresh() };
+                        // Sometimes a key that is there. Not twice: PostgreSQL refuses that of ON CONFLICT DO UPDATE.
+                        let there = if self.r.one_in(6) { Some(self.r.range(0, 40)) } else { None };
+                        let id = there.filter(|id| !given.contains(id)).unwrap_or_else(|| self.fresh());
+                        given.push(id);
                         row(self.r, table, id)
                     })
                     .collect();
