@@ -14,8 +14,8 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateInputMode};
 use datafusion::physical_plan::coop::CooperativeExec;
-use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 
+use super::one_input::with_inputs;
 use crate::tables::TableScanExec;
 
 /// Tells scans that only extremes matter; see the module's comment.
@@ -28,7 +28,7 @@ impl PhysicalOptimizerRule for Extremes {
             let Some(aggregate) = plan.downcast_ref::<AggregateExec>() else { return Ok(Transformed::no(plan)) };
             let input = if asks_for_extremes(aggregate) { for_extremes(aggregate.input())? } else { None };
             match input {
-                Some(input) => Ok(Transformed::yes(with_input(&plan, input)?)),
+                Some(input) => Ok(Transformed::yes(with_inputs(&plan, vec![input])?)),
                 None => Ok(Transformed::no(plan)),
             }
         })
@@ -61,12 +61,8 @@ fn for_extremes(plan: &Arc<dyn ExecutionPlan>) -> DfResult<Option<Arc<dyn Execut
     }
     match plan.children().as_slice() {
         [child] if plan.is::<CooperativeExec>() => {
-            for_extremes(child)?.map(|child| with_input(plan, child)).transpose()
+            for_extremes(child)?.map(|child| with_inputs(plan, vec![child])).transpose()
         }
         _ => Ok(None),
     }
-}
-
-fn with_input(plan: &Arc<dyn ExecutionPlan>, input: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn ExecutionPlan>> {
-    Arc::clone(plan).replace_children(vec![input], ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
 }

@@ -13,11 +13,11 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
-use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::limit::GlobalLimitExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 
+use super::one_input::with_inputs;
 use crate::tables::TableScanExec;
 
 /// Leaves sorts out; see the module's comment.
@@ -78,8 +78,7 @@ fn in_order(
     let Some(child) = child else { return Ok(None) };
     match in_order(&child, by, fetch, filtered || filter.is_some())? {
         Some(child) => {
-            let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-            let plan = Arc::clone(plan).replace_children(vec![child], options)?;
+            let plan = with_inputs(plan, vec![child])?;
             // A filter gathers batches: it need not wait for more rows than are asked for.
             Ok(Some(if plan.is::<FilterExec>() { plan.with_fetch(Some(fetch)).unwrap_or(plan) } else { plan }))
         }

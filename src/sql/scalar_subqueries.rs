@@ -24,7 +24,7 @@ use datafusion::logical_expr::{
     Signature, Subquery, Volatility,
 };
 
-use super::unnest::is_one_row;
+use super::unnest::{has_subquery, is_one_row};
 use crate::error::{ErrorCode, KalamError};
 
 /// The plan with scalar subqueries that DataFusion takes for what they are; see the module's comment.
@@ -34,12 +34,12 @@ pub fn plain(plan: LogicalPlan) -> DfResult<LogicalPlan> {
         .transform_up_with_subqueries(|node| {
             let names = NamePreserver::new(&node);
             node.map_expressions(|expr| {
+                if !has_subquery(&expr) {
+                    return Ok(Transformed::no(expr));
+                }
                 let name = names.save(&expr);
                 let expr = expr.transform_up(|expr| match expr {
-                    Expr::ScalarSubquery(subquery) => Ok(match plain_subquery(subquery)? {
-                        Ok(new) => Transformed::yes(new),
-                        Err(as_it_was) => Transformed::no(Expr::ScalarSubquery(as_it_was)),
-                    }),
+                    Expr::ScalarSubquery(subquery) => plain_subquery(subquery),
                     Expr::InSubquery(test) if takes_a_name(&test.subquery) => {
                         let subquery = Arc::new(with_named_value(test.subquery.subquery.as_ref().clone())?);
                         let subquery = Subquery { subquery, ..test.subquery };
@@ -60,16 +60,17 @@ pub fn plain(plan: LogicalPlan) -> DfResult<LogicalPlan> {
 }
 
 /// What a subquery becomes, or itself.
-fn plain_subquery(subquery: Subquery) -> DfResult<Result<Expr, Subquery>> {
+fn plain_subquery(subquery: Subquery) -> DfResult<Transformed<Expr>> {
+    let as_it_is = |subquery| Ok(Transformed::no(Expr::ScalarSubquery(subquery)));
     let plan = subquery.subquery.as_ref();
     // Several columns are an error, which the planner tells.
     let mut columns = plan.schema().columns();
-    let Some(column) = columns.pop().filter(|_| columns.is_empty()) else { return Ok(Err(subquery)) };
+    let Some(column) = columns.pop().filter(|_| columns.is_empty()) else { return as_it_is(subquery) };
     let Column { relation, name, .. } = column.clone();
     let column = Expr::Column(column);
     if !subquery.outer_ref_columns.is_empty() {
         if is_one_row(plan) {
-            return Ok(Err(subquery));
+            return as_it_is(subquery);
         }
         let (plan, column) = match with_named_value(plan.clone())? {
             named @ LogicalPlan::Projection(_) => (named, Expr::Column(Column::from_name(VALUE))),
@@ -81,14 +82,14 @@ fn plain_subquery(subquery: Subquery) -> DfResult<Result<Expr, Subquery>> {
         let plan =
             LogicalPlanBuilder::from(plan).aggregate(no_groups, found)?.project([pair.alias("$found")])?.build()?;
         let subquery = Subquery { subquery: Arc::new(plan), ..subquery };
-        return Ok(Ok(ONLY.call(vec![Expr::ScalarSubquery(subquery)])));
+        return Ok(Transformed::yes(ONLY.call(vec![Expr::ScalarSubquery(subquery)])));
     }
     if plan.schema().field(0).is_nullable() || has_one_row(plan) {
-        return Ok(Err(subquery));
+        return as_it_is(subquery);
     }
     let value = UNSAID.call(vec![column]).alias_qualified(relation, name);
     let plan = LogicalPlanBuilder::from(plan.clone()).project([value])?.build()?;
-    Ok(Ok(Expr::ScalarSubquery(Subquery { subquery: Arc::new(plan), ..subquery })))
+    Ok(Transformed::yes(Expr::ScalarSubquery(Subquery { subquery: Arc::new(plan), ..subquery })))
 }
 
 const VALUE: &str = "$value";

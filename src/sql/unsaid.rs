@@ -17,14 +17,13 @@ use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::AggregateExec;
-use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, PlanProperties};
 
-use super::one_input::{OneInput, Step};
+use super::one_input::{OneInput, Step, with_inputs};
 
 /// Puts an `UnsaidExec` where too much is said.
 #[derive(Debug)]
@@ -72,9 +71,7 @@ fn unsaid_inputs(
         true => unsaid(Arc::clone(input)),
         false => Arc::clone(input),
     });
-    let inputs = inputs.collect();
-    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-    plan.replace_children(inputs, options).map(Transformed::yes)
+    with_inputs(&plan, inputs.collect()).map(Transformed::yes)
 }
 
 fn is_outer_join(plan: &Arc<dyn ExecutionPlan>) -> bool {

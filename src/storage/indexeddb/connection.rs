@@ -101,16 +101,8 @@ impl Slot {
 
     /// Opens a connection and puts it into its place, unless the backend was closed meanwhile.
     async fn reach(self: Rc<Self>, create: bool) -> Result<Rc<Connection>> {
-        let mut opened = open_in_own_task(full_name(&self.name), create).await;
-        // After a failure of its own Chromium opens the store anew, so the same call may succeed the next time.
-        for _ in 0..REOPENS {
-            match &opened {
-                Err(OpenFailure::Other(failure)) if failure.connection_lost() => {
-                    opened = open_in_own_task(full_name(&self.name), create).await;
-                }
-                _ => break,
-            }
-        }
+        let open = || open_in_own_task(full_name(&self.name), create);
+        let opened = tried_again(open, |failure| matches!(failure, OpenFailure::Other(f) if f.connection_lost())).await;
         // The old state is dropped after the borrow: it may hold the last handle of this very future.
         let (result, _old) = match opened {
             Ok(database) => {
@@ -279,6 +271,17 @@ impl<F: Into<Failure>> From<F> for OpenFailure {
     }
 }
 
+/// Makes a call again while the store is lost: after a failure of its own Chromium opens it anew for the next call.
+async fn tried_again<T, E>(call: impl AsyncFn() -> Result<T, E>, is_lost: impl Fn(&E) -> bool) -> Result<T, E> {
+    for _ in 0..REOPENS {
+        match call().await {
+            Err(error) if is_lost(&error) => {}
+            outcome => return outcome,
+        }
+    }
+    call().await
+}
+
 /// Opens in a task of its own and gives up waiting after a while. What arrives later is closed.
 async fn open_in_own_task(full_name: String, create: bool) -> Result<Database, OpenFailure> {
     let (sender, receiver) = oneshot::channel();
@@ -440,7 +443,7 @@ pub(super) async fn delete(name: &str) -> Result<()> {
 /// Whether a database of this name is there.
 pub(super) async fn exists(name: &str) -> Result<bool> {
     let full_name = full_name(name);
-    let listed = || async {
+    let listed = async || {
         let databases = DBFactory::new()?.databases()?.await?;
         for details in databases {
             if details?.name() == full_name {
@@ -449,14 +452,7 @@ pub(super) async fn exists(name: &str) -> Result<bool> {
         }
         Ok::<bool, Failure>(false)
     };
-    let mut found = listed().await;
-    for _ in 0..REOPENS {
-        match &found {
-            Err(failure) if failure.connection_lost() => found = listed().await,
-            _ => break,
-        }
-    }
-    match found {
+    match tried_again(listed, Failure::connection_lost).await {
         Ok(found) => Ok(found),
         Err(failure) => Err(failure.into_error("cannot list the databases of this origin").await),
     }

@@ -3,12 +3,11 @@
 //! Chromium keeps IndexedDB in LevelDB and reuses its write-ahead log over restarts. A browser that is killed in the
 //! middle of a write leaves a torn record at the log's end. The next start passes over it and appends behind it; the
 //! start after that takes the same bytes for damage in the middle of the log, and Chromium then deletes every database
-//! of the origin (<https://crbug.com/460568> is the same on ChromeOS, where reusing logs was given up for it). Deleting
-//! a database makes LevelDB begin a new log and drop the old one, torn end and all.
+//! of the origin. Deleting a database makes LevelDB begin a new log and drop the old one, torn end and all.
 //!
-//! Invariant: no record is written through a connection before the log of its time is a new one. So a torn end is
-//! followed by the few bytes of one deletion at most, for about a millisecond, and never by rows.
-//! `tests/browser/torn-log.test.mjs` shows both: the deletion without this, and the rows kept with it.
+//! Invariant: no record is written through a connection before the log of its time is a new one, as far as the host does
+//! what it is asked for. So a torn end is followed by what opening and deleting an empty database writes, for a few
+//! milliseconds, and not by rows. `tests/browser/torn-log.test.mjs` tears the log and finds every row.
 
 use std::pin::pin;
 

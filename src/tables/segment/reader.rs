@@ -340,12 +340,14 @@ impl Segment {
             whole = self.read_rows(group, ids).await?;
         }
         // Rows that follow each other need no copy.
-        let run = rows.first().zip(rows.last()).filter(|(first, last)| (*last - *first) as usize + 1 == rows.len());
-        let indices =
-            if run.is_none() { UInt32Array::from(rows.to_vec()) } else { UInt32Array::from(Vec::<u32>::new()) };
-        let take = |(id, array): (&u32, Option<ArrayRef>)| match (array, run) {
-            (Some(array), Some((first, _))) => Ok(Some(array.slice(*first as usize, rows.len()))),
-            (Some(array), None) => compute::take(&array, &indices, None).map(Some).map_err(KalamError::internal),
+        let is_run = |first: u32, last: u32| (last - first) as usize + 1 == rows.len();
+        let run = rows.first().zip(rows.last()).filter(|(first, last)| is_run(**first, **last));
+        let indices = run.is_none().then(|| UInt32Array::from(rows.to_vec()));
+        let take = |(id, array): (&u32, Option<ArrayRef>)| match (array, &indices) {
+            (Some(array), Some(indices)) => {
+                compute::take(&array, indices, None).map(Some).map_err(KalamError::internal)
+            }
+            (Some(array), None) => Ok(Some(array.slice(rows[0] as usize, rows.len()))),
             (None, _) => Ok(picked.get(id).cloned()),
         };
         ids.iter().zip(whole).map(take).collect()
