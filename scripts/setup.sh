@@ -127,6 +127,17 @@ for dir in $(npm_projects); do
   fi
 done
 
+# --- whose build the cache holds ----------------------------------------------------------------------------------
+# Cargo names what it builds by its place in the workspace, so all clones share the cache, and it takes a clone's files
+# for built when they are older than the build: even if that was another clone's. What the other one built of our own
+# crate is forgotten here; the dependencies, which are the same, stay.
+stamp=$CARGO_TARGET_DIR/.kalamdb-clone
+if [ "$(cat "$stamp" 2>/dev/null)" != "$ROOT" ]; then
+  mkdir -p "$CARGO_TARGET_DIR"
+  find "$CARGO_TARGET_DIR" -maxdepth 4 -path '*/.fingerprint/kalamdb-*' -prune -exec rm -rf {} +
+  say "$ROOT" >"$stamp"
+fi
+
 if [ "$changed" -eq 0 ]; then
   [ "${1:-}" = --quiet ] || say "setup: everything is there"
 else

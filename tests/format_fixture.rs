@@ -116,7 +116,7 @@ fn a_database_of_each_format_opens() -> Result<()> {
             return write(Path::new(&path)).await;
         }
         for format in 1..=kalamdb::context::FORMAT {
-            let path = format!("{}/tests/fixtures/format-{format}.txt", env!("CARGO_MANIFEST_DIR"));
+            let path = format!("tests/fixtures/format-{format}.txt");
             let backend = load(&std::fs::read_to_string(path).expect("the fixture")).await?;
             let context = AppContext::open(Arc::new(backend), Config::default()).await?;
             assert_eq!(context.node_id().as_str(), "fixture");

@@ -363,7 +363,7 @@ fn exported_macros<'a>(files: impl Iterator<Item = (&'a Path, &'a str)>) -> BTre
 
 #[test]
 fn no_room_imports_one_above_it() {
-    let files = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let files = sources(Path::new("src"));
     let macros = exported_macros(files.iter().map(|(file, text)| (file.as_path(), text.as_str())));
     let modules = modules(&files);
     let found: Vec<String> =

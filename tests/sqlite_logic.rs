@@ -241,7 +241,7 @@ fn sqlite_logic_tests() {
     if let Ok(folder) = std::env::var("KALAM_SQLITE_TESTS") {
         return folder_of_tests(&folder);
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slt/sqlite");
+    let root = Path::new("tests/slt/sqlite");
     let mut paths: Vec<_> = std::fs::read_dir(&root).expect("a folder of tests").flatten().map(|e| e.path()).collect();
     paths.retain(|path| path.extension().is_some_and(|e| e == "test"));
     paths.sort();
