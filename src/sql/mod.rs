@@ -33,6 +33,7 @@ mod nullary;
 mod one_input;
 mod open_parameters;
 mod order_names;
+mod own_level;
 pub mod packed;
 mod params;
 mod parser;

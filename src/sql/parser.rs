@@ -165,7 +165,7 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>> {
     let tokens = Tokenizer::new(&KalamDialect::default(), sql)
         .tokenize_with_location()
         .map_err(|e| syntax_error(&ParserError::TokenizerError(e.to_string())))?;
-    let tokens = tokens::for_the_parser(tokens);
+    let tokens = tokens::as_the_parser_reads_them(tokens);
     let dialect = KalamDialect::for_tokens(&tokens);
     let parser = Parser::new(&dialect).with_recursion_limit(RECURSION_LIMIT).with_tokens_with_locations(tokens);
     StatementParser { parser }.statements().map_err(|e| {

@@ -1,8 +1,7 @@
-//! What is changed between the tokenizer and the parser: ways to write something that sqlparser does not read, or reads
-//! otherwise.
+//! What the parser reads otherwise than it is meant, mended in the tokens before it.
 //!
-//! Invariant: every token keeps its place in the text, and one that is put in has the place of what it stands for, so that
-//! errors still point into the text. A word is only changed where no name can stand.
+//! Invariant: only what sqlparser would refuse or misread changes, so every other statement keeps its tokens and their places.
+//! A token that is put in has the place of what it stands for.
 
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
@@ -41,8 +40,8 @@ const BEFORE_QUERIES: [Keyword; 27] = {
     ]
 };
 
-/// The tokens of a text as the parser is to read them.
-pub fn for_the_parser(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+/// The tokens of a text, as the parser is to read them.
+pub(super) fn as_the_parser_reads_them(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let tokens = without_options_word(without_empty_parentheses(tokens));
     with_selects_for_tables(without_hints(with_json_operators(tokens)))
 }
