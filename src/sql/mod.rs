@@ -51,6 +51,7 @@ mod subquery_places;
 mod sums;
 mod synonyms;
 mod time_formats;
+mod time_of_day;
 mod transaction;
 mod type_planner;
 mod unnest;
