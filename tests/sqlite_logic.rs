@@ -242,7 +242,7 @@ fn sqlite_logic_tests() {
         return folder_of_tests(&folder);
     }
     let root = Path::new("tests/slt/sqlite");
-    let mut paths: Vec<_> = std::fs::read_dir(&root).expect("a folder of tests").flatten().map(|e| e.path()).collect();
+    let mut paths: Vec<_> = std::fs::read_dir(root).expect("a folder of tests").flatten().map(|e| e.path()).collect();
     paths.retain(|path| path.extension().is_some_and(|e| e == "test"));
     paths.sort();
     let (mut ran, mut failures) = (0, Vec::new());
