@@ -20,7 +20,7 @@ use crate::sql::{DEFAULT_TRANSACTION_TIMEOUT, Session, SqlExecutor};
 use crate::storage::backup::{DATABASE_KEY, check_restored};
 use crate::storage::record::{self, RecordKind};
 use crate::storage::{
-    Backup, CountingBackend, Durability, GatedBackend, Partition, Restore, StorageBackend, WriteBatch,
+    self, Backup, CountingBackend, Durability, GatedBackend, Partition, Restore, StorageBackend, WriteBatch,
 };
 use crate::tables::{
     DueWork, Finding, Salvage, Scrub, SystemProviders, SystemTablesRegistry, TableProviders, TableStore,
@@ -198,8 +198,14 @@ impl AppContext {
     }
 
     /// What can be read of a damaged database, which need not open: as a backup that restores to one that does, and the
-    /// report of what is missing in it. Nobody may write to the backend meanwhile.
+    /// report of what is missing in it. Nobody may write to the backend meanwhile. `DATABASE_NOT_FOUND` if there is nothing.
     pub async fn rescue(backend: Arc<dyn StorageBackend>) -> Result<(Backup, Vec<Finding>)> {
+        if storage::is_empty(backend.as_ref()).await? {
+            return Err(KalamError::new(
+                ErrorCode::DatabaseNotFound,
+                format!("the storage '{}' holds no database: it is empty", backend.kind()),
+            ));
+        }
         let scrub = Scrub::run(&backend, None, true, || Ok(())).await?;
         let findings = scrub.findings.clone();
         let about = serde_json::json!({

@@ -84,6 +84,18 @@ async fn rescued(backend: &MemoryBackend) -> Result<(Arc<AppContext>, Vec<kalamd
     Ok((context, findings))
 }
 
+/// Nothing is no database, and no backup of an empty one.
+#[test]
+fn rescue_of_nothing_says_so_and_writes_nothing() -> Result<()> {
+    block_on(async {
+        let backend = MemoryBackend::new();
+        let error = AppContext::rescue(Arc::new(backend.reopen())).await.expect_err("there is no database");
+        assert_eq!(error.code(), ErrorCode::DatabaseNotFound);
+        assert!(records(&backend).await?.is_empty());
+        Ok(())
+    })
+}
+
 #[test]
 fn a_sound_database_is_found_sound_and_rescued_whole() -> Result<()> {
     block_on(async {

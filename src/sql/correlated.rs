@@ -22,7 +22,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 
 use super::not_in::{equal_rows, in_value};
-use super::unnest::{Domain, columns_of, has_subquery, is_one_row, outer_columns};
+use super::unnest::{Domain, columns_of, has_at_most_one_row, has_subquery, outer_columns};
 
 /// Rewrites the subqueries of SELECT lists and WHERE clauses.
 #[derive(Debug)]
@@ -185,7 +185,7 @@ fn join_with(
 ) -> DfResult<Option<(LogicalPlan, Expr)>> {
     let plan = &subquery.subquery;
     let outer = outer_columns(plan)?;
-    if outer.is_empty() || !is_one_row(plan) || is_grouped_join(subquery, rows.schema())? {
+    if outer.is_empty() || !has_at_most_one_row(plan) || is_grouped_join(subquery, rows.schema())? {
         return Ok(None);
     }
     // Columns of a query further out stay what they are, and are replaced where that query's rows are known.

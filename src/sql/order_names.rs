@@ -9,13 +9,13 @@ use std::ops::ControlFlow;
 
 use datafusion::common::DFSchema;
 use datafusion::sql::sqlparser::ast::{
-    self, Expr, Ident, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, TableFactor, Visit, VisitMut, Visitor,
-    VisitorMut,
+    self, Expr, Ident, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, TableFactor, Visit, Visitor,
 };
 
 use super::catalog::fold;
 use super::handlers::dml::select_from;
 use super::handlers::query::item_name;
+use super::own_level;
 use super::parser::position_of;
 use super::rewrite::MARK;
 use super::using;
@@ -42,11 +42,17 @@ pub fn clashes(query: &Query) -> HashSet<String> {
     if aliases.is_empty() {
         return aliases;
     }
-    let mut names = Names { found: Vec::new(), depth: 0 };
+    let mut names = HashSet::new();
     for key in keys.iter().filter(|key| !is_bare(&key.expr)) {
-        let _ = key.expr.visit(&mut names);
+        let _ = own_level::visit_expressions(&key.expr, |expr| {
+            if let Expr::Identifier(name) = expr {
+                names.insert(fold(name));
+            }
+            ControlFlow::<()>::Continue(())
+        });
     }
-    names.found.iter().map(fold).filter(|name| aliases.contains(name)).collect()
+    names.retain(|name| aliases.contains(name));
+    names
 }
 
 /// Qualifies such names where `columns`, those of the query's FROM, have them. Returns with those that they have.
@@ -59,13 +65,40 @@ pub fn qualify(
     let OrderByKind::Expressions(keys) = &mut order_by.kind else { return Ok(HashSet::new()) };
     // Of both sides of USING there is one column, which has no table.
     let merged: HashSet<String> = using::merged(&select.from).into_iter().map(|column| column.name).collect();
-    let mut qualify = Qualify { names, columns, merged, qualified: HashSet::new(), depth: 0 };
+    let mut qualified = HashSet::new();
+    let mut qualify = |expr: &mut Expr| -> Result<()> {
+        let Expr::Identifier(ident) = &*expr else { return Ok(()) };
+        let name = fold(ident);
+        if !names.contains(&name) || merged.contains(&name) {
+            return Ok(());
+        }
+        let mut having = columns.iter().filter(|(_, field)| *field.name() == name).map(|(table, _)| table);
+        match (having.next(), having.next()) {
+            (Some(Some(table)), None) => {
+                let parts = table.to_vec().into_iter().map(|part| Ident::with_quote('"', part));
+                qualified.insert(name.clone());
+                let column = Ident { span: ident.span, ..Ident::with_quote('"', name) };
+                *expr = Expr::CompoundIdentifier(parts.chain([column]).collect());
+                Ok(())
+            }
+            (Some(_), Some(_)) => {
+                Err(KalamError::new(ErrorCode::AmbiguousColumn, format!("column '{name}' is ambiguous"))
+                    .with_hint("Put the table's name or alias and a dot before it.")
+                    .at(position_of(ident)))
+            }
+            _ => Ok(()),
+        }
+    };
     for key in keys.iter_mut().filter(|key| !is_bare(&key.expr)) {
-        if let ControlFlow::Break(error) = VisitMut::visit(&mut key.expr, &mut qualify) {
+        let visited = own_level::change_expressions(&mut key.expr, |expr| match qualify(expr) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        });
+        if let ControlFlow::Break(error) = visited {
             return Err(error);
         }
     }
-    Ok(qualify.qualified)
+    Ok(qualified)
 }
 
 /// Names that are taken twice become others within a query, and what they were around it: DataFusion sorts by no column
@@ -129,78 +162,5 @@ fn is_bare(expr: &Expr) -> bool {
     match expr {
         Expr::Nested(inner) => is_bare(inner),
         expr => matches!(expr, Expr::Identifier(_)),
-    }
-}
-
-/// Collects bare names, but for those in subqueries.
-struct Names {
-    found: Vec<Ident>,
-    depth: usize,
-}
-
-impl Visitor for Names {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-        self.depth += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-        self.depth -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-        if let (0, Expr::Identifier(name)) = (self.depth, expr) {
-            self.found.push(name.clone());
-        }
-        ControlFlow::Continue(())
-    }
-}
-
-struct Qualify<'a> {
-    names: &'a HashSet<String>,
-    columns: &'a DFSchema,
-    merged: HashSet<String>,
-    qualified: HashSet<String>,
-    depth: usize,
-}
-
-impl VisitorMut for Qualify<'_> {
-    type Break = KalamError;
-
-    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<KalamError> {
-        self.depth += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<KalamError> {
-        self.depth -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<KalamError> {
-        let (0, Expr::Identifier(ident)) = (self.depth, &*expr) else { return ControlFlow::Continue(()) };
-        let name = fold(ident);
-        if !self.names.contains(&name) || self.merged.contains(&name) {
-            return ControlFlow::Continue(());
-        }
-        let mut having = self.columns.iter().filter(|(_, field)| *field.name() == name).map(|(table, _)| table);
-        match (having.next(), having.next()) {
-            (Some(Some(table)), None) => {
-                let parts = table.to_vec().into_iter().map(|part| Ident::with_quote('"', part));
-                self.qualified.insert(name.clone());
-                let column = Ident { span: ident.span, ..Ident::with_quote('"', name) };
-                *expr = Expr::CompoundIdentifier(parts.chain([column]).collect());
-                ControlFlow::Continue(())
-            }
-            (Some(_), Some(_)) => ControlFlow::Break(
-                KalamError::new(ErrorCode::AmbiguousColumn, format!("column '{name}' is ambiguous"))
-                    .with_hint("Put the table's name or alias and a dot before it.")
-                    .at(position_of(ident)),
-            ),
-            _ => ControlFlow::Continue(()),
-        }
     }
 }

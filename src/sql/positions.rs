@@ -13,6 +13,7 @@ use datafusion::sql::sqlparser::tokenizer::Location;
 
 use super::catalog::fold;
 use super::functions::aggregate_functions;
+use super::own_level;
 use super::parser::{Statement, position_at};
 use crate::error::{ErrorCode, KalamError};
 use crate::types::KalamDataType;
@@ -106,34 +107,16 @@ impl Find {
     }
 }
 
-/// Collects calls, but for those in subqueries.
-struct Calls<'a> {
-    wanted: &'a dyn Fn(&Function) -> bool,
-    found: &'a mut Vec<Location>,
-    depth: usize,
-}
-
-impl Visitor for Calls<'_> {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-        self.depth += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
-        self.depth -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-        if let (0, Expr::Function(call)) = (self.depth, expr)
-            && (self.wanted)(call)
+/// The places of such calls in a part of a query.
+fn calls(part: &impl Visit, wanted: impl Fn(&Function) -> bool, found: &mut Vec<Location>) {
+    let _ = own_level::visit_expressions(part, |expr| {
+        if let Expr::Function(call) = expr
+            && wanted(call)
         {
-            self.found.extend(first(&call.name).map(|name| name.span.start));
+            found.extend(first(&call.name).map(|name| name.span.start));
         }
-        ControlFlow::Continue(())
-    }
+        ControlFlow::<()>::Continue(())
+    });
 }
 
 fn last(name: &ObjectName) -> Option<&Ident> {
@@ -194,17 +177,16 @@ impl Visitor for Find {
                 }
             }
             Subject::Window => {
-                let mut calls = Calls { wanted: &|call| call.over.is_some(), found: &mut self.found, depth: 0 };
-                let _ = select.selection.visit(&mut calls);
-                let _ = select.group_by.visit(&mut calls);
-                let _ = select.having.visit(&mut calls);
+                let is_window = |call: &Function| call.over.is_some();
+                calls(&select.selection, is_window, &mut self.found);
+                calls(&select.group_by, is_window, &mut self.found);
+                calls(&select.having, is_window, &mut self.found);
             }
             Subject::Aggregate => {
                 let aggregates = aggregate_functions();
                 let is_one = |name: &Ident| aggregates.iter().any(|function| function.name() == fold(name));
                 let wanted = |call: &Function| call.over.is_none() && last(&call.name).is_some_and(is_one);
-                let mut calls = Calls { wanted: &wanted, found: &mut self.found, depth: 0 };
-                let _ = select.selection.visit(&mut calls);
+                calls(&select.selection, wanted, &mut self.found);
             }
             // HAVING has a condition, too: then it may be either.
             Subject::Where => {

@@ -24,7 +24,7 @@ use datafusion::logical_expr::{
     Signature, Subquery, Volatility,
 };
 
-use super::unnest::{has_subquery, is_one_row};
+use super::unnest::{has_at_most_one_row, has_subquery};
 use crate::error::{ErrorCode, KalamError};
 
 /// The plan with scalar subqueries that DataFusion takes for what they are; see the module's comment.
@@ -69,7 +69,7 @@ fn plain_subquery(subquery: Subquery) -> DfResult<Transformed<Expr>> {
     let Column { relation, name, .. } = column.clone();
     let column = Expr::Column(column);
     if !subquery.outer_ref_columns.is_empty() {
-        if is_one_row(plan) {
+        if has_at_most_one_row(plan) {
             return as_it_is(subquery);
         }
         let (plan, column) = match with_named_value(plan.clone())? {
@@ -84,7 +84,7 @@ fn plain_subquery(subquery: Subquery) -> DfResult<Transformed<Expr>> {
         let subquery = Subquery { subquery: Arc::new(plan), ..subquery };
         return Ok(Transformed::yes(ONLY.call(vec![Expr::ScalarSubquery(subquery)])));
     }
-    if plan.schema().field(0).is_nullable() || has_one_row(plan) {
+    if plan.schema().field(0).is_nullable() || has_exactly_one_row(plan) {
         return as_it_is(subquery);
     }
     let value = UNSAID.call(vec![column]).alias_qualified(relation, name);
@@ -113,12 +113,12 @@ fn takes_a_name(subquery: &Subquery) -> bool {
     !subquery.outer_ref_columns.is_empty() && projection.expr.len() == 1 && !projection.expr.iter().all(plain)
 }
 
-/// Whether it has a row whatever there is.
-fn has_one_row(plan: &LogicalPlan) -> bool {
+/// Whether a plan has one row whatever the tables hold.
+fn has_exactly_one_row(plan: &LogicalPlan) -> bool {
     match plan {
-        LogicalPlan::Projection(projection) => has_one_row(&projection.input),
-        LogicalPlan::SubqueryAlias(alias) => has_one_row(&alias.input),
-        LogicalPlan::Sort(sort) => sort.fetch.is_none() && has_one_row(&sort.input),
+        LogicalPlan::Projection(projection) => has_exactly_one_row(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => has_exactly_one_row(&alias.input),
+        LogicalPlan::Sort(sort) => sort.fetch.is_none() && has_exactly_one_row(&sort.input),
         LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty(),
         LogicalPlan::EmptyRelation(empty) => empty.produce_one_row,
         _ => false,

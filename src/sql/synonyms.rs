@@ -13,6 +13,9 @@ use super::catalog::{fold, position_of_name};
 use super::rewrite::call;
 use crate::error::{ErrorCode, KalamError};
 
+const TIMESTAMP: DataType = DataType::Timestamp(None, TimezoneInfo::None);
+const TIME: DataType = DataType::Time(None, TimezoneInfo::None);
+
 /// The name here of a function that is called otherwise elsewhere, with the same arguments.
 pub fn name_here(function: &Function) -> Option<&'static str> {
     let [part] = function.name.0.as_slice() else { return None };
@@ -57,21 +60,17 @@ pub fn expression(function: &Function) -> Option<Expr> {
         ("iif" | "if", [condition, then, otherwise]) => case(condition, then, Some(otherwise)),
         ("iif" | "if", [condition, then]) => case(condition, then, None),
         ("date", [value]) => moment(value, DataType::Date, "current_date"),
-        // The time of a text with a date.
-        ("time", [value]) if written(value).is_some_and(|text| text.contains('-')) => {
-            let at = cast(value.clone(), DataType::Timestamp(None, TimezoneInfo::None));
-            cast(at, DataType::Time(None, TimezoneInfo::None))
-        }
-        ("time", [value]) => moment(value, DataType::Time(None, TimezoneInfo::None), "current_time"),
+        // Of other values there is a function: what text holds, a time or a date, is known when it is read.
+        ("time", [value]) if is_now(value) => cast(call("current_time", Vec::new()), TIME),
         // Without a % there is nothing to fill in, also where to_char has patterns of its own.
         ("strftime", [format, _]) if written(format).is_some_and(|text| !text.contains('%')) => format.clone(),
-        ("datetime", [value]) => moment(value, DataType::Timestamp(None, TimezoneInfo::None), "now"),
+        ("datetime", [value]) => moment(value, TIMESTAMP, "now"),
         ("strftime", [format, value]) => {
-            let at = moment(value, DataType::Timestamp(None, TimezoneInfo::None), "now");
+            let at = moment(value, TIMESTAMP, "now");
             call("to_char", vec![at, format.clone()])
         }
         ("unixepoch", [value]) => {
-            let at = moment(value, DataType::Timestamp(None, TimezoneInfo::None), "now");
+            let at = moment(value, TIMESTAMP, "now");
             cast(call("date_part", vec![text("epoch"), at]), DataType::BigInt(None))
         }
         ("hex", [value]) => call("upper", vec![call("encode", vec![value.clone(), text("hex")])]),
@@ -126,10 +125,11 @@ fn written(expr: &Expr) -> Option<&str> {
 
 /// A value as a date or time; `'now'` is the moment of the statement, as in SQLite.
 fn moment(value: &Expr, data_type: DataType, now: &str) -> Expr {
-    match written(value) {
-        Some(text) if text.eq_ignore_ascii_case("now") => cast(call(now, Vec::new()), data_type),
-        _ => cast(value.clone(), data_type),
-    }
+    cast(if is_now(value) { call(now, Vec::new()) } else { value.clone() }, data_type)
+}
+
+fn is_now(value: &Expr) -> bool {
+    written(value).is_some_and(|text| text.eq_ignore_ascii_case("now"))
 }
 
 fn case(condition: &Expr, then: &Expr, otherwise: Option<&Expr>) -> Expr {

@@ -69,15 +69,15 @@ pub fn columns_of(plan: &LogicalPlan) -> Vec<Expr> {
 }
 
 /// Whether a plan has one row at the most.
-pub fn is_one_row(plan: &LogicalPlan) -> bool {
+pub fn has_at_most_one_row(plan: &LogicalPlan) -> bool {
     match plan {
-        LogicalPlan::Projection(projection) => is_one_row(&projection.input),
-        LogicalPlan::SubqueryAlias(alias) => is_one_row(&alias.input),
-        LogicalPlan::Filter(filter) => is_one_row(&filter.input),
-        LogicalPlan::Sort(sort) => is_one_row(&sort.input),
+        LogicalPlan::Projection(projection) => has_at_most_one_row(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => has_at_most_one_row(&alias.input),
+        LogicalPlan::Filter(filter) => has_at_most_one_row(&filter.input),
+        LogicalPlan::Sort(sort) => has_at_most_one_row(&sort.input),
         LogicalPlan::Aggregate(aggregate) => aggregate.group_expr.is_empty(),
         LogicalPlan::Limit(limit) => {
-            matches!(limit.get_fetch_type(), Ok(FetchType::Literal(Some(0 | 1)))) || is_one_row(&limit.input)
+            matches!(limit.get_fetch_type(), Ok(FetchType::Literal(Some(0 | 1)))) || has_at_most_one_row(&limit.input)
         }
         LogicalPlan::EmptyRelation(_) => true,
         _ => false,

@@ -1,17 +1,18 @@
 //! The columns of `JOIN … USING`.
 //!
 //! A bare name of such a column means the left table's value or, where there is none, the right one's; DataFusion reads
-//! the left table's, and in WHERE calls the name ambiguous. Invariant: bare names, and what `*` means, are written out as that before a statement is
-//! planned; names with a table before them keep their meaning.
+//! the left table's, and in WHERE calls the name ambiguous. Invariant: bare names, and what `*` means, are written out as
+//! that before a statement is planned; names with a table before them keep their meaning.
 
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Expr, Ident, JoinConstraint, JoinOperator, Query, Select, SelectItem, SetExpr, Statement, TableFactor,
-    TableWithJoins, Visit, VisitMut, Visitor, VisitorMut,
+    TableWithJoins, Visit, Visitor,
 };
 
 use super::catalog::fold;
+use super::own_level;
 use super::rewrite::call;
 
 /// What a name of a USING column stands for.
@@ -113,40 +114,18 @@ pub fn write_out(query: &mut Query) {
         .iter()
         .filter_map(|item| if let SelectItem::ExprWithAlias { alias, .. } = item { Some(fold(alias)) } else { None })
         .collect();
-    let mut visitor = WriteOut { columns: &columns, depth: 0 };
-    let _ = VisitMut::visit(select.as_mut(), &mut visitor);
-    if let Some(order) = &mut query.order_by {
-        // ORDER BY means a column of the result first.
-        let columns: Vec<Merged> = columns.into_iter().filter(|c| !named.contains(&c.name)).collect();
-        let _ = VisitMut::visit(order, &mut WriteOut { columns: &columns, depth: 0 });
-    }
-}
-
-struct WriteOut<'a> {
-    columns: &'a [Merged],
-    depth: usize,
-}
-
-impl VisitorMut for WriteOut<'_> {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
-        self.depth += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
-        self.depth -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if self.depth == 0
-            && let Expr::Identifier(name) = expr
-            && let Some(column) = self.columns.iter().find(|c| c.name == fold(name))
+    let write = |columns: &[Merged], expr: &mut Expr| {
+        if let Expr::Identifier(name) = expr
+            && let Some(column) = columns.iter().find(|c| c.name == fold(name))
         {
             *expr = column.expr.clone();
         }
-        ControlFlow::Continue(())
+        ControlFlow::<()>::Continue(())
+    };
+    let _ = own_level::change_expressions(select, |expr| write(&columns, expr));
+    if let Some(order) = &mut query.order_by {
+        // ORDER BY means a column of the result first.
+        let columns: Vec<Merged> = columns.into_iter().filter(|c| !named.contains(&c.name)).collect();
+        let _ = own_level::change_expressions(order, |expr| write(&columns, expr));
     }
 }

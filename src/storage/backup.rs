@@ -22,7 +22,7 @@ use bytes::{Buf, Bytes};
 
 use super::gate::Closed;
 use super::{
-    Durability, KeyRange, KeyValue, MAX_VALUE_BYTES, Pages, Partition, ScanOptions, StorageBackend, WriteBatch, record,
+    Durability, KeyRange, KeyValue, MAX_VALUE_BYTES, Pages, Partition, StorageBackend, WriteBatch, is_empty, record,
 };
 use crate::error::{ErrorCode, KalamError, Result};
 
@@ -200,15 +200,12 @@ impl Restore {
         if backend.get(Partition::Meta, RESTORING_KEY).await?.is_some() {
             clear(backend.as_ref()).await?;
         }
-        for partition in Partition::ALL {
-            let one = ScanOptions { limit: Some(1), reverse: false };
-            if !backend.scan(partition, &KeyRange::all(), one).await?.is_empty() {
-                return Err(KalamError::new(
-                    ErrorCode::DatabaseExists,
-                    "a backup is restored into a new database, and this one exists already",
-                )
-                .with_hint("Choose another name, or delete the database first."));
-            }
+        if !is_empty(backend.as_ref()).await? {
+            return Err(KalamError::new(
+                ErrorCode::DatabaseExists,
+                "a backup is restored into a new database, and this one exists already",
+            )
+            .with_hint("Choose another name, or delete the database first."));
         }
         let mut batch = WriteBatch::new();
         batch.put(Partition::Meta, RESTORING_KEY, Bytes::from_static(b"a restore was begun"));

@@ -350,6 +350,17 @@ pub trait StorageBackend: Send + Sync + Debug {
     async fn close(&self) -> Result<()>;
 }
 
+/// Whether a backend holds no record at all: nobody ever made a database of it.
+pub async fn is_empty(backend: &dyn StorageBackend) -> Result<bool> {
+    for partition in Partition::ALL {
+        let one = ScanOptions { limit: Some(1), reverse: false };
+        if !backend.scan(partition, &KeyRange::all(), one).await?.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Reads a range of a blob from the parts that [`WriteBatch::put_blob`] wrote.
 async fn read_blob_parts<B: StorageBackend + ?Sized>(
     backend: &B,

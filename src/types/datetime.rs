@@ -135,6 +135,11 @@ impl Cursor<'_> {
         Some(sign * (hours * 3600 + minutes * 60))
     }
 
+    /// Whether a date may be in front: a time has a colon behind its first digits.
+    fn has_date(&self) -> bool {
+        self.0.iter().find(|b| !b.is_ascii_digit()).is_some_and(|b| *b != b':')
+    }
+
     fn spaces(&mut self) {
         while self.eat(b" ").is_some() {}
     }
@@ -195,11 +200,21 @@ pub fn parse_datetime(text: &str, zoned: bool) -> Result<i64> {
     })
 }
 
-/// Microseconds since midnight of a time of day.
+/// Microseconds since midnight of a time of day. A date before it and a zone behind it are read and dropped, as PostgreSQL
+/// does; a date without a time is none.
 pub fn parse_time(text: &str) -> Result<i64> {
     let read = || {
         let mut c = Cursor(text.trim().as_bytes());
+        if c.has_date() {
+            c.date()?;
+            c.eat(b"Tt ")?;
+            c.spaces();
+        }
         let us = c.time()?;
+        c.spaces();
+        if !c.0.is_empty() {
+            c.zone()?;
+        }
         c.end()?;
         (us < DAY).then_some(us)
     };
@@ -292,6 +307,9 @@ mod tests {
         assert_eq!(parse_date("1969-12-31").unwrap(), -1);
         assert_eq!(parse_date("2024-01-02T03:04:05Z").unwrap(), parse_date("2024-01-02").unwrap());
         assert_eq!(parse_time("23:59:59.000001").unwrap(), DAY - SECOND + 1);
+        for text in ["2024-02-29T12:00:00", "20240229 12:00", "12:00Z", "12:00:00+02", " 2024/2/29  12:00 +02:00 "] {
+            assert_eq!(parse_time(text).unwrap(), 43_200 * SECOND, "{text}");
+        }
         assert_eq!(format_datetime(noon + 500_000, true), "2024-02-29T12:00:00.500Z");
         assert_eq!(format_date(parse_date("-0044-03-15").unwrap()), "-0044-03-15");
     }
@@ -323,7 +341,9 @@ mod tests {
         ] {
             assert!(parse_datetime(text, true).is_err(), "{text}");
         }
-        for text in ["24:00:00", "23:59:60", "12", "12:5", "12:00:00.", "-1:00"] {
+        for text in
+            ["24:00:00", "23:59:60", "12", "12:5", "12:00:00.", "-1:00", "2024-01-01", "2023-02-29 12:00", "12:00 x"]
+        {
             assert!(parse_time(text).is_err(), "{text}");
         }
     }

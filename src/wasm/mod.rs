@@ -107,7 +107,7 @@ impl Engine {
                 transaction_timeout: optional_number(&config, "transactionTimeoutMs")?
                     .map_or(defaults.transaction_timeout, |ms| Duration::from_secs_f64((ms / 1000.0).clamp(0.0, 1e9))),
             };
-            let backend = backend_of(&config).await?;
+            let backend = backend_of(&config, true).await?;
             let opened = match Reflect::get(&config, &"restore".into()).ok().filter(JsValue::is_object) {
                 Some(bytes) => restore_from(&backend, &bytes.unchecked_into(), options).await,
                 None => AppContext::open(Arc::clone(&backend), options).await,
@@ -141,7 +141,7 @@ impl Engine {
     /// result is the report, rows of `object`, `status` and `detail`.
     pub fn rescue(config: JsValue, chunk: Function) -> Promise {
         promise(async move {
-            let backend = backend_of(&config).await?;
+            let backend = backend_of(&config, false).await?;
             let rescued = rescue_to(&backend, &chunk).await;
             backend.close().await?;
             rescued
@@ -401,8 +401,8 @@ async fn rescue_to(backend: &Arc<dyn StorageBackend>, chunk: &Function) -> Resul
     Ok(report.into())
 }
 
-/// What a configuration says that a database is stored on.
-async fn backend_of(config: &JsValue) -> Result<Arc<dyn StorageBackend>> {
+/// What a configuration says that a database is stored on. `make`: whether a database that is not there is made.
+async fn backend_of(config: &JsValue, make: bool) -> Result<Arc<dyn StorageBackend>> {
     let name = optional_string(config, "name")?.unwrap_or_default();
     let supplied = Reflect::get(config, &"storage".into()).ok().filter(JsValue::is_object);
     let storage = match supplied {
@@ -412,7 +412,8 @@ async fn backend_of(config: &JsValue) -> Result<Arc<dyn StorageBackend>> {
     let backend: Arc<dyn StorageBackend> = match storage.as_str() {
         "host" => Arc::new(HostBackend::new(supplied.unwrap_or_default().unchecked_into())?),
         "memory" => Arc::new(MemoryBackend::new()),
-        "indexeddb" => Arc::new(IndexedDbBackend::open(&name).await?),
+        "indexeddb" if make => Arc::new(IndexedDbBackend::open(&name).await?),
+        "indexeddb" => Arc::new(IndexedDbBackend::open_existing(&name).await?),
         other => {
             return Err(KalamError::new(
                 ErrorCode::InvalidOption,

@@ -121,6 +121,44 @@ describe('deleteDatabase', () => {
   })
 })
 
+describe('rescue', () => {
+  test('of a database that never was is DATABASE_NOT_FOUND, and makes none', async () => {
+    const { first, second, names } = await b.page.evaluate(async () => {
+      const first = await attempt(() => kalamdb.rescue('never-there'))
+      const second = await attempt(() => kalamdb.rescue({ name: 'never-there' }))
+      return { first, second, names: (await indexedDB.databases()).map(one => one.name) }
+    })
+    for (const outcome of [first, second]) {
+      const error = failsWith(outcome, 'DATABASE_NOT_FOUND')
+      assert.equal(error.sqlstate, '3D000')
+      assert.match(error.message, /'never-there' does not exist/)
+    }
+    assert.ok(!names.some(name => name.includes('never-there')), names.join())
+  })
+
+  test('of a sound database gives all of it, and the name is free afterwards', async () => {
+    const result = await b.page.evaluate(async () => {
+      const first = await kalamdb.connect('to-rescue')
+      await first.exec('CREATE TABLE t (id INT PRIMARY KEY); INSERT INTO t VALUES (1), (2)')
+      const locked = await attempt(() => kalamdb.rescue('to-rescue'))
+      await first.close()
+      const { bytes, report } = await kalamdb.rescue('to-rescue')
+      const copy = await kalamdb.connect({ name: 'rescued', storage: 'memory', restore: bytes })
+      const rows = await copy.query('SELECT id FROM t ORDER BY id')
+      await copy.close()
+      const again = await kalamdb.connect('to-rescue')
+      await again.exec('INSERT INTO t VALUES (3)')
+      const own = await again.query('SELECT id FROM t ORDER BY id')
+      await again.close()
+      return { locked, sound: report.every(row => row.status === 'ok'), rows, own }
+    })
+    failsWith(result.locked, 'DATABASE_LOCKED')
+    assert.equal(result.sound, true)
+    assert.deepEqual(result.rows, [{ id: 1 }, { id: 2 }])
+    assert.deepEqual(result.own, [{ id: 1 }, { id: 2 }, { id: 3 }])
+  })
+})
+
 describe('close', () => {
   test('waits for what is running; later calls get CONNECTION_CLOSED; closing again is harmless', async () => {
     const result = await b.page.evaluate(async () => {

@@ -305,6 +305,29 @@ async fn existence() -> Result<()> {
     Ok(())
 }
 
+/// What is only to be read is not made.
+#[wasm_bindgen_test]
+async fn an_existing_database_is_opened_and_no_other() -> Result<()> {
+    let name = "only-if-there";
+    delete_database(name).await?;
+    for _ in 0..2 {
+        let error = IndexedDbBackend::open_existing(name).await.expect_err("there is none");
+        assert_eq!(error.code(), ErrorCode::DatabaseNotFound, "{error}");
+        assert!(!database_exists(name).await?, "it must not have been made");
+    }
+    let backend = IndexedDbHarness.fresh(name).await?;
+    put_all(&backend, LOG, &[(b"k", b"v")]).await?;
+    backend.close().await?;
+    let backend: Arc<dyn StorageBackend> = Arc::new(IndexedDbBackend::open_existing(name).await?);
+    assert_eq!(backend.get(LOG, b"k").await?.as_deref(), Some(b"v".as_slice()));
+    // It is not made again when somebody deletes it.
+    JsFuture::from(delete_raw("kalamdb:only-if-there")).await.expect("must not be blocked");
+    let error = backend.get(LOG, b"k").await.expect_err("the database is gone");
+    assert_eq!(error.code(), ErrorCode::StorageClosed, "{error}");
+    assert!(!database_exists(name).await?);
+    backend.close().await
+}
+
 /// The scans again as a browser without `getAllRecords` runs them.
 #[wasm_bindgen_test]
 async fn scans_without_get_all_records() -> Result<()> {

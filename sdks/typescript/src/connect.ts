@@ -112,7 +112,8 @@ export async function deleteDatabase(name: string, options: DeleteOptions = {}):
  * Reads everything that can be read of a database with damaged records, which may well not open any more: a backup to
  * restore under another name, and the report of what is missing in it. The database is not changed.
  *
- * Errors: `DATABASE_LOCKED` while a connection has it open, `DATABASE_NOT_FOUND` if no folder of `path` holds it.
+ * Errors: `DATABASE_LOCKED` while a connection has it open, `DATABASE_NOT_FOUND` if there is none of this name: none is
+ * made.
  *
  * @param options as for {@link connect}
  */

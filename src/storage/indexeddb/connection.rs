@@ -61,6 +61,17 @@ enum State {
     Closed,
 }
 
+/// What an open does if the database is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IfMissing {
+    /// Makes it.
+    Make,
+    /// Fails: there is none to read.
+    NotFound,
+    /// Fails: it was there before, so somebody deleted it.
+    Gone,
+}
+
 /// The place of the connection, shared by all calls of one backend.
 pub(super) struct Slot {
     name: String,
@@ -68,19 +79,19 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Opens the database, making it if it is not there.
-    pub async fn open(name: &str) -> Result<Rc<Self>> {
+    /// Opens the database.
+    pub async fn open(name: &str, if_missing: IfMissing) -> Result<Rc<Self>> {
         let slot = Rc::new(Self { name: name.to_owned(), state: RefCell::new(State::Lost) });
-        slot.connect(true).await?;
+        slot.connect(if_missing).await?;
         Ok(slot)
     }
 
     /// The open connection, opened again if it was lost.
     pub async fn connection(self: &Rc<Self>) -> Result<Rc<Connection>> {
-        self.connect(false).await
+        self.connect(IfMissing::Gone).await
     }
 
-    async fn connect(self: &Rc<Self>, create: bool) -> Result<Rc<Connection>> {
+    async fn connect(self: &Rc<Self>, if_missing: IfMissing) -> Result<Rc<Connection>> {
         let opening = {
             let mut state = self.state.borrow_mut();
             match &*state {
@@ -90,7 +101,7 @@ impl Slot {
                 State::Opening(opening) => opening.clone(),
                 State::Lost => {
                     let slot = Rc::clone(self);
-                    let opening = async move { slot.reach(create).await }.boxed_local().shared();
+                    let opening = async move { slot.reach(if_missing).await }.boxed_local().shared();
                     *state = State::Opening(opening.clone());
                     opening
                 }
@@ -100,8 +111,8 @@ impl Slot {
     }
 
     /// Opens a connection and puts it into its place, unless the backend was closed meanwhile.
-    async fn reach(self: Rc<Self>, create: bool) -> Result<Rc<Connection>> {
-        let open = || open_in_own_task(full_name(&self.name), create);
+    async fn reach(self: Rc<Self>, if_missing: IfMissing) -> Result<Rc<Connection>> {
+        let open = || open_in_own_task(full_name(&self.name), if_missing == IfMissing::Make);
         let opened = tried_again(open, |failure| matches!(failure, OpenFailure::Other(f) if f.connection_lost())).await;
         // The old state is dropped after the borrow: it may hold the last handle of this very future.
         let (result, _old) = match opened {
@@ -115,7 +126,10 @@ impl Slot {
                     (Err(self.closed()), None)
                 }
             }
-            Err(OpenFailure::Missing) => (Err(self.gone()), self.leave_opening(State::Gone)),
+            Err(OpenFailure::Missing) => {
+                let error = if if_missing == IfMissing::NotFound { self.not_found() } else { self.gone() };
+                (Err(error), self.leave_opening(State::Gone))
+            }
             Err(OpenFailure::Wiped(told)) => (Err(self.wiped(&told)), self.leave_opening(State::Gone)),
             Err(OpenFailure::Other(failure)) => {
                 let error = self.open_error(failure).await;
@@ -186,6 +200,14 @@ impl Slot {
             ),
         )
         .with_hint("Restore a backup, or load the data again: the next connection starts with an empty database.")
+    }
+
+    fn not_found(&self) -> KalamError {
+        KalamError::new(
+            ErrorCode::DatabaseNotFound,
+            format!("the database '{}' does not exist in the IndexedDB of this origin", self.name),
+        )
+        .with_hint("indexedDB.databases() lists those that do, as 'kalamdb:' and the name.")
     }
 
     fn gone(&self) -> KalamError {

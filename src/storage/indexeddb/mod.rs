@@ -28,7 +28,7 @@ use indexed_db_futures::transaction::{Transaction, TransactionDurability, Transa
 use indexed_db_futures::typed_array::Uint8ArraySlice;
 use js_sys::Reflect;
 
-use self::connection::{Connection, Slot};
+use self::connection::{Connection, IfMissing, Slot};
 use self::failure::Failure;
 use super::{
     Durability, KeyRange, KeyValue, Partition, ScanOptions, StorageBackend, StorageStats, WriteBatch, WriteOp,
@@ -58,8 +58,17 @@ impl fmt::Debug for IndexedDbBackend {
 impl IndexedDbBackend {
     /// Opens the database of this name and makes it if it is not there.
     pub async fn open(name: &str) -> Result<Self> {
+        Self::reach(name, IfMissing::Make).await
+    }
+
+    /// Opens the database of this name; `DATABASE_NOT_FOUND` if it is not there, and none is made.
+    pub async fn open_existing(name: &str) -> Result<Self> {
+        Self::reach(name, IfMissing::NotFound).await
+    }
+
+    async fn reach(name: &str, if_missing: IfMissing) -> Result<Self> {
         let owned = name.to_owned();
-        let slot = run(async move { Ok(Arc::new(SendFuture::new(Slot::open(&owned).await?))) }).await?;
+        let slot = run(async move { Ok(Arc::new(SendFuture::new(Slot::open(&owned, if_missing).await?))) }).await?;
         Ok(Self { name: name.into(), slot })
     }
 
