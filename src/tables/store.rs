@@ -213,6 +213,12 @@ impl TableStore {
         self.slots.lock().get(scope)?.hot.lock().clone()
     }
 
+    /// The hot tier of a scope, if it is in memory.
+    pub(super) fn hot_now(&self, scope: &ScopeKey) -> Option<Arc<HotTable>> {
+        self.check_there(scope.table_no).ok()?;
+        self.loaded(scope)
+    }
+
     /// The hot tier of a scope, read from its log when it is first touched. Fails with a conflict if `definition` is
     /// older than one that the rows in memory are keyed by: whoever has it has to look the table up again.
     pub async fn hot(&self, scope: &ScopeKey, definition: &TableDefinition) -> Result<Arc<HotTable>> {

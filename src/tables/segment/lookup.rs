@@ -8,6 +8,7 @@
 //! ended are found, because the others need not convert.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray};
@@ -51,30 +52,54 @@ impl Segment {
                     continue;
                 }
                 let columns = self.key_columns(group, &ids).await?;
-                let rows = self.meta().group_rows(group);
-                let mut buffer = Vec::with_capacity(key.len());
-                let mut compare = |row: u32| {
-                    buffer.clear();
-                    written.codec().encode(&columns, row as usize, &mut buffer)?;
-                    Ok::<_, KalamError>(buffer.as_slice().cmp(key))
-                };
-                let (mut low, mut high) = (0, rows.len() as u32);
-                while low < high {
-                    let middle = low + (high - low) / 2;
-                    if compare(middle)?.is_lt() { low = middle + 1 } else { high = middle }
-                }
-                while low < rows.len() as u32 && compare(low)?.is_eq() {
-                    found.push((place, rows.start + low));
-                    low += 1;
-                }
+                found.extend(self.search(group, &columns, written, key)?.map(|row| (place, row)));
             }
         }
         found.sort_unstable_by_key(|(_, row)| *row);
         Ok(found)
     }
 
+    /// The rows of an encoded key, if everything that has to be looked at is in memory. `key` is as in
+    /// [`Segment::find_keys`].
+    pub fn find_in_memory(&self, key: &KeySpec, encoded: &[u8]) -> Option<Vec<u32>> {
+        if self.meta().schema_version < key.version() {
+            return None;
+        }
+        let mut found = Vec::new();
+        if self.meta().may_hold(encoded) {
+            for group in self.candidate_groups(encoded) {
+                let columns = key.columns().iter().map(|id| self.column_in_memory(group, *id));
+                let columns: Vec<ArrayRef> = columns.collect::<Option<_>>()?;
+                found.extend(self.search(group, &columns, key, encoded).ok()?);
+            }
+        }
+        Some(found)
+    }
+
+    /// The rows of a row group that have a key, in its key columns.
+    fn search(&self, group: usize, columns: &[ArrayRef], key: &KeySpec, encoded: &[u8]) -> Result<Range<u32>> {
+        let keys = key.codec().rows(columns)?;
+        let mut buffer = Vec::with_capacity(encoded.len());
+        let mut compare = |row: u32| {
+            buffer.clear();
+            keys.encode(row as usize, &mut buffer)?;
+            Ok::<_, KalamError>(buffer.as_slice().cmp(encoded))
+        };
+        let rows = self.meta().group_rows(group);
+        let (mut low, mut high) = (0, rows.len() as u32);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if compare(middle)?.is_lt() { low = middle + 1 } else { high = middle }
+        }
+        let mut end = low;
+        while end < rows.len() as u32 && compare(end)?.is_eq() {
+            end += 1;
+        }
+        Ok(rows.start + low..rows.start + end)
+    }
+
     /// The row groups that a key can be in. Versions of one key may lie on both sides of a border.
-    fn candidate_groups(&self, key: &[u8]) -> std::ops::Range<usize> {
+    fn candidate_groups(&self, key: &[u8]) -> Range<usize> {
         let firsts = &self.meta().group_keys;
         // First keys are cut, so they may be below the key they stand for: the group before one that is not above
         // the key may hold it too.

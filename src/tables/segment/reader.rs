@@ -24,7 +24,7 @@ use super::cache::{Cached, Item, SegmentCache};
 use super::file::{SegmentFile, SparseFile};
 use super::marks::DeleteVector;
 use super::meta::SegmentMeta;
-use super::{ROW_GROUP_ROWS, ROW_ID_FIELD_ID, SEQ_FIELD_ID};
+use super::{ROW_ID_FIELD_ID, SEQ_FIELD_ID};
 use crate::error::{KalamError, Result};
 use crate::storage::StorageBackend;
 use crate::tables::Seq;
@@ -259,13 +259,16 @@ impl Segment {
         self.is_kept(Item::Column { group: group as u32, id })
     }
 
-    fn cached_columns(&self, group: usize, ids: &[u32]) -> Vec<Option<ArrayRef>> {
-        let group = group as u32;
-        let column = |id: &u32| match self.has(*id).then(|| self.cached(Item::Column { group, id: *id })) {
+    /// A column of a row group, if rows were written with it and it is in memory.
+    pub fn column_in_memory(&self, group: usize, id: u32) -> Option<ArrayRef> {
+        match self.has(id).then(|| self.cached(Item::Column { group: group as u32, id })) {
             Some(Some(Cached::Column(array))) => Some(array),
             _ => None,
-        };
-        ids.iter().map(column).collect()
+        }
+    }
+
+    fn cached_columns(&self, group: usize, ids: &[u32]) -> Vec<Option<ArrayRef>> {
+        ids.iter().map(|id| self.column_in_memory(group, *id)).collect()
     }
 
     /// Decodes columns of a row group, all rows or those of a selection. What has to be read is added to `file`.
@@ -311,7 +314,7 @@ impl Segment {
         let mut parts: Vec<Vec<ArrayRef>> = vec![Vec::new(); ids.len()];
         let mut rest = rows;
         while let Some(&first) = rest.first() {
-            let group = first as usize / ROW_GROUP_ROWS;
+            let group = self.meta.group_of(first);
             let range = self.meta.group_rows(group);
             let here = rest.partition_point(|row| *row < range.end);
             if range.is_empty() || here == 0 {
