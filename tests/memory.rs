@@ -151,6 +151,53 @@ fn batch(ids: std::ops::Range<i32>, bytes: usize) -> RecordBatch {
     RecordBatch::try_from_iter(["id", "s"].into_iter().zip(columns)).expect("two columns")
 }
 
+/// What rows become for the log is held beside them until the import commits.
+#[test]
+fn what_is_encoded_counts_too() -> Result<()> {
+    let db = Database::open()?;
+    db.exec("CREATE TABLE t (id INT PRIMARY KEY, s TEXT)")?;
+    // Texts that hardly compress, of four million bytes; as many that do.
+    let texts = |text: &dyn Fn(u64) -> String| {
+        let texts: StringArray = (0..50_000).map(|id| Some(text(id))).collect();
+        let columns: [ArrayRef; 2] = [Arc::new(Int32Array::from_iter_values(0..50_000)), Arc::new(texts)];
+        vec![RecordBatch::try_from_iter(["id", "s"].into_iter().zip(columns)).expect("two columns")]
+    };
+    let noise =
+        |id: u64| (1..=5).map(|n| format!("{:016x}", (id * 5 + n).wrapping_mul(0x9E37_79B9_7F4A_7C15))).collect();
+    db.does_not_fit(db.insert(texts(&noise)), "texts that do not compress");
+    assert_eq!(db.insert(texts(&|id| format!("{id:080}")))?.rows_affected, 50_000);
+    Ok(())
+}
+
+/// Indexes and orders of keys are memory of the rows that they belong to: they are told, and they make room necessary.
+#[test]
+fn what_finds_and_orders_rows_counts_as_the_rows_do() -> Result<()> {
+    let db = Database::open()?;
+    let stats = || {
+        let statistics = db.0.store().statistics();
+        (statistics.hot_bytes, statistics.hot_index_bytes)
+    };
+    db.exec("CREATE TABLE t (id INT PRIMARY KEY, n INT)")?;
+    // 20 bytes a row with its number and its end, against the order of keys, and the index of n.
+    db.changed("INSERT INTO t SELECT 7919 * value % 20000, value FROM generate_series(0, 19999)")?;
+    let (bytes, index) = stats();
+    assert!(index >= 20_000 * 12, "the keys' index takes {index} bytes");
+    assert_eq!(bytes, 20_000 * 16 + index);
+    db.exec("SELECT id FROM t WHERE id BETWEEN 100 AND 120")?;
+    assert_eq!(stats(), (bytes + 80_000, index + 80_000), "the order of keys");
+    db.exec("CREATE INDEX by_n ON t (n)")?;
+    db.exec("SELECT id FROM t WHERE n BETWEEN 100 AND 120")?;
+    let (bytes, index) = stats();
+    assert!(index > 20_000 * 60, "with an index of n they take {index} bytes");
+    assert!(bytes > HOT as u64 && bytes - index < HOT as u64, "{bytes} bytes, {index} of them for indexes");
+    // Whoever writes next but one makes room: the first finds out how much there is.
+    db.changed("INSERT INTO t VALUES (-1, 0)")?;
+    db.changed("INSERT INTO t VALUES (-2, 0)")?;
+    assert!(db.hot_bytes() < HOT as u64 / 16, "{} bytes", db.hot_bytes());
+    assert_eq!(db.numbers("SELECT count(*) FROM t WHERE n BETWEEN 0 AND 4")?, [7]);
+    Ok(())
+}
+
 #[test]
 fn what_does_not_come_as_sql_has_the_same_limit() -> Result<()> {
     let db = Database::open()?;

@@ -134,6 +134,12 @@ impl SqlExecutor {
         &self.caches.statements
     }
 
+    /// A point get found its text and its lookup among those that are kept.
+    pub(super) fn count_point_get(&self) {
+        self.caches.statements.count_hit();
+        self.caches.plans.count_hit();
+    }
+
     pub(super) fn plan_cache(&self) -> &PlanCache {
         &self.caches.plans
     }

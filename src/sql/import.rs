@@ -1,8 +1,9 @@
 //! Rows that do not come as SQL: objects from JavaScript, Arrow, files.
 //!
 //! Invariant: an import is one statement. Its rows are decoded, converted and encoded first; the table it may create
-//! and the commit come last, so bad input leaves nothing behind. What it holds until then, its rows and a file that has to
-//! be there whole, counts against the memory of queries, as the rows of any other statement do.
+//! and the commit come last, so bad input leaves nothing behind. What it holds until then counts against the memory of
+//! queries, as the rows of any other statement do: its rows, what of them goes into the log, and a file that has to be there
+//! whole.
 
 use std::sync::Arc;
 
@@ -171,7 +172,10 @@ impl Sink {
             .map_err(|e| if self.rows == 0 { e } else { e.in_context(format_args!("after row {}", self.rows)) })?;
         let checked = checked_batch(&table, columns, rows, self.rows + 1)?;
         self.held.add(&checked).map_err(from_datafusion)?;
-        self.prepared.extend(prepare_rows(definition, &checked, None)?);
+        let prepared = prepare_rows(definition, &checked, None)?;
+        let encoded = prepared.iter().map(PreparedRows::encoded_bytes).sum();
+        self.held.add_encoded(encoded).map_err(from_datafusion)?;
+        self.prepared.extend(prepared);
         self.rows += rows;
         Ok(())
     }

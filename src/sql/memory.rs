@@ -122,13 +122,24 @@ impl HeldRows {
     /// Counts some more; an error if that is more than the limit leaves.
     pub fn add(&mut self, batch: &RecordBatch) -> DfResult<()> {
         self.rows += batch.num_rows();
-        if self.rows < COUNTED_FROM && self.reservation.is_none() {
-            self.uncounted += batch.get_array_memory_size();
-            if self.uncounted < COUNTED_FROM_BYTES {
-                return Ok(());
-            }
+        if self.are_few(|| batch.get_array_memory_size()) {
+            return Ok(());
         }
         self.add_bytes(batch.columns().iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or(0)).sum())
+    }
+
+    /// Counts what the rows take in another form beside their own.
+    pub fn add_encoded(&mut self, bytes: usize) -> DfResult<()> {
+        if self.are_few(|| bytes) { Ok(()) } else { self.add_bytes(bytes) }
+    }
+
+    /// Whether what there is so far, with some more bytes, is not worth counting.
+    fn are_few(&mut self, more: impl FnOnce() -> usize) -> bool {
+        if self.rows >= COUNTED_FROM || self.reservation.is_some() {
+            return false;
+        }
+        self.uncounted += more();
+        self.uncounted < COUNTED_FROM_BYTES
     }
 
     /// Counts bytes that rows come from.

@@ -9,13 +9,16 @@
 //! Everything is little endian. Invariant: [`decode`] trusts nothing: every section is checked to lie within the
 //! buffer before it is read, because the bytes come from outside.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray,
 };
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{DataType, Date32Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Schema};
+use arrow::datatypes::{
+    DataType, Date32Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, Schema, TimestampMicrosecondType,
+};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::executor::Rows;
@@ -85,72 +88,78 @@ impl Kind {
     }
 }
 
+/// Rows of some columns.
+type Part<'a> = (&'a [ArrayRef], Range<usize>);
+
 /// Packs a result, whose columns are of these types, into buffers of at most [`ROWS_PER_BUFFER`] rows.
 pub fn encode(rows: &Rows, types: &[KalamDataType]) -> Result<Vec<Vec<u8>>> {
     let mut buffers = Vec::new();
-    let mut group: Vec<RecordBatch> = Vec::new();
-    let mut grouped = 0;
+    let mut parts: Vec<Part<'_>> = Vec::new();
+    let mut gathered = 0;
     for batch in &rows.batches {
         let mut start = 0;
         while start < batch.num_rows() {
-            let len = (batch.num_rows() - start).min(ROWS_PER_BUFFER - grouped);
-            group.push(batch.slice(start, len));
-            start += len;
-            grouped += len;
-            if grouped == ROWS_PER_BUFFER {
-                buffers.push(encode_group(types, &group, grouped)?);
-                group.clear();
-                grouped = 0;
+            let end = batch.num_rows().min(start + ROWS_PER_BUFFER - gathered);
+            parts.push((batch.columns(), start..end));
+            gathered += end - start;
+            start = end;
+            if gathered == ROWS_PER_BUFFER {
+                buffers.push(encode_parts(types, &parts)?);
+                parts.clear();
+                gathered = 0;
             }
         }
     }
-    if grouped > 0 {
-        buffers.push(encode_group(types, &group, grouped)?);
+    if gathered > 0 {
+        buffers.push(encode_parts(types, &parts)?);
     }
     Ok(buffers)
 }
 
-fn encode_group(types: &[KalamDataType], batches: &[RecordBatch], rows: usize) -> Result<Vec<u8>> {
-    let mut out = vec![0; HEADER + COLUMN * types.len()];
-    for (i, word) in [MAGIC, types.len() as u32, rows as u32, 0].into_iter().enumerate() {
-        put_u32(&mut out, i * 4, word);
+/// Packs one row of columns of these types.
+pub fn encode_row(columns: &[ArrayRef], row: usize, types: &[KalamDataType]) -> Result<Vec<u8>> {
+    encode_parts(types, &[(columns, row..row + 1)])
+}
+
+fn encode_parts(types: &[KalamDataType], parts: &[Part<'_>]) -> Result<Vec<u8>> {
+    let rows = parts.iter().map(|(_, rows)| rows.len()).sum::<usize>();
+    let head = HEADER + COLUMN * types.len();
+    // Most values take eight bytes at the most, and what takes more tells so as it comes.
+    let mut out = Vec::with_capacity(head + types.len() * (rows * 8 + 24));
+    for word in [MAGIC, types.len() as u32, rows as u32, 0] {
+        out.extend_from_slice(&word.to_le_bytes());
     }
+    out.resize(head, 0);
     for (i, data_type) in types.iter().enumerate() {
-        let arrays: Vec<&ArrayRef> = batches.iter().map(|b| b.column(i)).collect();
+        let arrays = || parts.iter().map(|(columns, rows)| (&columns[i], rows.clone()));
         let kind = Kind::of(data_type);
-        let nulls = arrays.iter().any(|a| a.null_count() > 0);
+        let nulls = arrays().any(|(array, mut rows)| array.null_count() > 0 && rows.any(|row| array.is_null(row)));
         let mut words = [kind as u32, u32::from(nulls), 0, 0, 0, 0, 0, 0];
         if nulls {
             words[2] = align(&mut out)?;
-            for array in &arrays {
-                out.extend((0..array.len()).map(|row| u8::from(array.is_valid(row))));
-            }
+            arrays().for_each(|(array, rows)| out.extend(rows.map(|row| u8::from(array.is_valid(row)))));
         }
         if kind.fixed(1).is_none() {
-            let (offsets, bytes) = variable(data_type, &arrays)?;
             words[5] = align(&mut out)?;
-            out.extend(offsets.iter().flat_map(|o| o.to_le_bytes()));
+            out.resize(out.len() + (rows + 1) * 4, 0);
             words[3] = align(&mut out)?;
-            out.extend_from_slice(&bytes);
+            // The first offset is 0, as it is there already.
+            let mut offset = words[5] as usize + 4;
+            for (array, rows) in arrays() {
+                variable(data_type, array, rows, &mut out, (&mut offset, words[3] as usize))?;
+            }
         } else {
             words[3] = align(&mut out)?;
-            for array in &arrays {
-                fixed(data_type, array, &mut out);
-            }
+            arrays().for_each(|(array, rows)| fixed(data_type, array, rows, &mut out));
         }
         words[4] = u32::try_from(out.len() - words[3] as usize).map_err(|_| too_large())?;
         if let KalamDataType::Embedding(n) = data_type {
             words[6] = *n;
         }
-        for (w, word) in words.into_iter().enumerate() {
-            put_u32(&mut out, HEADER + i * COLUMN + w * 4, word);
-        }
+        let entry = &mut out[HEADER + i * COLUMN..HEADER + (i + 1) * COLUMN];
+        entry.chunks_exact_mut(4).zip(words).for_each(|(slot, word)| slot.copy_from_slice(&word.to_le_bytes()));
     }
     Ok(out)
-}
-
-fn put_u32(out: &mut [u8], at: usize, word: u32) {
-    out[at..at + 4].copy_from_slice(&word.to_le_bytes());
 }
 
 fn align(out: &mut Vec<u8>) -> Result<u32> {
@@ -164,38 +173,41 @@ fn too_large() -> KalamError {
 }
 
 /// Null slots hold zeros, so that a reader that forgets the validity reads nothing stale.
-fn fixed(data_type: &KalamDataType, array: &ArrayRef, out: &mut Vec<u8>) {
+fn fixed(data_type: &KalamDataType, array: &ArrayRef, rows: Range<usize>, out: &mut Vec<u8>) {
     use KalamDataType as T;
     macro_rules! primitive {
         ($t:ty, $as:ty) => {{
             let values = array.as_primitive::<$t>();
             match values.nulls() {
-                None => out.extend(values.values().iter().flat_map(|v| <$as>::from(*v).to_le_bytes())),
-                Some(_) => out.extend(values.iter().flat_map(|v| v.map_or(0 as $as, <$as>::from).to_le_bytes())),
+                None => out.extend(values.values()[rows].iter().flat_map(|v| <$as>::from(*v).to_le_bytes())),
+                Some(nulls) => out.extend(rows.flat_map(|row| {
+                    let value = if nulls.is_valid(row) { <$as>::from(values.value(row)) } else { 0 as $as };
+                    value.to_le_bytes()
+                })),
             }
         }};
     }
     match data_type {
-        T::Boolean => out.extend(array.as_boolean().iter().map(|v| u8::from(v.unwrap_or(false)))),
+        T::Boolean => {
+            let values = array.as_boolean();
+            out.extend(rows.map(|row| u8::from(values.is_valid(row) && values.value(row))));
+        }
         T::SmallInt => primitive!(Int16Type, i32),
         T::Int => primitive!(Int32Type, i32),
         T::Date => primitive!(Date32Type, i32),
         T::BigInt => primitive!(Int64Type, i64),
         T::Float => primitive!(Float32Type, f64),
         T::Double => primitive!(Float64Type, f64),
-        T::Timestamp | T::DateTime => {
-            let values = array.as_primitive::<arrow::datatypes::TimestampMicrosecondType>();
-            out.extend(values.iter().flat_map(|v| v.unwrap_or(0).to_le_bytes()));
-        }
+        T::Timestamp | T::DateTime => primitive!(TimestampMicrosecondType, i64),
         T::Uuid => {
             let values = array.as_fixed_size_binary();
-            for row in 0..values.len() {
+            for row in rows {
                 out.extend_from_slice(if values.is_valid(row) { values.value(row) } else { &[0; 16] });
             }
         }
         T::Embedding(n) => {
             let lists = array.as_fixed_size_list();
-            for row in 0..lists.len() {
+            for row in rows {
                 if lists.is_valid(row) {
                     let item = lists.value(row);
                     out.extend(item.as_primitive::<Float32Type>().values().iter().flat_map(|v| v.to_le_bytes()));
@@ -208,27 +220,45 @@ fn fixed(data_type: &KalamDataType, array: &ArrayRef, out: &mut Vec<u8>) {
     }
 }
 
-fn variable(data_type: &KalamDataType, arrays: &[&ArrayRef]) -> Result<(Vec<u32>, Vec<u8>)> {
+/// Appends values, whose bytes begin at `data`, and writes where each ends to `offset`, which moves on.
+fn variable(
+    data_type: &KalamDataType,
+    array: &ArrayRef,
+    rows: Range<usize>,
+    out: &mut Vec<u8>,
+    (offset, data): (&mut usize, usize),
+) -> Result<()> {
     use KalamDataType as T;
-    let mut offsets = vec![0u32];
-    let mut bytes = Vec::new();
-    for array in arrays {
-        for row in 0..array.len() {
-            if array.is_valid(row) {
-                match data_type {
-                    T::Bytes => bytes.extend_from_slice(array.as_binary::<i32>().value(row)),
-                    T::Text | T::File | T::Json => {
-                        bytes.extend_from_slice(array.as_string::<i32>().value(row).as_bytes())
-                    }
-                    _ => {
-                        bytes.extend_from_slice(Value::from_array(array.as_ref(), row, data_type)?.to_text().as_bytes())
-                    }
+    let mut ends = |out: &mut Vec<u8>| {
+        let end = u32::try_from(out.len() - data).map_err(|_| too_large())?;
+        out[*offset..*offset + 4].copy_from_slice(&end.to_le_bytes());
+        *offset += 4;
+        Ok(())
+    };
+    macro_rules! bytes {
+        ($values:expr) => {{
+            let values = $values;
+            for row in rows {
+                if values.is_valid(row) {
+                    out.extend_from_slice(values.value(row).as_ref());
                 }
+                ends(out)?;
             }
-            offsets.push(u32::try_from(bytes.len()).map_err(|_| too_large())?);
+        }};
+    }
+    match data_type {
+        T::Bytes => bytes!(array.as_binary::<i32>()),
+        T::Text | T::File | T::Json => bytes!(array.as_string::<i32>()),
+        _ => {
+            for row in rows {
+                if array.is_valid(row) {
+                    out.extend_from_slice(Value::from_array(array.as_ref(), row, data_type)?.to_text().as_bytes());
+                }
+                ends(out)?;
+            }
         }
     }
-    Ok((offsets, bytes))
+    Ok(())
 }
 
 fn malformed(what: impl std::fmt::Display) -> KalamError {

@@ -81,7 +81,10 @@ struct KeptPlan {
 }
 
 /// A query that goes past the planner, as far as it is the same for all keys.
+#[derive(Debug)]
 pub struct KeptLookup {
+    /// The catalog's version from before its table was looked up.
+    pub catalog: u64,
     /// The provider of its table.
     pub provider: Arc<dyn TableProvider>,
     /// The lookup, of no key.
@@ -149,6 +152,11 @@ impl PlanCache {
         if plans.catalog == catalog {
             plans.entries.insert(key, entry, bytes);
         }
+    }
+
+    /// Counts a lookup that was found and used.
+    pub fn count_hit(&self) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Hits, misses, plans, and about how many bytes they take.
@@ -346,12 +354,12 @@ impl Execution<'_> {
         }
     }
 
-    /// Keeps the lookup that this query is; `catalog` is the catalog's version from before its table was looked up.
-    pub fn keep_lookup(&self, catalog: u64, lookup: &Arc<KeptLookup>) {
+    /// Keeps the lookup that this query is.
+    pub fn keep_lookup(&self, lookup: &Arc<KeptLookup>) {
         let cache = self.executor.plan_cache();
         if let Some(key) = self.lookup_key() {
             cache.misses.fetch_add(1, Ordering::Relaxed);
-            cache.insert(key, catalog, Entry::Lookup(Arc::clone(lookup)));
+            cache.insert(key, lookup.catalog, Entry::Lookup(Arc::clone(lookup)));
         }
     }
 

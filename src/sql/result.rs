@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::physical_plan::ExecutionPlan;
 
 use super::rewrite::visible_name;
 use crate::error::{KalamError, Result};
@@ -94,6 +95,18 @@ impl RowFormat {
             types.push(data_type);
         }
         Self { schema: Arc::new(Schema::new(fields)), types }
+    }
+
+    /// The columns, as whoever asked sees them.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Whether what a plan gives has these types already.
+    pub fn takes(&self, plan: &impl ExecutionPlan) -> bool {
+        let (given, wanted) = (plan.schema(), self.schema.fields());
+        given.fields().len() == wanted.len()
+            && given.fields().iter().zip(wanted).all(|(a, b)| a.data_type() == b.data_type())
     }
 
     /// Rows of that format.

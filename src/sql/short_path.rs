@@ -21,6 +21,7 @@ use super::handlers::insert::literal;
 use super::handlers::query::item_names;
 use super::parser::{self, Statement};
 use super::plan_cache::KeptLookup;
+use super::point_get;
 use super::result::RowFormat;
 use crate::error::Result;
 use crate::schema::{IndexDefinition, TableDefinition};
@@ -33,6 +34,7 @@ pub async fn query(execution: &Execution<'_>, query: &Query) -> Result<Option<St
     let Some(lookup) = kept_of(execution, &shape).await? else { return Ok(None) };
     let Some(scan) = scan_of(execution, &shape, &lookup)? else { return Ok(None) };
     let batches = scan.read(execution.request()).await?;
+    keep_point(execution, &shape, &lookup)?;
     Ok(Some(StatementResult::rows(lookup.format.rows(batches)?)))
 }
 
@@ -59,9 +61,17 @@ async fn kept_of(execution: &Execution<'_>, shape: &KeyQuery<'_>) -> Result<Opti
     let Some(projection) = shape.projection(core.definition()) else { return Ok(None) };
     let scan = core.key_scan(Some(&projection), Vec::new())?;
     let format = RowFormat::new(&datafusion::physical_plan::ExecutionPlan::schema(&scan), item_names(shape.items));
-    let kept = Arc::new(KeptLookup { scan, format, provider });
-    execution.keep_lookup(catalog, &kept);
+    let kept = Arc::new(KeptLookup { catalog, scan, format, provider });
+    execution.keep_lookup(&kept);
     Ok(Some(kept))
+}
+
+/// What it needs to be answered at once the next time; a catalog that changed meanwhile is found then.
+fn keep_point(execution: &Execution<'_>, shape: &KeyQuery<'_>, lookup: &Arc<KeptLookup>) -> Result<()> {
+    let kept = execution.origin.filter(|origin| execution.options.caches && !origin.text.clock);
+    let (Some(origin), Some(core)) = (kept, stored_core(lookup.provider.as_ref())) else { return Ok(()) };
+    let of = (lookup, core.definition());
+    point_get::keep(origin, lookup.catalog, execution.session.namespace(), of, (shape.selection, &shape.alias))
 }
 
 /// The lookup of what WHERE pins.
@@ -220,7 +230,7 @@ fn is_bare(select: &Select, template: &Select) -> bool {
 }
 
 /// The column that an expression names, bare or qualified with the table's alias.
-fn column_name(expr: &Expr, alias: &str) -> Option<String> {
+pub(super) fn column_name(expr: &Expr, alias: &str) -> Option<String> {
     match expr {
         Expr::Identifier(ident) => Some(fold(ident)),
         Expr::CompoundIdentifier(parts) => match parts.as_slice() {
@@ -348,7 +358,7 @@ fn conjuncts<'a>(expr: &'a Expr, out: &mut Vec<&'a Expr>) -> bool {
 }
 
 /// Whether a constant compares with a key column without conversion.
-fn is_of_kind(value: &Value, data_type: &KalamDataType) -> bool {
+pub(super) fn is_of_kind(value: &Value, data_type: &KalamDataType) -> bool {
     match (value, data_type) {
         (Value::BigInt(_), KalamDataType::BigInt) | (Value::Text(_), KalamDataType::Text) => true,
         (Value::BigInt(v), KalamDataType::Int) => i32::try_from(*v).is_ok(),

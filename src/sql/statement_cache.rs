@@ -1,7 +1,7 @@
 //! Parsed statements, kept by their text, with what their text alone tells.
 //!
 //! Invariant: nothing here depends on tables, sessions or parameters, so an entry is right for every session and for
-//! as long as it is kept. Statements are shared: whoever changes one works on a copy of it. What is here has no clause that
+//! as long as it is kept; what is kept beside it for `point_get.rs` says what it depends on. Statements are shared: whoever changes one works on a copy of it. What is here has no clause that
 //! nothing carries out (`clauses.rs`).
 
 use std::collections::BTreeSet;
@@ -18,6 +18,7 @@ use super::clauses;
 use super::handlers::query::column_names;
 use super::lru::Lru;
 use super::parser::{self, Statement, UserName};
+use super::point_get::PointSlot;
 use super::short_path;
 use crate::error::{KalamError, Result};
 
@@ -50,6 +51,8 @@ pub struct ParsedText {
     pub placeholders: BTreeSet<String>,
     /// Whether a function of the clock may be among them.
     pub clock: bool,
+    /// What a query of one row needs to be answered at once.
+    pub point: PointSlot,
 }
 
 /// A statement and what its text tells.
@@ -73,7 +76,7 @@ impl ParsedText {
     fn new(id: u64, statements: Vec<Statement>, clock: bool) -> Result<Self> {
         let statements = statements.into_iter().map(ParsedStatement::new).collect::<Result<Vec<_>>>()?;
         let placeholders = statements.iter().flat_map(|s| s.placeholders.iter().cloned()).collect();
-        Ok(Self { id, statements, placeholders, clock })
+        Ok(Self { id, statements, placeholders, clock, point: PointSlot::default() })
     }
 }
 
@@ -269,6 +272,16 @@ impl StatementCache {
             self.texts.lock().insert(Arc::from(sql), Arc::clone(&parsed), bytes);
         }
         Ok(parsed)
+    }
+
+    /// The statements of a text that is kept.
+    pub fn find_text(&self, sql: &str) -> Option<Arc<ParsedText>> {
+        self.texts.lock().get(sql).cloned()
+    }
+
+    /// Counts a text that was found and used.
+    pub fn count_hit(&self) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A statement that was parsed as part of another, as a text of its own.

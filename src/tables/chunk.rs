@@ -41,7 +41,7 @@ pub struct Chunk {
     pub row_ids: Option<Int64Array>,
     /// `_seq` of every row, ascending.
     pub seqs: Int64Array,
-    /// Bytes held by the columns.
+    /// Bytes of the columns, keys and numbers, as they are for ever; see [`Chunk::memory_size`].
     pub bytes: usize,
     superseded: OnceLock<Box<[AtomicI64]>>,
     superseded_rows: AtomicUsize,
@@ -61,7 +61,16 @@ impl Chunk {
         seqs: Int64Array,
     ) -> Self {
         debug_assert!(columns.iter().all(|c| c.len() == seqs.len()));
-        let bytes = block::memory_size(&columns);
+        let mut bytes = block::memory_size(&columns) + size_of_val(seqs.values().as_ref());
+        match &row_ids {
+            // New rows have their `_seq` as their id.
+            Some(ids) if ids.values().ptr_eq(seqs.values()) => {}
+            Some(ids) => bytes += size_of_val(ids.values().as_ref()),
+            None => {
+                let own = keys.iter().filter(|key| place_of(&columns, key).is_none());
+                bytes += own.map(|key| block::memory_size(std::slice::from_ref(key))).sum::<usize>();
+            }
+        }
         Self {
             base,
             schema_version,
@@ -106,6 +115,17 @@ impl Chunk {
                 Ok(self.key_order.get_or_init(|| order))
             }
         }
+    }
+
+    /// Bytes of everything that it holds, with what came since it was written: which rows ended, and their order by key.
+    pub fn memory_size(&self) -> usize {
+        let ended = self.superseded.get().map_or(0, |ends| size_of_val(&**ends));
+        self.bytes + ended + self.order_size()
+    }
+
+    /// Bytes of the order of its keys, if that was asked for.
+    pub fn order_size(&self) -> usize {
+        self.key_order.get().map_or(0, KeyOrder::memory_size)
     }
 
     /// The `_seq` that superseded a row, or [`LIVE`].
@@ -187,9 +207,13 @@ impl Chunk {
     }
 
     fn part(&self, start: usize, len: usize) -> Chunk {
-        let slice = |columns: &[ArrayRef]| columns.iter().map(|c| c.slice(start, len)).collect::<Vec<_>>();
+        let columns: Vec<ArrayRef> = self.columns.iter().map(|c| c.slice(start, len)).collect();
+        let key = |key: &ArrayRef| match place_of(&self.columns, key) {
+            Some(place) => Arc::clone(&columns[place]),
+            None => key.slice(start, len),
+        };
+        let keys = self.keys.iter().map(key).collect();
         let row_ids = self.row_ids.as_ref().map(|r| r.slice(start, len));
-        let (columns, keys) = (slice(&self.columns), slice(&self.keys));
         let seqs = self.seqs.slice(start, len);
         let (base, ids) = (self.base + start as u64, Arc::clone(&self.column_ids));
         let part = Chunk::new(base, self.schema_version, ids, columns, keys, row_ids, seqs);
@@ -231,7 +255,13 @@ impl Chunk {
         let seqs = ints(&self.seqs, &next.seqs);
         let keys = match &row_ids {
             Some(ids) => vec![Arc::new(ids.clone()) as ArrayRef],
-            None => self.keys.iter().zip(&next.keys).map(|(a, b)| concat(a, b)).collect::<Result<_>>()?,
+            None => {
+                let key = |(a, b): (&ArrayRef, &ArrayRef)| match place_of(&self.columns, a) {
+                    place @ Some(column) if place == place_of(&next.columns, b) => Ok(Arc::clone(&columns[column])),
+                    _ => concat(a, b),
+                };
+                self.keys.iter().zip(&next.keys).map(key).collect::<Result<_>>()?
+            }
         };
         let ids = Arc::clone(&self.column_ids);
         let merged = Chunk::new(self.base, self.schema_version, ids, columns, keys, row_ids, seqs);
@@ -239,6 +269,11 @@ impl Chunk {
         merged.copy_superseded(next, 0, self.len());
         Ok(merged)
     }
+}
+
+/// The column that a key is, if it is one: then it takes no memory of its own.
+fn place_of(columns: &[ArrayRef], key: &ArrayRef) -> Option<usize> {
+    columns.iter().position(|column| Arc::ptr_eq(column, key))
 }
 
 /// The visible rows of a chunk.
@@ -274,6 +309,7 @@ impl Visibility {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::KalamDataType;
 
     fn chunk(base: u64, seqs: &[i64]) -> Chunk {
         let values: ArrayRef = Arc::new(Int64Array::from_iter_values(seqs.iter().map(|s| s * 10)));
@@ -314,6 +350,26 @@ mod tests {
         }
         assert_eq!((merged.end(), merged.superseded_rows()), (4, 2));
         assert_eq!((merged.deleted_at(0), merged.deleted_at(3), merged.superseded(0)), (Some(3), None, 3));
+        Ok(())
+    }
+
+    /// A key that is a column is counted once, and stays that column in merged chunks and parts of chunks.
+    #[test]
+    fn everything_a_chunk_holds_is_counted() -> Result<()> {
+        let (column, seq, end, order) = (8, 8, 8, 4);
+        let c = chunk(0, &[1, 2, 3, 4]).merge(&chunk(4, &[5, 6]))?;
+        assert_eq!(c.memory_size(), 6 * (column + seq));
+        assert_eq!(c.tail(2).memory_size(), 4 * (column + seq));
+        c.supersede(1, 9, false);
+        assert_eq!(c.memory_size(), 6 * (column + seq + end));
+        let codec = KeyCodec::new(&[KalamDataType::BigInt])?;
+        c.key_order(&codec)?;
+        assert_eq!(c.order_size(), 0, "it lies in the order of its keys");
+        let keys: ArrayRef = Arc::new(Int64Array::from(vec![6, 5, 4, 3, 2, 1]));
+        let rekeyed = c.with_keys(vec![keys]);
+        assert_eq!(rekeyed.memory_size(), 6 * (2 * column + seq + end));
+        rekeyed.key_order(&codec)?;
+        assert_eq!(rekeyed.memory_size(), 6 * (2 * column + seq + end + order));
         Ok(())
     }
 

@@ -9,6 +9,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
 use arrow::compute;
@@ -47,6 +48,8 @@ pub struct HotTable {
     life: Option<StreamLife>,
     /// What older snapshots see is not all here: see [`HotTable::check_snapshot`].
     since: Seq,
+    /// Its bytes when they were last counted by [`HotTable::grown`].
+    counted: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -56,6 +59,7 @@ pub(super) struct State {
     /// Position of the newest version by key; built when first needed for a table without a primary key.
     pub index: Option<KeyIndex>,
     pub live: u64,
+    /// Bytes of the chunks as they were written.
     pub bytes: usize,
     pub indexes: HotIndexes,
     pub cold: ColdTier,
@@ -87,8 +91,10 @@ pub struct HotStatistics {
     pub live_rows: u64,
     /// Row versions, superseded ones included.
     pub versions: u64,
-    /// Bytes of their columns.
+    /// Bytes that they take with everything that finds and orders them.
     pub bytes: u64,
+    /// Bytes of what finds and orders them.
+    pub index_bytes: u64,
 }
 
 impl HotTable {
@@ -116,6 +122,7 @@ impl HotTable {
             }),
             life: None,
             since: Seq::MIN,
+            counted: AtomicUsize::new(0),
         }
     }
 
@@ -203,16 +210,42 @@ impl HotTable {
         self.state.read().cold.version()
     }
 
-    /// Bytes of the hot rows' columns.
+    /// Bytes that the hot rows take, with everything that finds and orders them.
     pub fn bytes(&self) -> usize {
-        self.state.read().bytes
+        let state = self.state.read();
+        state.chunks.iter().map(|c| c.memory_size()).sum::<usize>() + state.index_size()
+    }
+
+    /// Whether there is any hot row, ended ones included.
+    pub fn has_rows(&self) -> bool {
+        !self.state.read().chunks.is_empty()
+    }
+
+    /// Bytes that came since this was last asked, but for what comes with reading.
+    pub fn grown(&self) -> usize {
+        let state = self.state.read();
+        let bytes = state.bytes + state.index_size();
+        bytes.saturating_sub(self.counted.swap(bytes, Ordering::Relaxed))
+    }
+
+    /// Rows have gone: what comes from now on has grown.
+    pub(super) fn forget_growth(&self, state: &State) {
+        self.counted.store(state.bytes + state.index_size(), Ordering::Relaxed);
     }
 
     /// Rows and bytes.
     pub fn statistics(&self) -> HotStatistics {
         let state = self.state.read();
         let versions = state.chunks.iter().map(|c| c.len() as u64).sum();
-        HotStatistics { live_rows: state.live, versions, bytes: state.bytes as u64 }
+        let bytes: usize = state.chunks.iter().map(|c| c.memory_size()).sum();
+        let orders: usize = state.chunks.iter().map(|c| c.order_size()).sum();
+        let index_size = state.index_size();
+        HotStatistics {
+            live_rows: state.live,
+            versions,
+            bytes: (bytes + index_size) as u64,
+            index_bytes: (orders + index_size) as u64,
+        }
     }
 
     /// The row of an encoded key that is visible at a snapshot.
@@ -353,6 +386,11 @@ fn lost(position: u64) -> KalamError {
 }
 
 impl State {
+    /// Bytes of the indexes.
+    fn index_size(&self) -> usize {
+        self.index.as_ref().map_or(0, KeyIndex::memory_size) + self.indexes.memory_size()
+    }
+
     fn locate(&self, position: u64) -> Option<(Arc<Chunk>, usize)> {
         locate(&self.chunks, position).map(|(chunk, row)| (Arc::clone(chunk), row))
     }

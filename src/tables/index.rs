@@ -123,6 +123,26 @@ struct Tree {
     entries: BTreeSet<Box<[u8]>>,
     /// Snapshots below this one may see rows that are not in it.
     covers: Seq,
+    /// Bytes of the entries.
+    bytes: usize,
+}
+
+/// Bytes that an entry takes beside its own: its pointer and length in a node that has room left, and what the allocator
+/// keeps of it.
+const ENTRY_BYTES: usize = 40;
+
+impl Tree {
+    fn insert(&mut self, entry: &[u8]) {
+        if self.entries.insert(entry.into()) {
+            self.bytes += entry.len() + ENTRY_BYTES;
+        }
+    }
+
+    fn remove(&mut self, entry: &[u8]) {
+        if self.entries.remove(entry) {
+            self.bytes -= entry.len() + ENTRY_BYTES;
+        }
+    }
 }
 
 /// Rows that are entered between two looks at whether the work is still wanted.
@@ -167,6 +187,11 @@ impl HotIndexes {
     /// Whether there is any.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    /// Bytes that the built ones take.
+    pub fn memory_size(&self) -> usize {
+        self.list.iter().filter_map(|index| Some(index.tree.as_ref()?.bytes)).sum()
     }
 
     /// Forgets what was built: rows have gone.
@@ -243,7 +268,7 @@ impl HotIndexes {
                     return Err(index.violation(table, &columns, row));
                 }
                 key.extend_from_slice(&(chunk.base + row as u64).to_be_bytes());
-                tree.entries.insert(key.as_slice().into());
+                tree.insert(&key);
             }
         }
         Ok(())
@@ -261,7 +286,7 @@ impl HotIndexes {
                     let mut key = Vec::new();
                     index.codec.encode(&columns, (position - chunk.base) as usize, &mut key)?;
                     key.extend_from_slice(&position.to_be_bytes());
-                    tree.entries.remove(key.as_slice());
+                    tree.remove(&key);
                 }
             }
         }
@@ -399,7 +424,7 @@ pub struct Building {
 
 impl Building {
     fn of(table: Arc<TableDefinition>, index: &HotIndex) -> Self {
-        let tree = Tree { entries: BTreeSet::new(), covers: Seq::MIN };
+        let tree = Tree { entries: BTreeSet::new(), covers: Seq::MIN, bytes: 0 };
         Self { table, definition: index.definition.clone(), codec: index.codec.clone(), tree, losses: 0 }
     }
 
@@ -446,7 +471,7 @@ impl Building {
             key.clear();
             self.codec.encode(columns, place, &mut key)?;
             key.extend_from_slice(&(chunk.base + *row as u64).to_be_bytes());
-            self.tree.entries.insert(key.as_slice().into());
+            self.tree.insert(&key);
         }
         Ok(())
     }

@@ -49,6 +49,18 @@ impl KeyIndex {
         self.entries.reserve(more, |entry| spread(entry.hash));
     }
 
+    /// Bytes that it takes.
+    pub fn memory_size(&self) -> usize {
+        self.entries.allocation_size()
+    }
+
+    /// Gives memory back that many keys fewer need.
+    fn shrink(&mut self) {
+        if self.entries.capacity() / 4 > self.entries.len() {
+            self.entries.shrink_to(self.entries.len() * 2, |entry| spread(entry.hash));
+        }
+    }
+
     fn hash(&self, key: &[u8]) -> u32 {
         let hash = self.hasher.hash_one(key);
         (hash ^ hash >> 32) as u32
@@ -77,6 +89,7 @@ impl KeyIndex {
     /// Forgets the keys that lead below a position.
     pub fn forget_below(&mut self, position: u64) {
         self.entries.retain(|entry| entry.position() >= position);
+        self.shrink();
     }
 
     /// Leads from a key to where it led before, or nowhere, if it leads to a position.
@@ -115,5 +128,11 @@ mod tests {
         index.take_back(&key(10_007), 7, None);
         let found = |n: u64| index.find(&key(n), |at| key(at) == key(n));
         assert_eq!([found(5), found(6), found(7)], [Some(5), None, Some(10_007)]);
+        // Few keys take little memory, however many there were.
+        let before = index.memory_size();
+        assert!(before >= 10_000 * size_of::<Entry>());
+        index.forget_below(19_990);
+        assert!(index.memory_size() < before / 100, "{} of {before} bytes", index.memory_size());
+        assert_eq!(index.find(b"far", |at| at == far), Some(far));
     }
 }

@@ -50,6 +50,11 @@ impl KeyOrder {
         Ok(Self(Some(order.into())))
     }
 
+    /// Bytes that it takes.
+    pub fn memory_size(&self) -> usize {
+        self.0.as_ref().map_or(0, |rows| size_of_val(&**rows))
+    }
+
     /// The row at a place.
     fn row(&self, place: usize) -> usize {
         self.0.as_ref().map_or(place, |rows| rows[place] as usize)

@@ -19,6 +19,7 @@ mod ordered_scan;
 mod overlay;
 pub mod parameters;
 mod pins;
+mod point;
 mod provider;
 mod replay;
 mod request;
@@ -45,6 +46,7 @@ pub use key_spec::KeySpec;
 pub use log::{RequestId, ScopeKey};
 pub use overlay::{OWN_ROWS, OverlayView, StatementWrite, Transaction, TransactionView, altered};
 pub use pins::{ScopeHold, SnapshotPin};
+pub use point::{Point, PointRow};
 pub use provider::{
     BaseTableProvider, SharedKind, SharedTableProvider, StoredTableProvider, StreamKind, StreamTableProvider,
     TableKind, TableProviderCore, TableProviders, UserKind, UserTableProvider, stored_core, stored_provider,

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a plan belongs to nobody. Whose rows it reads, of which moment, within which transaction and for how long
 //! it may run is in the [`Request`] of each run alone, and every scope that is read or changed comes from
-//! [`Request::scope`], which asks the role first.
+//! [`Request::scope`] or, for a row that is read past all plans, from [`scope_of`]; both ask the role first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,9 +59,14 @@ impl Request {
     /// The scope of a table that this request sees: every read and every change of rows gets its scope here. Fails if
     /// its role may not use the table.
     pub fn scope(&self, table: &CachedTableData) -> Result<ScopeKey> {
-        let definition = table.definition();
-        self.role.check_access(definition)?;
-        let user = (definition.table_type == TableType::User).then(|| Arc::clone(&self.user));
-        Ok(ScopeKey { table_no: definition.table_no, user })
+        scope_of(table, &self.user, self.role)
     }
+}
+
+/// The scope of a table that a user with a role sees; see [`Request::scope`].
+pub(super) fn scope_of(table: &CachedTableData, user: &Arc<str>, role: Role) -> Result<ScopeKey> {
+    let definition = table.definition();
+    role.check_access(definition)?;
+    let user = (definition.table_type == TableType::User).then(|| Arc::clone(user));
+    Ok(ScopeKey { table_no: definition.table_no, user })
 }

@@ -44,6 +44,11 @@ impl PreparedRows {
         self.block.rows == 0
     }
 
+    /// Bytes that they take beside their columns: what goes into the log.
+    pub fn encoded_bytes(&self) -> usize {
+        self.block.block.len()
+    }
+
     /// The rows as a hot tier takes them.
     fn new_rows(&self, schema_version: u32, seqs: SeqSpan) -> NewRows {
         NewRows {

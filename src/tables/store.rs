@@ -68,8 +68,10 @@ pub struct StoreStatistics {
     pub scopes: u64,
     /// Live rows in memory.
     pub hot_rows: u64,
-    /// Bytes of rows in memory.
+    /// Bytes that rows take in memory, with everything that finds and orders them.
     pub hot_bytes: u64,
+    /// Bytes of what finds and orders them: indexes and orders of keys.
+    pub hot_index_bytes: u64,
     /// Segments of the scopes in memory.
     pub segments: u64,
     /// Live rows in them.
@@ -209,6 +211,12 @@ impl TableStore {
     /// The hot tier of a scope if it is in memory.
     pub fn loaded(&self, scope: &ScopeKey) -> Option<Arc<HotTable>> {
         self.slots.lock().get(scope)?.hot.lock().clone()
+    }
+
+    /// The hot tier of a scope, if it is in memory.
+    pub(super) fn hot_now(&self, scope: &ScopeKey) -> Option<Arc<HotTable>> {
+        self.check_there(scope.table_no).ok()?;
+        self.loaded(scope)
     }
 
     /// The hot tier of a scope, read from its log when it is first touched. Fails with a conflict if `definition` is
@@ -396,6 +404,7 @@ impl TableStore {
             let s = table.statistics();
             statistics.hot_rows += s.live_rows;
             statistics.hot_bytes += s.bytes;
+            statistics.hot_index_bytes += s.index_bytes;
             for segment in table.segments().iter() {
                 statistics.segments += 1;
                 statistics.cold_rows += segment.live_rows();

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::block;
 use super::hot::HotTable;
 use super::log::ScopeKey;
 use super::rewrite;
@@ -44,15 +43,15 @@ impl TableStore {
     /// The scopes in memory that should be flushed or compacted, by the policy of their tables and the limit of memory.
     pub fn due(&self, definition: impl Fn(u32) -> Option<Arc<TableDefinition>>) -> Vec<Due> {
         let now = platform::now_ms();
-        let mut hot: Vec<(ScopeKey, Arc<HotTable>)> = self.in_memory();
-        hot.sort_by(|a, b| a.0.cmp(&b.0));
         let limit = self.hot_limit.load(Ordering::Relaxed) / BACKGROUND_SHARE;
-        let over = hot.iter().map(|(_, t)| t.bytes()).sum::<usize>() > limit;
-        let greatest = hot.iter().map(|(_, t)| t.bytes()).max().unwrap_or(0);
+        let mut hot = self.that_can_be_flushed();
+        hot.sort_by(|a, b| a.0.cmp(&b.0));
+        let bytes: Vec<usize> = hot.iter().map(|(_, t)| if t.has_rows() { t.bytes() } else { 0 }).collect();
+        let greatest = bytes.iter().copied().max().filter(|_| bytes.iter().sum::<usize>() > limit);
         let mut due = Vec::new();
-        for (scope, table) in hot {
+        for ((scope, table), bytes) in hot.into_iter().zip(bytes) {
             let Some(definition) = definition(scope.table_no) else { continue };
-            if table.is_stream() || self.pins.is_held(&scope) {
+            if self.pins.is_held(&scope) {
                 continue;
             }
             let view = table.view();
@@ -62,7 +61,7 @@ impl TableStore {
             let age = oldest.map_or(0, |ms| now.saturating_sub(ms));
             let flush = policy.rows.is_some_and(|n| rows >= n)
                 || (rows > 0 && policy.interval_seconds.is_some_and(|s| age >= s.saturating_mul(1000)))
-                || (rows > 0 && over && table.bytes() == greatest);
+                || (rows > 0 && greatest == Some(bytes));
             if flush {
                 due.push(Due { scope: scope.clone(), work: DueWork::Flush });
             }
@@ -73,9 +72,14 @@ impl TableStore {
         due
     }
 
-    fn in_memory(&self) -> Vec<(ScopeKey, Arc<HotTable>)> {
+    /// What is in memory but for streams, which are there alone, and for what was dropped.
+    fn that_can_be_flushed(&self) -> Vec<(ScopeKey, Arc<HotTable>)> {
         let slots = self.slots.lock();
-        slots.iter().filter_map(|(scope, slot)| Some((scope.clone(), slot.hot.lock().clone()?))).collect()
+        let in_memory = slots.iter().filter_map(|(scope, slot)| Some((scope.clone(), slot.hot.lock().clone()?)));
+        let mut hot: Vec<_> = in_memory.collect();
+        drop(slots);
+        hot.retain(|(scope, table)| !table.is_stream() && !self.is_dropped(scope.table_no));
+        hot
     }
 
     /// Sets how many bytes of hot rows there may be before writers flush first, and how many the cache of segments has.
@@ -88,7 +92,7 @@ impl TableStore {
 
     /// Remembers that rows came.
     pub(super) fn count_grown(&self, writes: &[ScopeWrite]) {
-        let bytes: usize = writes.iter().flat_map(|w| &w.rows).map(|r| block::memory_size(&r.columns)).sum();
+        let bytes: usize = writes.iter().map(|w| w.hot.grown()).sum();
         self.grown.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -98,15 +102,16 @@ impl TableStore {
         if self.grown.load(Ordering::Relaxed) <= limit / RECOUNT_SHARE {
             return None;
         }
-        let mut hot = self.in_memory();
-        // Streams are in memory alone.
-        hot.retain(|(scope, table)| !table.is_stream() && !self.is_dropped(scope.table_no));
-        let bytes: usize = hot.iter().map(|(_, table)| table.bytes()).sum();
-        if bytes <= limit {
+        let hot: Vec<(ScopeKey, bool, usize)> = self
+            .that_can_be_flushed()
+            .into_iter()
+            .map(|(scope, table)| (scope, table.has_rows(), table.bytes()))
+            .collect();
+        if hot.iter().map(|(_, _, bytes)| bytes).sum::<usize>() <= limit {
             self.grown.store(0, Ordering::Relaxed);
             return None;
         }
-        let greatest = hot.into_iter().filter(|(scope, _)| !self.pins.is_held(scope)).max_by_key(|(_, t)| t.bytes());
-        greatest.filter(|(_, table)| table.bytes() > 0).map(|(scope, _)| scope)
+        let full = hot.into_iter().filter(|(scope, has_rows, _)| *has_rows && !self.pins.is_held(scope));
+        full.max_by_key(|(_, _, bytes)| *bytes).map(|(scope, _, _)| scope)
     }
 }

@@ -162,6 +162,7 @@ impl State {
         }
         self.live = self.chunks.iter().map(|c| (c.len() - c.superseded_rows()) as u64).sum();
         self.bytes = self.chunks.iter().map(|c| c.bytes).sum();
+        table.forget_growth(self);
         Ok(LogCut::Through(last))
     }
 

@@ -36,7 +36,7 @@ use crate::storage::host::HostBackend;
 use crate::storage::indexeddb::{self, IndexedDbBackend};
 use crate::storage::{Backup, Durability, MemoryBackend, Restore, StorageBackend};
 use idle::{Idle, Request};
-use results::{Shapes, column_info, exec_result, run_result};
+use results::{Shapes, column_info, exec_result, point_result, run_result};
 use values::{optional_bool, optional_number, optional_string, set, to_js_error};
 
 /// The engine's version.
@@ -160,6 +160,20 @@ impl Engine {
             let results = inner.context.executor().execute(&session, &sql, &params, &execute).await?;
             run_result(&inner.shapes, results, &mode, execute.durability)
         })
+    }
+
+    /// The row of a query by its whole key that has been run before, if it is known at once: an array of the columns and
+    /// the packed row, which is `undefined` if there is none. Else nothing, and the query has to be `run`.
+    pub fn get(&self, sql: &str, params: JsValue) -> JsValue {
+        let Inner { context, shapes, idle, .. } = self.inner.as_ref();
+        if self.inner.closed.get() {
+            return JsValue::UNDEFINED;
+        }
+        // What is wrong with them is told by the run.
+        let params = || values::params(&params).ok();
+        let found = context.executor().point_get(context.session(), sql, params);
+        idle.passed();
+        found.and_then(|rows| point_result(shapes, &rows).ok()).unwrap_or_default()
     }
 
     /// Runs one text with several sets of parameters, as calls that overlap, which can be much less work than as many

@@ -15,7 +15,7 @@ use wasm_bindgen::prelude::*;
 
 use super::values::set;
 use crate::error::{ErrorCode, KalamError, Result};
-use crate::sql::{Rows, StatementResult, packed};
+use crate::sql::{PointRows, Rows, StatementResult, packed};
 use crate::storage::Durability;
 use crate::types::KalamDataType;
 
@@ -72,20 +72,20 @@ pub struct Shapes(RefCell<HashMap<usize, Rc<Shape>>>);
 impl Shapes {
     /// The shape of a result. To describe one takes a dozen calls into JavaScript; a plan that is kept gives the same
     /// schema each time, and then the same description.
-    fn of(&self, rows: &Rows) -> Result<Rc<Shape>> {
-        let address = Arc::as_ptr(&rows.schema) as usize;
+    fn of(&self, schema: &SchemaRef) -> Result<Rc<Shape>> {
+        let address = Arc::as_ptr(schema) as usize;
         if let Some(known) = self.0.borrow().get(&address) {
             return Ok(Rc::clone(known));
         }
         let columns = Array::new();
-        let mut types = Vec::with_capacity(rows.schema.fields().len());
-        for field in rows.schema.fields() {
+        let mut types = Vec::with_capacity(schema.fields().len());
+        for field in schema.fields() {
             let data_type = KalamDataType::from_arrow_field(field)?;
             columns.push(&Object::freeze(&column_info(field.name(), &data_type.sql_name(), field.is_nullable())));
             types.push(data_type);
         }
         let columns = Object::freeze(&columns).into();
-        let shape = Rc::new(Shape { _schema: Arc::clone(&rows.schema), types, columns });
+        let shape = Rc::new(Shape { _schema: Arc::clone(schema), types, columns });
         let mut known = self.0.borrow_mut();
         if known.len() >= MAX_SHAPES {
             known.clear();
@@ -108,7 +108,7 @@ pub fn run_result(
         "exec" => Array::of3(&affected, &seq, &durability),
         "query" => {
             let rows = rows.unwrap_or_else(empty_rows);
-            let shape = shapes.of(&rows)?;
+            let shape = shapes.of(&rows.schema)?;
             let buffers = packed::encode(&rows, &shape.types)?;
             let buffers: Array = buffers.iter().map(|buffer| Uint8Array::from(buffer.as_slice())).collect();
             Array::of5(&affected, &seq, &durability, &shape.columns, &buffers)
@@ -125,6 +125,14 @@ pub fn run_result(
         }
     };
     Ok(result.into())
+}
+
+/// What `get` gives.
+pub fn point_result(shapes: &Shapes, rows: &PointRows) -> Result<JsValue> {
+    let shape = shapes.of(rows.schema())?;
+    let packed = rows.pack(&shape.types)?;
+    let packed = packed.map_or(JsValue::UNDEFINED, |packed| Uint8Array::from(packed.as_slice()).into());
+    Ok(Array::of2(&shape.columns, &packed).into())
 }
 
 fn empty_rows() -> Rows {

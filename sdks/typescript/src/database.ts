@@ -100,7 +100,7 @@ export class Connection implements Database {
   }
 
   async exec(sql: string, params?: Params, options?: CallOptions): Promise<ExecResult> {
-    return receipt(await this.run('exec', sql, params, options))
+    return (await this.run('exec', sql, params, options)).receipt as ExecResult
   }
 
   async query<T = Row>(sql: string, params?: Params, options?: CallOptions): Promise<Rows<T>> {

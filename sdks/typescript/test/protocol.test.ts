@@ -136,6 +136,13 @@ class ScriptedEngine implements Engine {
     return mode === 'query' ? [...RECEIVED, COLUMNS, [packed]] : [...RECEIVED, new Uint8Array([1, 2, 3])]
   }
 
+  get(sql: string, params: unknown): [ColumnInfo[], Uint8Array | undefined] | undefined {
+    if (sql !== 'point') return undefined
+    this.log.push(sql)
+    const [id] = params as [number]
+    return [COLUMNS, id === 1 ? encodeRows('t', COLUMNS, [{ id: 1n, name: 'one' }]).buffer : undefined]
+  }
+
   async prepare(sql: string): Promise<string[]> {
     this.log.push(`prepare ${sql}`)
     if (sql.includes('fail')) throw { name: 'KalamError', code: 'SYNTAX_ERROR', sqlstate: '42601', message: 'near' }
@@ -371,6 +378,24 @@ for (const kind of ['remote', 'inline'] as const) {
       all.forEach((rows, n) => {
         assert.equal(rows.columns[0]?.name, `c${n}`)
       })
+      await db.close()
+    })
+
+    it('asks for a row that is known at once, and runs what is not, or is asked with options', async () => {
+      const world = new World()
+      const db = await open(world[kind])
+      const [one, none, both] = await Promise.all([
+        db.queryOne('point', [1]),
+        db.query('point', [2]),
+        db.query('point', [1]),
+      ])
+      assert.deepEqual({ ...one }, { id: 1n, name: 'one' })
+      assert.deepEqual([none.length, none.columns, both.length], [0, COLUMNS, 1])
+      assert.deepEqual(world.engine.sessions, [])
+      await db.query('point', [1], { timeoutMs: 1000 })
+      await db.exec('point', [1])
+      await (await db.as('eve')).query('point', [1])
+      assert.deepEqual(world.engine.sessions, ['run', 'run', 'run', 'run as eve'])
       await db.close()
     })
 

@@ -21,6 +21,7 @@ pub(super) enum Item {
     Footer,
     Bloom {
         group: u32,
+        id: u32,
     },
     Column {
         group: u32,
@@ -46,7 +47,7 @@ type Key = (u64, Item);
 #[derive(Debug, Default)]
 struct State {
     entries: BTreeMap<Key, Entry>,
-    /// Keys by when they were last used.
+    /// Keys by when they were last used, about.
     used: BTreeMap<u64, Key>,
     clock: u64,
     bytes: usize,
@@ -133,15 +134,20 @@ impl SegmentCache {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let key = (segment, item);
+        let entries = state.entries.len() as u64;
         let Some(entry) = state.entries.get_mut(&key) else {
             state.misses += 1;
             return None;
         };
         state.hits += 1;
-        state.clock += 1;
-        state.used.remove(&entry.used);
-        entry.used = state.clock;
-        state.used.insert(state.clock, key);
+        // Among the half that was used last it keeps its place: to move it costs more than to find it, and the other half
+        // is dropped first in any case.
+        if state.clock - entry.used >= entries / 2 {
+            state.clock += 1;
+            state.used.remove(&entry.used);
+            entry.used = state.clock;
+            state.used.insert(state.clock, key);
+        }
         Some(entry.cached.clone())
     }
 

@@ -8,6 +8,7 @@
 //! ended are found, because the others need not convert.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray};
@@ -51,30 +52,54 @@ impl Segment {
                     continue;
                 }
                 let columns = self.key_columns(group, &ids).await?;
-                let rows = self.meta().group_rows(group);
-                let mut buffer = Vec::with_capacity(key.len());
-                let mut compare = |row: u32| {
-                    buffer.clear();
-                    written.codec().encode(&columns, row as usize, &mut buffer)?;
-                    Ok::<_, KalamError>(buffer.as_slice().cmp(key))
-                };
-                let (mut low, mut high) = (0, rows.len() as u32);
-                while low < high {
-                    let middle = low + (high - low) / 2;
-                    if compare(middle)?.is_lt() { low = middle + 1 } else { high = middle }
-                }
-                while low < rows.len() as u32 && compare(low)?.is_eq() {
-                    found.push((place, rows.start + low));
-                    low += 1;
-                }
+                found.extend(self.search(group, &columns, written, key)?.map(|row| (place, row)));
             }
         }
         found.sort_unstable_by_key(|(_, row)| *row);
         Ok(found)
     }
 
+    /// The rows of an encoded key, if everything that has to be looked at is in memory. `key` is as in
+    /// [`Segment::find_keys`].
+    pub fn find_in_memory(&self, key: &KeySpec, encoded: &[u8]) -> Option<Vec<u32>> {
+        if self.meta().schema_version < key.version() {
+            return None;
+        }
+        let mut found = Vec::new();
+        if self.meta().may_hold(encoded) {
+            for group in self.candidate_groups(encoded) {
+                let columns = key.columns().iter().map(|id| self.column_in_memory(group, *id));
+                let columns: Vec<ArrayRef> = columns.collect::<Option<_>>()?;
+                found.extend(self.search(group, &columns, key, encoded).ok()?);
+            }
+        }
+        Some(found)
+    }
+
+    /// The rows of a row group that have a key, in its key columns.
+    fn search(&self, group: usize, columns: &[ArrayRef], key: &KeySpec, encoded: &[u8]) -> Result<Range<u32>> {
+        let keys = key.codec().rows(columns)?;
+        let mut buffer = Vec::with_capacity(encoded.len());
+        let mut compare = |row: u32| {
+            buffer.clear();
+            keys.encode(row as usize, &mut buffer)?;
+            Ok::<_, KalamError>(buffer.as_slice().cmp(encoded))
+        };
+        let rows = self.meta().group_rows(group);
+        let (mut low, mut high) = (0, rows.len() as u32);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if compare(middle)?.is_lt() { low = middle + 1 } else { high = middle }
+        }
+        let mut end = low;
+        while end < rows.len() as u32 && compare(end)?.is_eq() {
+            end += 1;
+        }
+        Ok(rows.start + low..rows.start + end)
+    }
+
     /// The row groups that a key can be in. Versions of one key may lie on both sides of a border.
-    fn candidate_groups(&self, key: &[u8]) -> std::ops::Range<usize> {
+    fn candidate_groups(&self, key: &[u8]) -> Range<usize> {
         let firsts = &self.meta().group_keys;
         // First keys are cut, so they may be below the key they stand for: the group before one that is not above
         // the key may hold it too.
@@ -104,9 +129,9 @@ impl Segment {
         })
     }
 
-    /// The Bloom filter of a key column in a row group.
-    async fn bloom(&self, group: usize, id: u32) -> Result<Option<Arc<Sbbf>>> {
-        let item = Item::Bloom { group: group as u32 };
+    /// The Bloom filter of a column in a row group, if it was written with one.
+    pub(super) async fn bloom(&self, group: usize, id: u32) -> Result<Option<Arc<Sbbf>>> {
+        let item = Item::Bloom { group: group as u32, id };
         if let Some(Cached::Bloom(bloom)) = self.cached(item) {
             return Ok(Some(bloom));
         }
@@ -171,7 +196,7 @@ fn encode_alike(a: &KeyCodec, b: &KeyCodec) -> bool {
         })
 }
 
-/// Whether a key column of this type has a Bloom filter. Floating point numbers that are equal as keys (the zeros, the
+/// Whether a column of this type can have a Bloom filter. Floating point numbers that are equal as keys (the zeros, the
 /// NaNs) differ in their bytes, booleans have two values only, and decimals lie in three ways.
 pub(super) fn has_bloom(data_type: &KalamDataType) -> bool {
     use KalamDataType as T;
@@ -191,7 +216,7 @@ pub(super) fn has_bloom(data_type: &KalamDataType) -> bool {
 }
 
 /// Whether a filter may hold a value of a column of a type: what is hashed is the value as Parquet lays it.
-fn check(bloom: &Sbbf, value: &Value, data_type: &KalamDataType) -> bool {
+pub(super) fn check(bloom: &Sbbf, value: &Value, data_type: &KalamDataType) -> bool {
     match value {
         Value::BigInt(n) => match data_type {
             KalamDataType::BigInt => bloom.check(n),

@@ -100,6 +100,11 @@ impl SegmentMeta {
         self.group_keys.len()
     }
 
+    /// The row group of a row.
+    pub fn group_of(&self, row: u32) -> usize {
+        row as usize / ROW_GROUP_ROWS
+    }
+
     /// The rows of a row group.
     pub fn group_rows(&self, group: usize) -> std::ops::Range<u32> {
         let start = (group * ROW_GROUP_ROWS).min(self.rows as usize);

@@ -24,7 +24,7 @@ use super::cache::{Cached, Item, SegmentCache};
 use super::file::{SegmentFile, SparseFile};
 use super::marks::DeleteVector;
 use super::meta::SegmentMeta;
-use super::{ROW_GROUP_ROWS, ROW_ID_FIELD_ID, SEQ_FIELD_ID};
+use super::{ROW_ID_FIELD_ID, SEQ_FIELD_ID};
 use crate::error::{KalamError, Result};
 use crate::storage::StorageBackend;
 use crate::tables::Seq;
@@ -207,6 +207,16 @@ impl Segment {
         self.cache.put(self.uid, item, cached);
     }
 
+    /// Whether something is in the cache, which does not count as its use.
+    pub(super) fn is_kept(&self, item: Item) -> bool {
+        self.cache.contains(self.uid, item)
+    }
+
+    /// How many bytes the cache may hold.
+    pub(super) fn cache_budget(&self) -> usize {
+        self.cache.statistics().budget as usize
+    }
+
     /// Whether rows were written with a column.
     pub(super) fn has(&self, id: u32) -> bool {
         match id {
@@ -246,16 +256,19 @@ impl Segment {
 
     /// Whether a column of a row group is in memory.
     pub(super) fn is_cached(&self, group: usize, id: u32) -> bool {
-        self.cache.contains(self.uid, Item::Column { group: group as u32, id })
+        self.is_kept(Item::Column { group: group as u32, id })
+    }
+
+    /// A column of a row group, if rows were written with it and it is in memory.
+    pub fn column_in_memory(&self, group: usize, id: u32) -> Option<ArrayRef> {
+        match self.has(id).then(|| self.cached(Item::Column { group: group as u32, id })) {
+            Some(Some(Cached::Column(array))) => Some(array),
+            _ => None,
+        }
     }
 
     fn cached_columns(&self, group: usize, ids: &[u32]) -> Vec<Option<ArrayRef>> {
-        let group = group as u32;
-        let column = |id: &u32| match self.has(*id).then(|| self.cached(Item::Column { group, id: *id })) {
-            Some(Some(Cached::Column(array))) => Some(array),
-            _ => None,
-        };
-        ids.iter().map(column).collect()
+        ids.iter().map(|id| self.column_in_memory(group, *id)).collect()
     }
 
     /// Decodes columns of a row group, all rows or those of a selection. What has to be read is added to `file`.
@@ -301,7 +314,7 @@ impl Segment {
         let mut parts: Vec<Vec<ArrayRef>> = vec![Vec::new(); ids.len()];
         let mut rest = rows;
         while let Some(&first) = rest.first() {
-            let group = first as usize / ROW_GROUP_ROWS;
+            let group = self.meta.group_of(first);
             let range = self.meta.group_rows(group);
             let here = rest.partition_point(|row| *row < range.end);
             if range.is_empty() || here == 0 {

@@ -197,6 +197,7 @@ impl SystemTablesRegistry {
             ("hot_scopes", store.scopes),
             ("hot_rows", store.hot_rows),
             ("hot_bytes", store.hot_bytes),
+            ("hot_index_bytes", store.hot_index_bytes),
             ("segments", store.segments),
             ("cold_rows", store.cold_rows),
             ("cold_bytes", store.cold_bytes),

@@ -11,7 +11,7 @@ import type { HostStorage } from '../storage.js'
 import type { ColumnInfo, ConnectProgress } from '../types.js'
 import type { ResolvedWasm } from '../wasm.js'
 import { Outbox } from './outbox.js'
-import type { FromHost, HostSource, Op, Ops, Progress, RunAnswer, ToHost } from './protocol.js'
+import type { FromHost, HostSource, Op, Ops, Progress, ToHost } from './protocol.js'
 import type { Cursor, Engine, Receipt, RunOptions, RunOutcome, SessionOptions, Surface } from './surface.js'
 
 /** What a host needs from its surroundings. */
@@ -72,16 +72,18 @@ export class EngineHost {
 
   /** Takes the messages of the client. Never throws. */
   receive(messages: ToHost | readonly ToHost[]): void {
-    if (!isList(messages)) {
-      this.take(messages)
-      return
-    }
-    for (let i = 0; i < messages.length; ) {
-      const together = runsTogether(messages, i)
-      if (together.length > 1) void this.answerMany(together)
-      else this.take(messages[i] as ToHost)
-      i += Math.max(1, together.length)
-    }
+    this.outbox.gather(() => {
+      if (!isList(messages)) {
+        this.take(messages)
+        return
+      }
+      for (let i = 0; i < messages.length; ) {
+        const together = runsTogether(messages, i)
+        if (together.length > 1) void this.answerMany(together)
+        else this.take(messages[i] as ToHost)
+        i += Math.max(1, together.length)
+      }
+    })
   }
 
   private take(message: ToHost): void {
@@ -107,7 +109,17 @@ export class EngineHost {
   /** Runs statements. Most are over at once, and then nothing is kept for their end. */
   private run({ id, args }: RunCall): void {
     try {
-      const outcome = this.opened.run(args.sql, args.params, args.mode, id, runOptionsOf(args))
+      const { opened } = this
+      const options = runOptionsOf(args)
+      if (args.mode === 'query' && options === undefined) {
+        const row = opened.get(args.sql, args.params)
+        if (row !== undefined) {
+          const [columns, packed] = row
+          this.sendRows(id, columns, packed === undefined ? [] : [packed])
+          return
+        }
+      }
+      const outcome = opened.run(args.sql, args.params, args.mode, id, options)
       if (Array.isArray(outcome)) this.sendRun(id, outcome)
       else outcome.then(later => this.sendRun(id, later)).catch(error => this.send(failed(id, error)))
     } catch (error) {
@@ -146,30 +158,25 @@ export class EngineHost {
   }
 
   private sendRun(id: number, [rowsAffected, seq, durability, columns, packed]: RunOutcome): void {
-    const answer: RunAnswer = { id, run: [rowsAffected, seq, durability] }
-    if (columns instanceof Uint8Array) {
-      answer.ipc = columns
-      this.send(answer, [columns.buffer as ArrayBuffer])
-    } else if (columns === undefined) {
-      this.send(answer)
-    } else {
-      answer.shape = this.shapeOf(columns, answer)
-      answer.packed = packed as Uint8Array[]
-      const large = answer.packed.filter(buffer => buffer.byteLength >= TRANSFER_BYTES)
-      this.send(answer, [...new Set(large.map(view => view.buffer as ArrayBuffer))])
-    }
+    if (columns instanceof Uint8Array) this.send({ id, ipc: columns }, [columns.buffer as ArrayBuffer])
+    else if (columns === undefined) this.send({ id, run: [rowsAffected, seq, durability] })
+    else this.sendRows(id, columns, packed as Uint8Array[])
   }
 
-  /** Where the client keeps these columns; they go with the answer if it does not have them. */
-  private shapeOf(columns: ColumnInfo[], answer: RunAnswer): number {
+  /** Sends rows, and their columns if the client does not have them. */
+  private sendRows(id: number, columns: ColumnInfo[], packed: Uint8Array[]): void {
+    const large = packed.filter(buffer => buffer.byteLength >= TRANSFER_BYTES)
+    const transfer = large.length === 0 ? undefined : [...new Set(large.map(view => view.buffer as ArrayBuffer))]
     const known = this.places.get(columns)
-    if (known !== undefined && this.shapes[known] === columns) return known
-    const place = this.nextPlace
-    this.nextPlace = (place + 1) % SHAPES
-    this.shapes[place] = columns
-    this.places.set(columns, place)
-    answer.columns = columns
-    return place
+    if (known !== undefined && this.shapes[known] === columns) {
+      this.send({ id, shape: known, packed }, transfer)
+      return
+    }
+    const shape = this.nextPlace
+    this.nextPlace = (shape + 1) % SHAPES
+    this.shapes[shape] = columns
+    this.places.set(columns, shape)
+    this.send({ id, shape, columns, packed }, transfer)
   }
 
   private send(message: FromHost, transfer?: Transferable[]): void {

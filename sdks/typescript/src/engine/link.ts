@@ -9,8 +9,8 @@ import type { Limit } from '../limit.js'
 import { isReadOnly } from '../params.js'
 import type { ColumnInfo } from '../types.js'
 import { Outbox } from './outbox.js'
-import type { FromHost, Op, Ops, Progress, RunAnswer, ToHost } from './protocol.js'
-import type { RunResult } from './surface.js'
+import type { FromHost, Op, Ops, Progress, RowsAnswer, ToHost } from './protocol.js'
+import type { Receipt, RunResult } from './surface.js'
 import type { Receiver, Spawn, Transport } from './transport.js'
 
 /** How long a call that was told to stop may take to end, in milliseconds. */
@@ -139,7 +139,7 @@ export class Link implements Receiver {
     }
     const call = this.pending.get(message.id)
     // Also of an answer that nobody waits for: later ones may name its columns by their place alone.
-    const result = 'run' in message ? this.resultOf(message) : undefined
+    const result = 'shape' in message ? this.rowsOf(message) : undefined
     if (call === undefined) return
     if ('progress' in message) {
       try {
@@ -164,7 +164,7 @@ export class Link implements Receiver {
     this.take(message.id)
     if (!('error' in message)) {
       if (call.stopped !== undefined && changesNothing(call.settings)) call.reject(call.stopped)
-      else call.resolve('run' in message ? result : message.ok)
+      else call.resolve('shape' in message ? result : 'ok' in message ? message.ok : resultOf(message))
       return
     }
     const error = new KalamError(message.error)
@@ -172,17 +172,10 @@ export class Link implements Receiver {
     call.reject(ended && call.stopped !== undefined ? call.stopped : error)
   }
 
-  private resultOf({ run, shape, columns, packed, ipc }: RunAnswer): RunResult {
-    const [rowsAffected, seq, durability] = run
-    const result: RunResult = { rowsAffected, seq, durability }
-    if (ipc !== undefined) result.ipc = ipc
-    if (shape !== undefined) {
-      // Every result of this shape has them.
-      if (columns !== undefined) this.shapes[shape] = Object.freeze(columns.map(column => Object.freeze(column)))
-      result.columns = this.shapes[shape] as readonly ColumnInfo[]
-      result.packed = packed ?? []
-    }
-    return result
+  private rowsOf({ shape, columns, packed }: RowsAnswer): RunResult {
+    // Every result of this shape has them.
+    if (columns !== undefined) this.shapes[shape] = Object.freeze(columns.map(column => Object.freeze(column)))
+    return { columns: this.shapes[shape] as readonly ColumnInfo[], packed }
   }
 
   private async feed(id: number, call: Pending): Promise<void> {
@@ -244,6 +237,12 @@ export class Link implements Receiver {
       retryable: readOnly,
     })
   }
+}
+
+function resultOf(message: { run: Receipt } | { ipc: Uint8Array }): RunResult {
+  if ('ipc' in message) return message
+  const [rowsAffected, seq, durability] = message.run
+  return { receipt: { rowsAffected, seq, durability } }
 }
 
 const changesNothing = ({ readOnly }: CallSettings): boolean =>

@@ -1,6 +1,6 @@
 // Messages between the SDK and the host of an engine.
 //
-// Invariant: a request carries an id and is answered exactly once, by `ok`, `run` or `error`. Before that the host may
+// Invariant: a request carries an id and is answered exactly once: by `ok`, by what a run gave, or by `error`. Before that the host may
 // send progress and ask for the next piece of a source. What is sent in one turn goes as one list, in its order. The
 // same messages go to a host in this thread and to one in a worker; everything in them survives structured cloning.
 
@@ -100,21 +100,22 @@ export type ToHost =
 
 export type Progress = ConnectProgress | ImportProgress
 
-/** The outcome of a run. Columns that were sent before are named by their place alone. */
-export interface RunAnswer {
+/** Rows. Columns that were sent before are named by their place alone. */
+export interface RowsAnswer {
   id: number
-  run: Receipt
   /** Where the client keeps the columns of this result; `columns` are what it keeps there from now on. */
-  shape?: number
+  shape: number
   columns?: ColumnInfo[]
-  packed?: Uint8Array[]
-  ipc?: Uint8Array
+  packed: Uint8Array[]
 }
 
 /** What a host sends. */
 export type FromHost =
   | { id: number; ok: unknown }
-  | RunAnswer
+  | RowsAnswer
+  /** What a run gave that was not asked for rows. */
+  | { id: number; run: Receipt }
+  | { id: number; ipc: Uint8Array }
   | { id: number; error: KalamErrorInit }
   | { id: number; progress: Progress }
   /** The next piece of a fed source, please. */

@@ -50,8 +50,9 @@ export type RunOutcome =
   | [...Receipt, columns: ColumnInfo[], packed: Uint8Array[]]
   | [...Receipt, ipc: Uint8Array]
 
-/** The result of a run as the client has it. */
-export interface RunResult extends ExecResult {
+/** The result of a run as the client has it: a receipt, rows, or an IPC stream, as its mode says. */
+export interface RunResult {
+  receipt?: ExecResult
   columns?: readonly ColumnInfo[]
   packed?: Uint8Array[]
   ipc?: Uint8Array
@@ -123,6 +124,11 @@ export interface Engine {
     requestId: number,
     options: RunOptions | undefined,
   ): RunOutcome | Promise<RunOutcome>
+  /**
+   * The row of a query by its whole key that has been run before, in the session of whoever opened the database, if the
+   * engine knows it at once. Else the query has to be run.
+   */
+  get(sql: string, params: unknown): [columns: ColumnInfo[], packed: Uint8Array | undefined] | undefined
   /** Runs a text for each set of parameters, as calls that overlap; gives a receipt or an error object for each. */
   runMany(sql: string, sets: unknown[], options: RunOptions | undefined): Promise<(Receipt | object)[]>
   prepare(sql: string): Promise<string[]>
