@@ -2,16 +2,22 @@
 #![cfg(not(target_arch = "wasm32"))]
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
+use kalamdb::schema::TableId;
 use kalamdb::sql::{ExecuteOptions, Params, StatementResult};
 use kalamdb::storage::{Durability, MemoryBackend, Partition, StorageBackend, WriteBatch};
+use kalamdb::tables::{Rewritten, ScopeKey};
 
+#[path = "support/faulty.rs"]
+mod faulty;
 mod support;
 
-use support::{last_values, map_cells, text_or_null};
+use faulty::Faulty;
+use support::{last_values, map_cells, open_copy, sql, text_or_null};
 
 struct Database {
     backend: Arc<MemoryBackend>,
@@ -447,4 +453,50 @@ fn the_order_of_the_key_needs_no_sort() -> Result<()> {
     }
     db.exec("STORAGE COMPACT TABLE t")?;
     check()
+}
+
+/// One commit moves rows into segments, or puts segments together: refused, it has done nothing, in memory and in storage.
+#[test]
+fn a_flush_or_compaction_that_storage_refuses_changes_nothing() -> Result<()> {
+    block_on(async {
+        let backend = Faulty::new(MemoryBackend::new());
+        let context = AppContext::open(Arc::clone(&backend) as _, Config::default()).await?;
+        sql(&context, "CREATE TABLE t (k INT PRIMARY KEY, v INT)").await?;
+        let table = context.registry().table(&TableId::new("default", "t")).await?.expect("the table");
+        let (store, scope) = (context.store(), ScopeKey { table_no: table.definition().table_no, user: None });
+        let flush = || store.flush(&scope, table.definition());
+        let compact = || store.compact(&scope, table.definition(), true);
+        let fill = async |from: u32, to: u32| {
+            sql(&context, &format!("INSERT INTO t SELECT value, value FROM generate_series({from}, {to})")).await
+        };
+        // The same rows for whoever is there, and for whoever opens what is stored.
+        let all_there = async |rows: u32| {
+            for context in [&context, &open_copy(backend.inner()).await?] {
+                let found = sql(context, "SELECT k FROM t ORDER BY k").await?;
+                let found = map_cells(last_values(&found)?, text_or_null).concat();
+                assert_eq!(found, (0..rows).map(|k| k.to_string()).collect::<Vec<_>>());
+            }
+            Ok::<_, KalamError>(())
+        };
+        let refused = |outcome: Result<Rewritten>| {
+            assert_eq!(outcome.expect_err("storage refuses").code(), ErrorCode::QuotaExceeded);
+            assert_eq!(backend.failures.load(Ordering::Relaxed), 0, "it was asked once");
+        };
+        fill(0, 9).await?;
+        assert_eq!(flush().await?, Rewritten { rows: 10, segments: 1 });
+        backend.failures.store(1, Ordering::Relaxed);
+        assert_eq!(compact().await?, Rewritten::default(), "there is one segment");
+        backend.failures.store(0, Ordering::Relaxed);
+        fill(10, 19).await?;
+        backend.failures.store(1, Ordering::Relaxed);
+        refused(flush().await);
+        all_there(20).await?;
+        assert_eq!(flush().await?, Rewritten { rows: 10, segments: 1 });
+        all_there(20).await?;
+        backend.failures.store(1, Ordering::Relaxed);
+        refused(compact().await);
+        all_there(20).await?;
+        assert_eq!(compact().await?, Rewritten { rows: 20, segments: 1 });
+        all_there(20).await
+    })
 }

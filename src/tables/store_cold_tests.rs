@@ -1,55 +1,20 @@
 //! Flush and compaction of one scope, step by step.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
-use async_trait::async_trait;
-use bytes::Bytes;
 use futures::executor::block_on;
 
 use super::*;
 use crate::schema::{NewColumn, TableId, TableOptions};
-use crate::storage::{KeyValue, MemoryBackend, ScanOptions, StorageBackend, StorageStats};
+use crate::storage::{MemoryBackend, ScanOptions, StorageBackend};
 use crate::tables::{ColdCheck, Due, DueWork, SEGMENT_ROWS, ScopeWrite, Seq, cold_position, prepare_rows};
 use crate::types::KalamDataType;
 
-/// A memory backend whose next commit can be made to fail.
-#[derive(Debug, Default)]
-struct Failing {
-    inner: MemoryBackend,
-    fail: AtomicBool,
-}
-
-#[async_trait]
-impl StorageBackend for Failing {
-    fn kind(&self) -> &'static str {
-        "failing"
-    }
-    async fn get(&self, partition: Partition, key: &[u8]) -> Result<Option<Bytes>> {
-        self.inner.get(partition, key).await
-    }
-    async fn scan(&self, partition: Partition, range: &KeyRange, options: ScanOptions) -> Result<Vec<KeyValue>> {
-        self.inner.scan(partition, range, options).await
-    }
-    async fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<Durability> {
-        if self.fail.swap(false, Ordering::Relaxed) {
-            return Err(KalamError::new(ErrorCode::QuotaExceeded, "no room"));
-        }
-        self.inner.commit(batch, durability).await
-    }
-    async fn stats(&self) -> Result<StorageStats> {
-        self.inner.stats().await
-    }
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
-    }
-}
-
 struct Table {
-    backend: Arc<Failing>,
+    backend: Arc<MemoryBackend>,
     store: Arc<TableStore>,
     scope: ScopeKey,
     definition: Arc<TableDefinition>,
@@ -57,7 +22,7 @@ struct Table {
 
 impl Table {
     async fn new(retention_hours: u64) -> Result<Self> {
-        let backend = Arc::new(Failing::default());
+        let backend = Arc::new(MemoryBackend::new());
         let store = TableStore::open(Arc::clone(&backend) as _, 0).await?;
         let options = TableOptions { deleted_retention_hours: Some(retention_hours), ..TableOptions::default() };
         let columns = vec![NewColumn::new("k", KalamDataType::BigInt), NewColumn::new("v", KalamDataType::BigInt)];
@@ -156,7 +121,7 @@ impl Table {
     }
 
     async fn reopen(&mut self) -> Result<()> {
-        self.backend = Arc::new(Failing { inner: self.backend.inner.reopen(), fail: AtomicBool::new(false) });
+        self.backend = Arc::new(self.backend.reopen());
         self.store = TableStore::open(Arc::clone(&self.backend) as _, 0).await?;
         Ok(())
     }
@@ -311,30 +276,6 @@ fn tombstones_stay_as_long_as_they_are_retained() -> Result<()> {
         table.store.compact(&table.scope, &gone, true).await?;
         assert_eq!(tombstones().await?, 0);
         assert_eq!(table.keys(table.store.snapshot()).await?, [2, 3]);
-        Ok(())
-    })
-}
-
-#[test]
-fn a_flush_that_storage_refuses_changes_nothing() -> Result<()> {
-    block_on(async {
-        let table = Table::new(0).await?;
-        table.insert(0..10).await?;
-        table.flush().await?;
-        table.insert(10..20).await?;
-        table.backend.fail.store(true, Ordering::Relaxed);
-        let error = table.flush().await.expect_err("storage refuses");
-        assert_eq!(error.code(), ErrorCode::QuotaExceeded);
-        assert_eq!(table.keys(table.store.snapshot()).await?, (0..20).collect::<Vec<_>>());
-        table.backend.fail.store(true, Ordering::Relaxed);
-        table.compact(true).await.expect("there is one segment");
-        table.backend.fail.store(false, Ordering::Relaxed);
-        table.flush().await?;
-        table.backend.fail.store(true, Ordering::Relaxed);
-        table.compact(true).await.expect_err("storage refuses");
-        assert_eq!(table.keys(table.store.snapshot()).await?, (0..20).collect::<Vec<_>>());
-        assert_eq!(table.compact(true).await?, Rewritten { rows: 20, segments: 1 });
-        assert_eq!(table.keys(table.store.snapshot()).await?, (0..20).collect::<Vec<_>>());
         Ok(())
     })
 }

@@ -21,6 +21,7 @@ pub(super) enum Item {
     Footer,
     Bloom {
         group: u32,
+        id: u32,
     },
     Column {
         group: u32,

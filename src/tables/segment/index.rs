@@ -1,17 +1,18 @@
 //! A secondary index over the rows of a segment: encoded values in order, each with its row.
 //!
 //! Nothing of it is stored: it is built from the decoded columns when it is first asked for values that lie within the
-//! bounds of its columns, and kept in the cache. Segments
-//! never change, so it stays right. Invariant: it has every row of the segment, or, where the values have to be led
+//! bounds of its columns, and kept in the cache. Segments never change, so it stays right. New values of a UNIQUE column
+//! are asked of Bloom filters first, which only ever say too often that a value may be there. Invariant: it has every row of the segment, or, where the values have to be led
 //! through an ALTER that rows which have ended need not follow, every row that had not ended when it was built;
 //! then it serves snapshots from [`SegmentIndex::covers`] on.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray};
+use arrow::array::{Array, ArrayRef, BooleanArray};
 use arrow::compute;
 
 use super::cache::{Cached, Item};
+use super::lookup::{check, has_bloom};
 use super::prune::bounds_convert;
 use super::reader::Segment;
 use crate::error::{KalamError, Result};
@@ -20,9 +21,16 @@ use crate::schema::{IndexDefinition, TableDefinition};
 use crate::tables::index::{IndexCodec, IndexRange, successor};
 use crate::tables::replay::outdated;
 use crate::tables::{IndexAccess, Seq};
+use crate::types::{KalamDataType, KeyCodec};
 
 /// Rows whose visibility is asked at once.
 const STEP: usize = 1024;
+/// More new values than this are looked up in the whole index.
+const FEW: usize = 64;
+/// For a few values an index is only built if it takes at most this part of the cache.
+const INDEX_SHARE: usize = 4;
+/// Bytes that the values of a column without a width are taken to have.
+const TEXT_BYTES: usize = 32;
 
 /// The index; see the module's comment.
 #[derive(Debug)]
@@ -145,6 +153,9 @@ impl Segment {
         index: &IndexDefinition,
         values: &[V],
     ) -> Result<Vec<(usize, u32)>> {
+        if let Some(found) = self.live_by_filters(definition, index, values).await? {
+            return Ok(found);
+        }
         let index = self.index(definition, index).await?;
         let marks = self.marks();
         let mut found = Vec::new();
@@ -153,6 +164,76 @@ impl Segment {
             found.extend(rows.filter(|row| !marks.has_ended(**row)).map(|row| (place, *row)));
         }
         Ok(found)
+    }
+
+    /// As [`Segment::live_with`] without the index, where Bloom filters say better: of most new values that they are in no
+    /// row group. Where they may be, the index is built if the cache has room for such, else only those row groups are
+    /// read. `None`: the index is the way.
+    async fn live_by_filters<V: AsRef<[u8]> + Sync>(
+        &self,
+        definition: &TableDefinition,
+        index: &IndexDefinition,
+        values: &[V],
+    ) -> Result<Option<Vec<(usize, u32)>>> {
+        let [column] = index.columns.as_slice() else { return Ok(None) };
+        let (id, version) = (column.column_id, self.meta().schema_version);
+        let Some(data_type) = definition.column_by_id(id).map(|c| c.data_type).filter(has_bloom) else {
+            return Ok(None);
+        };
+        let same_type = definition.type_path(id, version).len() == 1 && self.has(id);
+        let item = Item::Index { id: index.index_id, version: definition.schema_version };
+        if values.len() > FEW || !same_type || self.is_kept(item) {
+            return Ok(None);
+        }
+        let codec = KeyCodec::new(&[data_type])?;
+        let mut wanted = Vec::with_capacity(values.len());
+        for value in values {
+            let mut bytes = value.as_ref().to_vec();
+            if column.descending {
+                bytes.iter_mut().for_each(|b| *b = !*b);
+            }
+            wanted.extend(codec.decode(&bytes)?);
+        }
+        let mut perhaps: Vec<(usize, Vec<usize>)> = Vec::new();
+        let mut turns = Turns::begin_short();
+        for group in 0..self.meta().groups() {
+            // An older segment, or an index that is younger than it.
+            let Some(bloom) = self.bloom(group, id).await? else { return Ok(None) };
+            let places = (0..wanted.len()).filter(|place| check(&bloom, &wanted[*place], &data_type));
+            let places: Vec<usize> = places.collect();
+            if !places.is_empty() {
+                perhaps.push((group, places));
+            }
+            turns.pass().await;
+        }
+        if perhaps.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        if self.index_size_about(&data_type) <= self.cache_budget() / INDEX_SHARE {
+            return Ok(None);
+        }
+        let (marks, encoded) = (self.marks(), IndexCodec::new(definition, index)?);
+        let mut found = Vec::new();
+        for (group, places) in perhaps {
+            let column = self.read_rows(group, &[id]).await?.pop().flatten();
+            let Some(column) = column else { return Ok(None) };
+            let first = self.meta().group_rows(group).start;
+            let mut bytes = Vec::new();
+            for row in (0..column.len()).filter(|row| column.is_valid(*row)) {
+                bytes.clear();
+                encoded.encode_column(0, &column, row, &mut bytes)?;
+                let here = places.iter().filter(|place| values[**place].as_ref() == bytes);
+                found.extend(here.map(|place| (*place, first + row as u32)).filter(|(_, row)| !marks.has_ended(*row)));
+            }
+            turns.pass().await;
+        }
+        Ok(Some(found))
+    }
+
+    /// About how many bytes an index of one column takes.
+    fn index_size_about(&self, data_type: &KalamDataType) -> usize {
+        let value = data_type.arrow_type().primitive_width().unwrap_or(TEXT_BYTES);
+        self.meta().rows as usize * (value + 1 + 2 * size_of::<u32>())
     }
 
     /// Where the encoded values of each column of an index lie, by the manifest.

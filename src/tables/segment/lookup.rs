@@ -145,9 +145,9 @@ impl Segment {
         })
     }
 
-    /// The Bloom filter of a key column in a row group.
-    async fn bloom(&self, group: usize, id: u32) -> Result<Option<Arc<Sbbf>>> {
-        let item = Item::Bloom { group: group as u32 };
+    /// The Bloom filter of a column in a row group, if it was written with one.
+    pub(super) async fn bloom(&self, group: usize, id: u32) -> Result<Option<Arc<Sbbf>>> {
+        let item = Item::Bloom { group: group as u32, id };
         if let Some(Cached::Bloom(bloom)) = self.cached(item) {
             return Ok(Some(bloom));
         }
@@ -224,7 +224,7 @@ fn encode_alike(a: &KeyCodec, b: &KeyCodec) -> bool {
         })
 }
 
-/// Whether a key column of this type has a Bloom filter. Floating point numbers that are equal as keys (the zeros, the
+/// Whether a column of this type can have a Bloom filter. Floating point numbers that are equal as keys (the zeros, the
 /// NaNs) differ in their bytes, booleans have two values only, and decimals lie in three ways.
 pub(super) fn has_bloom(data_type: &KalamDataType) -> bool {
     use KalamDataType as T;
@@ -244,7 +244,7 @@ pub(super) fn has_bloom(data_type: &KalamDataType) -> bool {
 }
 
 /// Whether a filter may hold a value of a column of a type: what is hashed is the value as Parquet lays it.
-fn check(bloom: &Sbbf, value: &Value, data_type: &KalamDataType) -> bool {
+pub(super) fn check(bloom: &Sbbf, value: &Value, data_type: &KalamDataType) -> bool {
     match value {
         Value::BigInt(n) => match data_type {
             KalamDataType::BigInt => bloom.check(n),

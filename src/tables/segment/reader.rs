@@ -207,6 +207,16 @@ impl Segment {
         self.cache.put(self.uid, item, cached);
     }
 
+    /// Whether something is in the cache, which does not count as its use.
+    pub(super) fn is_kept(&self, item: Item) -> bool {
+        self.cache.contains(self.uid, item)
+    }
+
+    /// How many bytes the cache may hold.
+    pub(super) fn cache_budget(&self) -> usize {
+        self.cache.statistics().budget as usize
+    }
+
     /// Whether rows were written with a column.
     pub(super) fn has(&self, id: u32) -> bool {
         match id {
@@ -246,7 +256,7 @@ impl Segment {
 
     /// Whether a column of a row group is in memory.
     pub(super) fn is_cached(&self, group: usize, id: u32) -> bool {
-        self.cache.contains(self.uid, Item::Column { group: group as u32, id })
+        self.is_kept(Item::Column { group: group as u32, id })
     }
 
     /// A column of a row group, if rows were written with it and it is in memory.
