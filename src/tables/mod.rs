@@ -40,14 +40,14 @@ mod switch;
 mod system;
 
 pub use hot::{HotStatistics, HotTable, View};
-pub use index::IndexCodec;
+pub use index::{IndexCodec, IndexRange};
 pub use index_access::IndexAccess;
 pub use key_pins::MAX_LOOKUP_KEYS;
 pub use key_spec::KeySpec;
 pub use log::{RequestId, ScopeKey};
 pub use overlay::{OWN_ROWS, OverlayView, StatementWrite, Transaction, TransactionView, altered};
 pub use pins::{ScopeHold, SnapshotPin};
-pub use point::{Point, PointRow};
+pub use point::{Keys, KnownRows};
 pub use provider::{
     BaseTableProvider, SharedKind, SharedTableProvider, StoredTableProvider, StreamKind, StreamTableProvider,
     TableKind, TableProviderCore, TableProviders, UserKind, UserTableProvider, stored_core, stored_provider,
