@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use arrow::array::Int32Array;
 use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::schema::Role;
@@ -19,19 +20,39 @@ const SETUP: &str = "CREATE SHARED TABLE one (id INT PRIMARY KEY, name TEXT, n D
     CREATE USER TABLE mine (id BIGINT PRIMARY KEY, v BYTES, t TIMESTAMP);
     CREATE NAMESPACE other; CREATE SHARED TABLE other.one (id INT PRIMARY KEY, note TEXT);
     INSERT INTO other.one VALUES (3, 'another table');
+    CREATE SHARED TABLE words (w TEXT PRIMARY KEY, n INT);
     INSERT INTO one SELECT value, 'n' || value, value / 2.0 FROM generate_series(0, 9) AS g(value);
     INSERT INTO two SELECT 'k' || (value % 3), value, 'v', value FROM generate_series(0, 9) AS g(value);
     INSERT INTO mine SELECT value, NULL, NULL FROM generate_series(0, 5) AS g(value)";
 
-/// Queries, and whether they name two parameters: a number and a text.
-const QUERIES: [(&str, bool); 6] = [
-    ("SELECT * FROM one WHERE id = $1", false),
-    ("SELECT name, id AS key FROM one AS o WHERE ($1 = o.id)", false),
-    ("SELECT v, w FROM two WHERE b = $1 AND a = $2", true),
-    ("SELECT * FROM two WHERE a = $2 AND b = $1", true),
-    ("SELECT * FROM mine WHERE id = $1", false),
-    ("SELECT v FROM two WHERE b = $1", false),
+/// The parameters of a query.
+#[derive(Clone, Copy)]
+enum Given {
+    Number,
+    NumberAndText,
+    Numbers,
+    Texts,
+}
+
+const QUERIES: [(&str, Given); 14] = [
+    ("SELECT * FROM one WHERE id = $1", Given::Number),
+    ("SELECT name, id AS key FROM one AS o WHERE ($1 = o.id)", Given::Number),
+    ("SELECT v, w FROM two WHERE b = $1 AND a = $2", Given::NumberAndText),
+    ("SELECT * FROM two WHERE a = $2 AND b = $1", Given::NumberAndText),
+    ("SELECT * FROM mine WHERE id = $1", Given::Number),
+    ("SELECT v FROM two WHERE b = $1", Given::Number),
+    ("SELECT * FROM one WHERE id >= $1 AND id < $2", Given::Numbers),
+    ("SELECT id, n FROM one o WHERE o.id <= $2 AND ($1 < o.id)", Given::Numbers),
+    ("SELECT * FROM mine WHERE id BETWEEN $1 AND $2", Given::Numbers),
+    ("SELECT id FROM one WHERE id > $1", Given::Number),
+    ("SELECT * FROM two WHERE b > $1 AND b < $2", Given::Numbers),
+    ("SELECT * FROM words WHERE w > $1 AND w <= $2", Given::Texts),
+    ("SELECT n FROM words WHERE w >= $2 AND w < $1", Given::Texts),
+    ("SELECT * FROM one WHERE id > $1 AND n < $2", Given::Numbers),
 ];
+
+/// Keys that begin with each other, and with what a key's encoding ends with.
+const WORDS: [&str; 7] = ["", "a", "a\u{0}", "a\u{0}b", "aa", "b", "ż"];
 
 struct Database {
     backend: Arc<MemoryBackend>,
@@ -62,9 +83,14 @@ impl Database {
 
     async fn check(&self, number: i64) {
         for session in &self.sessions {
-            for (sql, both) in QUERIES {
-                let mut values = vec![Value::BigInt(number)];
-                values.extend(both.then(|| Value::Text(format!("k{}", number % 3))));
+            for (sql, given) in QUERIES {
+                let word = |n: i64| Value::Text(WORDS[n as usize % WORDS.len()].to_owned());
+                let values = match given {
+                    Given::Number => vec![Value::BigInt(number)],
+                    Given::NumberAndText => vec![Value::BigInt(number), Value::Text(format!("k{}", number % 3))],
+                    Given::Numbers => vec![Value::BigInt(number), Value::BigInt(number + number % 5)],
+                    Given::Texts => vec![word(number), word(number * 5 + 1)],
+                };
                 self.compare(session, sql, Params::Positional(values)).await;
             }
         }
@@ -97,6 +123,8 @@ fn step() -> impl Strategy<Value = String> {
         2 => key().prop_map(|k| format!("INSERT INTO two SELECT 'k' || (v % 3), v, 'z', v FROM generate_series({k}, 11) g(v)")),
         2 => key().prop_map(|k| format!("bob: INSERT INTO mine VALUES ({k}, '\\x01ff', '2026-01-01T00:00:00.000001Z')")),
         2 => key().prop_map(|k| format!("UPDATE mine SET v = '\\x02' WHERE id = {k}")),
+        1 => key().prop_map(|k| format!("DELETE FROM words WHERE n = {k}")),
+        2 => key().prop_map(|k| format!("INSERT INTO words VALUES ('{}', {k})", WORDS[k as usize % WORDS.len()])),
         6 => Just("STORAGE FLUSH ALL".to_owned()),
         2 => Just("STORAGE COMPACT TABLE one".to_owned()),
         1 => Just("TRUNCATE one".to_owned()),
@@ -172,6 +200,16 @@ fn rows_are_given_at_once() {
             database.context.executor().point_get(&database.sessions[0], QUERIES[0].0, params).is_some()
         };
         assert!(!typed(Value::Text("3".into())) && !typed(Value::Double(3.0)) && !typed(Value::Null));
+        let range = |most| {
+            let params = || Some(Params::Positional(vec![Value::BigInt(4), Value::BigInt(most)]));
+            database.context.executor().point_get(&database.sessions[0], QUERIES[6].0, params)
+        };
+        let types = [KalamDataType::Int, KalamDataType::Text, KalamDataType::Double];
+        let packed = range(7).and_then(|found| found.pack(&types).expect("rows")).expect("rows that are known");
+        let columns: Vec<(&str, KalamDataType)> = types.iter().map(|data_type| ("c", *data_type)).collect();
+        let (columns, rows) = packed::decode(&packed, &columns).expect("what was packed");
+        assert_eq!((rows, format!("{:?}", columns[0])), (3, format!("{:?}", Int32Array::from(vec![4, 5, 6]))));
+        assert!(range(3).is_some_and(|found| found.pack(&types).expect("nothing").is_none()), "bounds that cross");
         database.step("BEGIN").await;
         assert_eq!(get(&database, 3), None, "a transaction is open");
     });

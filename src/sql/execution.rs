@@ -21,6 +21,7 @@ use super::datafusion_session;
 use super::errors::from_datafusion;
 use super::executor::{ExecuteOptions, SqlExecutor};
 use super::expressions::any_expression;
+use super::fault;
 use super::handlers;
 use super::params::Params;
 use super::parser::Statement;
@@ -261,6 +262,25 @@ impl<'a> Execution<'a> {
         Box::pin(plan_statement(&self.state, names, statement, extras)).await
     }
 
+    /// The physical plan of a query with its parameters in place.
+    pub async fn planned(&self, query: ast::Query, extras: &Extras) -> Result<Arc<dyn ExecutionPlan>> {
+        match self.query_plan(query.clone(), extras).await {
+            Ok(plan) => Ok(plan),
+            Err(error) => Err(self.placed(error, &query, extras).await),
+        }
+    }
+
+    /// As [`Execution::planned`], with errors as they are found.
+    pub async fn query_plan(&self, query: ast::Query, extras: &Extras) -> Result<Arc<dyn ExecutionPlan>> {
+        let plan = self.plan(ast::Statement::Query(Box::new(query)), extras).await?;
+        self.physical(&plan).await
+    }
+
+    /// An error of planning a query with the place of what is wrong.
+    pub async fn placed(&self, error: KalamError, query: &ast::Query, extras: &Extras) -> KalamError {
+        Box::pin(fault::placed(error, self, query, extras)).await
+    }
+
     /// The physical plan of a logical one.
     pub async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
         let physical = if self.state.execution_props().query_execution_start_time.is_none() && tells_time(plan) {
@@ -330,8 +350,7 @@ impl<'a> Execution<'a> {
         extras: &Extras,
         request: Arc<Request>,
     ) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-        let plan = Box::pin(self.plan(ast::Statement::Query(Box::new(query)), extras)).await?;
-        let physical = Box::pin(self.physical(&plan)).await?;
+        let physical = Box::pin(self.planned(query, extras)).await?;
         let schema = physical.schema();
         Ok((schema, self.collect(physical, request).await?))
     }

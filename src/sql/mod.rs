@@ -16,6 +16,7 @@ mod execution;
 mod executor;
 mod expressions;
 mod extremes;
+mod fault;
 mod functions;
 mod generated;
 mod guarded_rules;

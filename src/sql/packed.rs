@@ -89,7 +89,7 @@ impl Kind {
 }
 
 /// Rows of some columns.
-type Part<'a> = (&'a [ArrayRef], Range<usize>);
+pub type Part<'a> = (&'a [ArrayRef], Range<usize>);
 
 /// Packs a result, whose columns are of these types, into buffers of at most [`ROWS_PER_BUFFER`] rows.
 pub fn encode(rows: &Rows, types: &[KalamDataType]) -> Result<Vec<Vec<u8>>> {
@@ -116,12 +116,8 @@ pub fn encode(rows: &Rows, types: &[KalamDataType]) -> Result<Vec<Vec<u8>>> {
     Ok(buffers)
 }
 
-/// Packs one row of columns of these types.
-pub fn encode_row(columns: &[ArrayRef], row: usize, types: &[KalamDataType]) -> Result<Vec<u8>> {
-    encode_parts(types, &[(columns, row..row + 1)])
-}
-
-fn encode_parts(types: &[KalamDataType], parts: &[Part<'_>]) -> Result<Vec<u8>> {
+/// Packs rows of columns of these types into one buffer.
+pub fn encode_parts(types: &[KalamDataType], parts: &[Part<'_>]) -> Result<Vec<u8>> {
     let rows = parts.iter().map(|(_, rows)| rows.len()).sum::<usize>();
     let head = HEADER + COLUMN * types.len();
     // Most values take eight bytes at the most, and what takes more tells so as it comes.

@@ -31,6 +31,14 @@ impl Default for Params {
 }
 
 impl Params {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Positional(values) => values.is_empty(),
+            Self::Named(values) => values.is_empty(),
+        }
+    }
+
     /// The value of a placeholder as it is written, with its `$`.
     pub fn get(&self, placeholder: &str) -> Result<&Value> {
         let name = placeholder.trim_start_matches('$');

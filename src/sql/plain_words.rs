@@ -88,6 +88,22 @@ pub fn reworded(what: &str) -> Option<Reworded> {
         let message = format!("VALUES has {} and {} in one column", translated(first), translated(second));
         return hinted(C::DatatypeMismatch, message, "Cast one of them.");
     }
+    if let Some(rest) = line.strip_prefix("Inconsistent data length across values list: got ")
+        && let Some((found, rest)) = rest.split_once(" values in row ")
+        && let Some((row, expected)) = rest.split_once(" but expected ")
+        && let Ok(row) = row.parse::<usize>()
+    {
+        let message = format!("row {} of VALUES has {found} values, row 1 has {expected}", row + 1);
+        return said(C::InvalidStatement, message);
+    }
+    if let Some(rest) = line.strip_prefix("Function '")
+        && let Some((name, rest)) = rest.split_once("' expects ")
+        && let Some((_, found)) = rest.split_once(" but received ")
+    {
+        let found = if found == "String" { "TEXT".to_owned() } else { translated(found) };
+        let hint = format!("{name} takes other arguments; a cast may help.");
+        return hinted(C::FunctionNotFound, format!("function {name}({found}) does not exist"), hint);
+    }
     if let Some(rest) = line.strip_prefix("There isn't a common type to coerce ")
         && let Some((types, _)) = rest.split_once(" in LIKE expression")
     {
@@ -172,10 +188,21 @@ pub fn reworded(what: &str) -> Option<Reworded> {
         return said(C::InvalidColumnReference, message);
     }
     for clause in ["LIMIT", "OFFSET"] {
+        let expected = format!("Expected {clause} to be an integer or null, but got ");
+        if let Some(found) = line.strip_prefix(&expected) {
+            return said(C::DatatypeMismatch, format!("{clause} is {}, expected a number", translated(found)));
+        }
         if let Some(rest) = line.strip_prefix(&format!("{clause} must be ")) {
             let found = rest.split('\'').nth(1).unwrap_or("negative");
             return said(C::InvalidStatement, format!("{clause} is {found}, expected 0 or more"));
         }
+    }
+    if let Some(rest) = line.strip_prefix("expr type ")
+        && let Some((found, rest)) = rest.split_once(" can't cast to ")
+        && let Some((listed, _)) = rest.split_once(" in InSubquery")
+    {
+        let message = format!("{} is looked for in a subquery of {}", translated(found), translated(listed));
+        return hinted(C::DatatypeMismatch, message, "Cast one of the sides.");
     }
     if let Some(columns) = line.strip_prefix("Too many columns! The subquery should only return one column: ") {
         let count = columns.split(", ").count();

@@ -264,19 +264,22 @@ impl Execution<'_> {
         cache.misses.fetch_add(1, Ordering::Relaxed);
         let (query, extras) = build()?;
         // Planning is large and rare: its state lies beside that of the statement, which moves.
-        Box::pin(self.plan_anew(query, extras, key, entry, catalog)).await
+        match Box::pin(self.plan_anew(query.clone(), &extras, key, entry, catalog)).await {
+            Ok(plan) => Ok(plan),
+            Err(error) => Err(self.placed(error, &query, &extras).await),
+        }
     }
 
     async fn plan_anew(
         &self,
         query: ast::Query,
-        extras: Extras,
+        extras: &Extras,
         mut key: Option<Key>,
         entry: Option<Entry>,
         catalog: u64,
     ) -> Result<ReadyPlan> {
         let cache = self.executor.plan_cache();
-        let logical = self.logical(ast::Statement::Query(Box::new(query)), &extras).await?;
+        let logical = self.logical(ast::Statement::Query(Box::new(query)), extras).await?;
         if let Some(key) = &mut key
             && key.users.is_none()
             && who::is_asked(&logical)

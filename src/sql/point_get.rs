@@ -1,11 +1,10 @@
-//! Queries of one row by its whole key that were run before: all that is left to do is to look the row up.
+//! Queries of rows by the key alone, or by a range of it, that were run before: all that is left is to find the rows.
 //!
 //! What a run costs beside the lookup is mostly the code that it passes through, which is cold after every message from
 //! the host. Invariant: [`SqlExecutor::point_get`] gives what running the query gives, or declines and has changed
-//! nothing. So it serves a text only after `short_path.rs` has run it, for the same catalog and namespace; it looks the
-//! row up in the same scan; and it leaves to that path every session whose role has to be looked up or that has a
-//! transaction open, every parameter that is not of its column's own kind, and every key that it does not know at once
-//! (`tables/point.rs`).
+//! nothing. So it serves a text only after the text has run, for the same catalog and namespace; it reads as the same
+//! scan would; and it leaves to a run every session whose role has to be looked up or that has a transaction open, every
+//! parameter that is not of its column's own kind, and all rows that are not known at once (`tables/point.rs`).
 
 use std::sync::Arc;
 
@@ -21,16 +20,16 @@ use super::short_path::{column_name, is_of_kind};
 use super::statement_cache::placeholder;
 use crate::error::Result;
 use crate::schema::{TableDefinition, check_user_name};
-use crate::tables::{KeySpec, Point, PointRow};
-use crate::types::{KalamDataType, Value};
+use crate::tables::{IndexRange, KeySpec, Keys, KnownRows};
+use crate::types::{KalamDataType, KeyCodec, Value};
 
 /// What is kept with a text; see the module's comment.
 #[derive(Debug, Default)]
-pub struct PointSlot(Mutex<Option<Arc<PointGet>>>);
+pub struct KnownSlot(Mutex<Option<Arc<KnownQuery>>>);
 
-/// A query of one row, as far as it is the same for all keys.
+/// A query of rows by their keys, as far as it is the same for all keys.
 #[derive(Debug)]
-struct PointGet {
+struct KnownQuery {
     /// The catalog and the namespace that the table was found in.
     catalog: u64,
     namespace: Arc<str>,
@@ -42,15 +41,61 @@ struct PointGet {
 struct Known {
     lookup: Arc<KeptLookup>,
     key: KeySpec,
-    /// For each column of the key the place of its parameter.
-    parameters: Vec<usize>,
+    wanted: Wanted,
 }
 
-/// What a query of one row gave.
+/// What WHERE says of the key, by the places of parameters.
+#[derive(Debug)]
+enum Wanted {
+    /// It is equal to parameters: one for each of its columns.
+    Equal(Vec<usize>),
+    /// Its one column is between two, or not on the wrong side of one; with each whether it may be equal to it.
+    Between { from: Option<(usize, bool)>, to: Option<(usize, bool)> },
+}
+
+impl Wanted {
+    /// How many parameters it takes.
+    fn parameters(&self) -> usize {
+        match self {
+            Wanted::Equal(places) => places.len(),
+            Wanted::Between { from, to } => usize::from(from.is_some()) + usize::from(to.is_some()),
+        }
+    }
+
+    /// The keys that it asks for; `None` if a value is not of its column's own kind.
+    fn keys(&self, values: &[Value], codec: &KeyCodec) -> Option<Keys> {
+        let encoded = |places: &[usize]| {
+            let value = |(place, data_type): (&usize, &KalamDataType)| {
+                values.get(*place).filter(|value| is_of_kind(value, data_type)).cloned()
+            };
+            let values: Vec<Value> = places.iter().zip(codec.types()).map(value).collect::<Option<_>>()?;
+            let mut key = Vec::new();
+            codec.encode_values(&values, &mut key).ok().map(|()| key)
+        };
+        // No key begins with another one, so a zero behind it leads past it and to none before the next.
+        let bound = |(place, past): (usize, bool)| {
+            let mut key = encoded(&[place])?;
+            key.extend(past.then_some(0));
+            Some(key)
+        };
+        Some(match self {
+            Wanted::Equal(places) => Keys::One(encoded(places)?),
+            Wanted::Between { from, to } => Keys::Range(IndexRange {
+                from: from.map_or(Some(Vec::new()), |(place, equal)| bound((place, !equal)))?,
+                to: match to {
+                    Some((place, equal)) => Some(bound((*place, *equal))?),
+                    None => None,
+                },
+            }),
+        })
+    }
+}
+
+/// What a query of rows by their keys gave.
 #[derive(Debug)]
 pub struct PointRows {
     lookup: Arc<KeptLookup>,
-    found: Option<PointRow>,
+    found: KnownRows,
 }
 
 impl PointRows {
@@ -59,15 +104,19 @@ impl PointRows {
         self.lookup.format.schema()
     }
 
-    /// The row as `packed.rs` lays it, if there is one; its columns are of these types.
+    /// The rows as `packed.rs` lays them, if there are any; their columns are of these types.
     pub fn pack(&self, types: &[KalamDataType]) -> Result<Option<Vec<u8>>> {
-        self.found.as_ref().map(|found| packed::encode_row(&found.columns, found.row, types)).transpose()
+        if self.found.is_empty() {
+            return Ok(None);
+        }
+        let parts: Vec<_> = self.found.parts().collect();
+        packed::encode_parts(types, &parts).map(Some)
     }
 }
 
 impl SqlExecutor {
-    /// The row that a query names by its key; `None` if the query has to be run. `params` are asked for only if the text
-    /// is such a query.
+    /// The rows that a query names by their keys; `None` if the query has to be run. `params` are asked for only if the
+    /// text is such a query.
     pub fn point_get(
         &self,
         session: &Session,
@@ -76,96 +125,129 @@ impl SqlExecutor {
     ) -> Option<PointRows> {
         let SessionRole::Given(role) = session.role_source() else { return None };
         let text = self.statement_cache().find_text(sql)?;
-        let point = text.point.0.lock().clone()?;
-        let known = point.known.as_ref()?;
-        let is_valid = point.catalog == self.registry().catalog_version() && point.namespace == session.namespace();
-        let types = known.key.codec().types();
+        let query = text.point.0.lock().clone()?;
+        let Known { lookup, key, wanted } = query.known.as_ref()?;
+        let is_valid = query.catalog == self.registry().catalog_version() && query.namespace == session.namespace();
         if !is_valid || session.transaction().is_used() {
             return None;
         }
         let values = match params()? {
-            Params::Positional(values) if values.len() == types.len() => values,
+            Params::Positional(values) if values.len() == wanted.parameters() => values,
             _ => return None,
         };
         check_user_name(session.user()).ok()?;
-        let value = |(place, data_type): (&usize, &KalamDataType)| {
-            values.get(*place).filter(|value| is_of_kind(value, data_type))
-        };
-        let mut encoded = Vec::new();
-        match known.parameters.as_slice() {
-            [place] => {
-                let value = value((place, &types[0]))?;
-                known.key.codec().encode_values(std::slice::from_ref(value), &mut encoded).ok()?;
-            }
-            places => {
-                let values = places.iter().zip(types).map(|of| value(of).cloned());
-                let values: Vec<Value> = values.collect::<Option<_>>()?;
-                known.key.codec().encode_values(&values, &mut encoded).ok()?;
-            }
-        }
-        let found = match known.lookup.scan.point(session.user(), role, &known.key, &encoded) {
-            Point::Row(row) => Some(row),
-            Point::Missing => None,
-            Point::Unknown => return None,
-        };
+        let keys = wanted.keys(&values, key.codec())?;
+        let found = lookup.scan.known_rows(session.user(), role, key, &keys)?;
         self.count_point_get();
-        Some(PointRows { lookup: Arc::clone(&known.lookup), found })
+        Some(PointRows { lookup: Arc::clone(lookup), found })
     }
+}
+
+/// Whether what is kept with a text is of a catalog and a namespace.
+pub fn is_kept(origin: Origin<'_>, catalog: u64, namespace: &Arc<str>) -> bool {
+    let slot = origin.text.point.0.lock();
+    slot.as_ref().is_some_and(|kept| kept.catalog == catalog && kept.namespace == *namespace)
 }
 
 /// Keeps what a query that was run needs to be answered at once the next time.
 pub fn keep(
     origin: Origin<'_>,
-    catalog: u64,
     namespace: Arc<str>,
     (lookup, definition): (&Arc<KeptLookup>, &TableDefinition),
     (selection, alias): (&Expr, &str),
 ) -> Result<()> {
-    let mut slot = origin.text.point.0.lock();
-    if slot.as_ref().is_some_and(|kept| kept.catalog == catalog && kept.namespace == namespace) {
-        return Ok(());
-    }
     let alone = origin.text.statements.len() == 1 && origin.parsed().query().is_some();
-    let served = alone && lookup.scan.knows_points() && lookup.format.takes(&lookup.scan);
-    let known = match served.then(|| parameters_of(selection, alias, definition)).flatten() {
-        Some(parameters) => Some(Known { lookup: Arc::clone(lookup), key: KeySpec::new(definition)?, parameters }),
+    let served = alone && lookup.scan.knows_rows() && lookup.format.takes(&lookup.scan);
+    let known = match served.then(|| wanted_of(selection, alias, definition)).flatten() {
+        Some(wanted) => Some(Known { lookup: Arc::clone(lookup), key: KeySpec::new(definition)?, wanted }),
         None => None,
     };
-    *slot = Some(Arc::new(PointGet { catalog, namespace, known }));
+    *origin.text.point.0.lock() = Some(Arc::new(KnownQuery { catalog: lookup.catalog, namespace, known }));
     Ok(())
 }
 
-/// For each column of the key the place of the parameter that it is equal to, if that is all that is asked for.
-fn parameters_of(selection: &Expr, alias: &str, definition: &TableDefinition) -> Option<Vec<usize>> {
-    let mut pins = Vec::new();
-    pinned(selection, alias, &mut pins)?;
-    let key = &definition.primary_key;
-    let place = |id: &u32| {
-        let name = &definition.column_by_id(*id)?.name;
-        pins.iter().find(|(column, _)| column == name).map(|(_, place)| *place)
-    };
-    let places: Vec<usize> = key.iter().map(place).collect::<Option<_>>()?;
-    // As many parameters as columns, each for one of them.
-    let all = (0..key.len()).all(|place| places.contains(&place));
-    (!key.is_empty() && pins.len() == key.len() && all).then_some(places)
+/// Keeps that a query has to be run each time.
+pub fn keep_none(origin: Origin<'_>, catalog: u64, namespace: Arc<str>) {
+    *origin.text.point.0.lock() = Some(Arc::new(KnownQuery { catalog, namespace, known: None }));
 }
 
-fn pinned(expr: &Expr, alias: &str, pins: &mut Vec<(String, usize)>) -> Option<()> {
-    match expr {
-        Expr::Nested(inner) => pinned(inner, alias, pins),
-        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
-            pinned(left, alias, pins)?;
-            pinned(right, alias, pins)
+/// What WHERE says of the key, if that is all that it says.
+fn wanted_of(selection: &Expr, alias: &str, definition: &TableDefinition) -> Option<Wanted> {
+    let mut terms = Vec::new();
+    compared(selection, alias, &mut terms)?;
+    let key: Vec<&str> = definition
+        .primary_key
+        .iter()
+        .map(|id| Some(definition.column_by_id(*id)?.name.as_str()))
+        .collect::<Option<_>>()?;
+    // As many parameters as there are comparisons, each in one of them.
+    let is_one = |place| terms.iter().any(|(_, _, of)| *of == place);
+    if !(0..terms.len()).all(is_one) {
+        return None;
+    }
+    if terms.iter().all(|(_, op, _)| *op == BinaryOperator::Eq) {
+        let place = |name: &&str| terms.iter().find(|(column, _, _)| column == name).map(|(_, _, place)| *place);
+        let places: Vec<usize> = key.iter().map(place).collect::<Option<_>>()?;
+        return (!key.is_empty() && terms.len() == key.len()).then_some(Wanted::Equal(places));
+    }
+    let [only] = key.as_slice() else { return None };
+    let (mut from, mut to) = (None, None);
+    for (column, op, place) in &terms {
+        let (side, equal) = match op {
+            BinaryOperator::Gt => (&mut from, false),
+            BinaryOperator::GtEq => (&mut from, true),
+            BinaryOperator::Lt => (&mut to, false),
+            BinaryOperator::LtEq => (&mut to, true),
+            _ => return None,
+        };
+        if column != only || side.replace((*place, equal)).is_some() {
+            return None;
         }
-        Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
-            let (name, constant) = match column_name(left, alias) {
-                Some(name) => (name, right),
-                None => (column_name(right, alias)?, left),
+    }
+    Some(Wanted::Between { from, to })
+}
+
+/// Whether an expression is nothing but comparisons of columns with parameters.
+pub fn is_range(selection: &Expr, alias: &str) -> bool {
+    let mut terms = Vec::new();
+    compared(selection, alias, &mut terms).is_some() && terms.iter().any(|(_, op, _)| *op != BinaryOperator::Eq)
+}
+
+/// Collects what columns are compared with: a column, the operator as it stands after it, the place of a parameter.
+fn compared(expr: &Expr, alias: &str, terms: &mut Vec<(String, BinaryOperator, usize)>) -> Option<()> {
+    let place = |constant: &Expr| placeholder(constant)?.strip_prefix('$')?.parse::<usize>().ok()?.checked_sub(1);
+    match expr {
+        Expr::Nested(inner) => compared(inner, alias, terms),
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+            compared(left, alias, terms)?;
+            compared(right, alias, terms)
+        }
+        Expr::Between { expr, negated: false, low, high } => {
+            let column = column_name(expr, alias)?;
+            terms.push((column.clone(), BinaryOperator::GtEq, place(low)?));
+            terms.push((column, BinaryOperator::LtEq, place(high)?));
+            Some(())
+        }
+        Expr::BinaryOp { left, op, right } => {
+            let term = match (column_name(left, alias), op) {
+                (Some(column), op) => (column, op.clone(), place(right)?),
+                (None, op) => (column_name(right, alias)?, turned(op)?, place(left)?),
             };
-            let number: usize = placeholder(constant)?.strip_prefix('$')?.parse().ok()?;
-            pins.push((name, number.checked_sub(1)?));
+            terms.push(term);
             Some(())
         }
         _ => None,
     }
+}
+
+/// The operator that says the same with its sides changed.
+fn turned(op: &BinaryOperator) -> Option<BinaryOperator> {
+    Some(match op {
+        BinaryOperator::Eq => BinaryOperator::Eq,
+        BinaryOperator::Gt => BinaryOperator::Lt,
+        BinaryOperator::GtEq => BinaryOperator::LtEq,
+        BinaryOperator::Lt => BinaryOperator::Gt,
+        BinaryOperator::LtEq => BinaryOperator::GtEq,
+        _ => return None,
+    })
 }

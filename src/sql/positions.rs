@@ -1,4 +1,5 @@
-//! Where in a statement that lies which an error without a position speaks of.
+//! Where in a statement that lies which an error without a position speaks of, where it is no expression (`fault.rs` finds
+//! those) or only found when the statement runs.
 //!
 //! DataFusion knows the places of names, and of little else. Invariant: a position is only given where the statement has one
 //! single place that the error can mean: a wrong one is worse than none.
@@ -6,29 +7,26 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, GroupByExpr, Ident, ObjectName, OrderByKind, Query, Select, SelectItem,
-    SelectItemQualifiedWildcardKind, Spanned, TableFactor, Value, Visit, Visitor,
+    ExcludeSelectItem, Expr, Ident, Join, JoinConstraint, JoinOperator, ObjectName, Query, Select, SelectItem,
+    SelectItemQualifiedWildcardKind, SetExpr, Spanned, TableAlias, TableFactor, Value, ValueWithSpan, Visit, Visitor,
+    WildcardAdditionalOptions,
 };
 use datafusion::sql::sqlparser::tokenizer::Location;
 
 use super::catalog::fold;
-use super::functions::aggregate_functions;
-use super::own_level;
 use super::parser::{Statement, position_at};
 use crate::error::{ErrorCode, KalamError};
-use crate::types::KalamDataType;
 
 /// The error with the position of what it speaks of, if it has none and there is one such place.
 pub fn located(error: KalamError, statement: &Statement) -> KalamError {
     if error.position().is_some() {
         return error;
     }
-    let (Statement::Sql(statement) | Statement::With(_, statement)) = statement else { return error };
     let Some(subject) = Subject::of(&error) else { return error };
     // Of two tables with one name, the second is too many.
     let (count, wanted) = if matches!(subject, Subject::Relation(_)) { (2, 1) } else { (1, 0) };
     let mut find = Find { subject, found: Vec::new() };
-    let _ = statement.visit(&mut find);
+    find.visit(statement);
     let found = (find.found.len() == count).then(|| position_at(find.found[wanted])).flatten();
     error.at(found)
 }
@@ -36,24 +34,22 @@ pub fn located(error: KalamError, statement: &Statement) -> KalamError {
 /// What an error speaks of.
 #[derive(Debug, PartialEq, Eq)]
 enum Subject {
-    /// A call of a function.
-    Function(String),
-    /// A cast to a type.
-    Cast(String),
-    /// A number in ORDER BY.
-    OrderBy(String),
-    /// A number in GROUP BY.
-    GroupBy(String),
     /// `table.*`.
     Wildcard(String),
     /// A table in FROM, by the name that it has there.
     Relation(String),
-    /// The condition of WHERE.
-    Where,
-    /// A window function where there may be none.
-    Window,
-    /// An aggregate function in WHERE.
-    Aggregate,
+    /// A call in FROM.
+    TableFunction(String),
+    /// A join that has no condition.
+    BareJoin,
+    /// The names that are given to so many columns.
+    ColumnNames(usize),
+    /// A column in USING, EXCLUDE or EXCEPT.
+    Column(String),
+    /// A row of VALUES, from 1.
+    ValuesRow(usize),
+    /// Text that is cast.
+    Text(String),
 }
 
 impl Subject {
@@ -65,25 +61,20 @@ impl Subject {
             rest.split_once(after).map(|(part, _)| part.to_owned())
         };
         match error.code() {
-            ErrorCode::FunctionNotFound => between("function ", "(").map(Self::Function),
-            ErrorCode::TypeNotFound => between("the type '", "' does not exist").map(Self::Cast),
-            ErrorCode::DatatypeMismatch => match message.strip_prefix("cannot cast ") {
-                Some(types) => types.rsplit_once(" to ").map(|(_, to)| Self::Cast(to.to_owned())),
-                None => {
-                    let condition = message.starts_with("the condition ") && !message.contains(" of a JOIN ");
-                    condition.then_some(Self::Where)
-                }
-            },
-            ErrorCode::InvalidStatement => match message {
-                "window functions are not allowed here" => Some(Self::Window),
-                "aggregate functions are not allowed in WHERE" => Some(Self::Aggregate),
-                _ => None,
-            },
-            ErrorCode::InvalidColumnReference => between("ORDER BY ", ": there is no such")
-                .map(Self::OrderBy)
-                .or_else(|| between("GROUP BY ", ": there is no such").map(Self::GroupBy)),
+            ErrorCode::FunctionNotFound => between("table function '", "' does not exist").map(Self::TableFunction),
             ErrorCode::TableNotFound => between("'", ".*': there is no table").map(Self::Wildcard),
             ErrorCode::DuplicateColumn => between("the name '", "' is used for two tables").map(Self::Relation),
+            ErrorCode::ColumnNotFound => {
+                let name = between("column '", "' does not exist")?;
+                Some(Self::Column(name.rsplit('.').next().unwrap_or(&name).to_owned()))
+            }
+            ErrorCode::InvalidStatement if message.starts_with("a JOIN without a condition") => Some(Self::BareJoin),
+            ErrorCode::InvalidStatement => match between("", " column names are given for a table with ") {
+                Some(count) => count.parse().ok().map(Self::ColumnNames),
+                None => between("row ", " of VALUES has ")?.parse().ok().map(Self::ValuesRow),
+            },
+            // Of a value in a column there is a word before it.
+            ErrorCode::InvalidText | ErrorCode::InvalidDatetime => between("'", "' is not a valid ").map(Self::Text),
             _ => None,
         }
     }
@@ -96,27 +87,72 @@ struct Find {
 }
 
 impl Find {
-    /// A number that stands alone.
-    fn number(&mut self, expr: &Expr, wanted: &str) {
-        if let Expr::Value(value) = expr
-            && let Value::Number(number, _) = &value.value
-            && number == wanted
-        {
-            self.found.push(value.span.start);
+    fn visit(&mut self, statement: &Statement) {
+        let _ = match statement {
+            Statement::Sql(statement) => statement.visit(self),
+            Statement::With(with, statement) => {
+                let _ = with.visit(self);
+                statement.visit(self)
+            }
+            Statement::CreateTable(_, create) => create.query.visit(self),
+            Statement::Explain { statement, .. } => {
+                self.visit(statement);
+                return;
+            }
+            _ => return,
+        };
+    }
+
+    /// The names that a subquery or a table is given for its columns.
+    fn names(&mut self, alias: &TableAlias) {
+        if self.subject == Subject::ColumnNames(alias.columns.len()) {
+            self.found.push(alias.name.span.start);
         }
     }
-}
 
-/// The places of such calls in a part of a query.
-fn calls(part: &impl Visit, wanted: impl Fn(&Function) -> bool, found: &mut Vec<Location>) {
-    let _ = own_level::visit_expressions(part, |expr| {
-        if let Expr::Function(call) = expr
-            && wanted(call)
-        {
-            found.extend(first(&call.name).map(|name| name.span.start));
+    fn columns<'a>(&mut self, names: impl IntoIterator<Item = &'a Ident>) {
+        if let Subject::Column(wanted) = &self.subject {
+            let named = names.into_iter().filter(|name| fold(name) == *wanted);
+            self.found.extend(named.map(|name| name.span.start));
         }
-        ControlFlow::<()>::Continue(())
-    });
+    }
+
+    fn joined(&mut self, join: &Join) {
+        use JoinOperator as J;
+        let constraint = match &join.join_operator {
+            J::Join(c)
+            | J::Inner(c)
+            | J::Left(c)
+            | J::LeftOuter(c)
+            | J::Right(c)
+            | J::RightOuter(c)
+            | J::FullOuter(c) => c,
+            _ => return,
+        };
+        match constraint {
+            JoinConstraint::None if self.subject == Subject::BareJoin => {
+                let name = match &join.relation {
+                    TableFactor::Table { name, .. } => first(name),
+                    TableFactor::Derived { alias: Some(alias), .. } => Some(&alias.name),
+                    _ => None,
+                };
+                self.found.push(name.map_or(Location::empty(), |name| name.span.start));
+            }
+            JoinConstraint::Using(columns) => self.columns(columns.iter().filter_map(last)),
+            _ => {}
+        }
+    }
+
+    fn left_out(&mut self, options: &WildcardAdditionalOptions) {
+        match &options.opt_exclude {
+            Some(ExcludeSelectItem::Single(name)) => self.columns(last(name)),
+            Some(ExcludeSelectItem::Multiple(names)) => self.columns(names.iter().filter_map(last)),
+            None => {}
+        }
+        if let Some(except) = &options.opt_except {
+            self.columns(std::iter::once(&except.first_element).chain(&except.additional_elements));
+        }
+    }
 }
 
 fn last(name: &ObjectName) -> Option<&Ident> {
@@ -131,83 +167,74 @@ impl Visitor for Find {
     type Break = ();
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-        match (&self.subject, expr) {
-            (Subject::Function(wanted), Expr::Function(call)) => {
-                let named = last(&call.name).is_some_and(|name| fold(name) == *wanted);
-                self.found.extend(first(&call.name).filter(|_| named).map(|name| name.span.start));
-            }
-            (Subject::Cast(wanted), Expr::Cast { expr, data_type, .. }) => {
-                let named = match KalamDataType::from_sql(data_type) {
-                    Ok(known) => known.sql_name() == wanted.as_str(),
-                    Err(_) => data_type.to_string().eq_ignore_ascii_case(wanted),
-                };
-                self.found.extend(named.then(|| expr.span().start));
-            }
-            _ => {}
+        if let Subject::Text(wanted) = &self.subject {
+            let text = match expr {
+                Expr::Cast { expr, .. } => match expr.as_ref() {
+                    Expr::Value(value) => Some(value),
+                    _ => None,
+                },
+                Expr::TypedString(typed) => Some(&typed.value),
+                _ => None,
+            };
+            let is_wanted =
+                |value: &&ValueWithSpan| matches!(&value.value, Value::SingleQuotedString(t) if t == wanted);
+            self.found.extend(text.filter(is_wanted).map(|value| value.span.start));
         }
         ControlFlow::Continue(())
     }
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
-        if let Subject::OrderBy(wanted) = &self.subject
-            && let Some(order_by) = &query.order_by
-            && let OrderByKind::Expressions(keys) = &order_by.kind
-        {
-            let wanted = wanted.clone();
-            keys.iter().for_each(|key| self.number(&key.expr, &wanted));
+        for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
+            self.names(&cte.alias);
+        }
+        if let (Subject::ValuesRow(row), SetExpr::Values(values)) = (&self.subject, query.body.as_ref()) {
+            let first = values.rows.get(row - 1).and_then(|row| row.content.first());
+            self.found.push(first.map_or(Location::empty(), |expr| expr.span().start));
         }
         ControlFlow::Continue(())
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
-        match &self.subject {
-            Subject::GroupBy(wanted) => {
-                if let GroupByExpr::Expressions(keys, _) = &select.group_by {
-                    let wanted = wanted.clone();
-                    keys.iter().for_each(|key| self.number(key, &wanted));
-                }
-            }
-            Subject::Wildcard(wanted) => {
-                for item in &select.projection {
-                    if let SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), _) = item
-                        && name.0.iter().filter_map(|p| p.as_ident()).map(fold).collect::<Vec<_>>().join(".") == *wanted
-                    {
+        for item in &select.projection {
+            match item {
+                SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), options) => {
+                    let parts: Vec<String> = name.0.iter().filter_map(|p| p.as_ident()).map(fold).collect();
+                    if self.subject == Subject::Wildcard(parts.join(".")) {
                         self.found.extend(first(name).map(|name| name.span.start));
                     }
+                    self.left_out(options);
                 }
+                SelectItem::Wildcard(options) => self.left_out(options),
+                _ => {}
             }
-            Subject::Window => {
-                let is_window = |call: &Function| call.over.is_some();
-                calls(&select.selection, is_window, &mut self.found);
-                calls(&select.group_by, is_window, &mut self.found);
-                calls(&select.having, is_window, &mut self.found);
-            }
-            Subject::Aggregate => {
-                let aggregates = aggregate_functions();
-                let is_one = |name: &Ident| aggregates.iter().any(|function| function.name() == fold(name));
-                let wanted = |call: &Function| call.over.is_none() && last(&call.name).is_some_and(is_one);
-                calls(&select.selection, wanted, &mut self.found);
-            }
-            // HAVING has a condition, too: then it may be either.
-            Subject::Where => {
-                let conditions = select.selection.iter().chain(&select.having);
-                self.found.extend(conditions.map(|expr| expr.span().start));
-            }
-            _ => {}
         }
+        select.from.iter().flat_map(|from| &from.joins).for_each(|join| self.joined(join));
         ControlFlow::Continue(())
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
-        if let Subject::Relation(wanted) = &self.subject {
-            let name = match factor {
-                TableFactor::Table { alias: Some(alias), .. } | TableFactor::Derived { alias: Some(alias), .. } => {
-                    Some(&alias.name)
-                }
-                TableFactor::Table { name, alias: None, .. } => last(name),
-                _ => None,
-            };
-            self.found.extend(name.filter(|name| fold(name) == *wanted).map(|name| name.span.start));
+        if let TableFactor::Table { alias: Some(alias), .. } | TableFactor::Derived { alias: Some(alias), .. } = factor
+        {
+            self.names(alias);
+        }
+        match (&self.subject, factor) {
+            (Subject::Relation(wanted), factor) => {
+                let name = match factor {
+                    TableFactor::Table { alias: Some(alias), .. } | TableFactor::Derived { alias: Some(alias), .. } => {
+                        Some(&alias.name)
+                    }
+                    TableFactor::Table { name, alias: None, .. } => last(name),
+                    _ => None,
+                };
+                self.found.extend(name.filter(|name| fold(name) == *wanted).map(|name| name.span.start));
+            }
+            (
+                Subject::TableFunction(wanted),
+                TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. },
+            ) if last(name).is_some_and(|name| fold(name) == *wanted) => {
+                self.found.extend(first(name).map(|name| name.span.start));
+            }
+            _ => {}
         }
         ControlFlow::Continue(())
     }

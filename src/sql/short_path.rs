@@ -34,7 +34,7 @@ pub async fn query(execution: &Execution<'_>, query: &Query) -> Result<Option<St
     let Some(lookup) = kept_of(execution, &shape).await? else { return Ok(None) };
     let Some(scan) = scan_of(execution, &shape, &lookup)? else { return Ok(None) };
     let batches = scan.read(execution.request()).await?;
-    keep_point(execution, &shape, &lookup)?;
+    keep_known(execution, &shape, &lookup)?;
     Ok(Some(StatementResult::rows(lookup.format.rows(batches)?)))
 }
 
@@ -67,11 +67,31 @@ async fn kept_of(execution: &Execution<'_>, shape: &KeyQuery<'_>) -> Result<Opti
 }
 
 /// What it needs to be answered at once the next time; a catalog that changed meanwhile is found then.
-fn keep_point(execution: &Execution<'_>, shape: &KeyQuery<'_>, lookup: &Arc<KeptLookup>) -> Result<()> {
+fn keep_known(execution: &Execution<'_>, shape: &KeyQuery<'_>, lookup: &Arc<KeptLookup>) -> Result<()> {
     let kept = execution.origin.filter(|origin| execution.options.caches && !origin.text.clock);
     let (Some(origin), Some(core)) = (kept, stored_core(lookup.provider.as_ref())) else { return Ok(()) };
-    let of = (lookup, core.definition());
-    point_get::keep(origin, lookup.catalog, execution.session.namespace(), of, (shape.selection, &shape.alias))
+    let namespace = execution.session.namespace();
+    if point_get::is_kept(origin, lookup.catalog, &namespace) {
+        return Ok(());
+    }
+    point_get::keep(origin, namespace, (lookup, core.definition()), (shape.selection, &shape.alias))
+}
+
+/// Keeps what a query of a range of keys, which was run by a plan, needs to be answered at once the next time.
+pub async fn keep_range(execution: &Execution<'_>, query: &Query) -> Result<()> {
+    let options = execution.options;
+    let kept = execution.origin.filter(|origin| options.short_path && options.caches && !origin.text.clock);
+    let Some(origin) = kept else { return Ok(()) };
+    let (catalog, namespace) = (execution.executor.registry().catalog_version(), execution.session.namespace());
+    if point_get::is_kept(origin, catalog, &namespace) {
+        return Ok(());
+    }
+    let Some(shape) = KeyQuery::of(query) else { return Ok(()) };
+    match kept_of(execution, &shape).await? {
+        Some(lookup) => keep_known(execution, &shape, &lookup)?,
+        None => point_get::keep_none(origin, catalog, namespace),
+    }
+    Ok(())
 }
 
 /// The lookup of what WHERE pins.
@@ -141,7 +161,7 @@ struct KeyQuery<'a> {
 }
 
 impl<'a> KeyQuery<'a> {
-    /// The parts of a query that [`is_key_query`] has found to be one.
+    /// The parts of a query of one table with a WHERE.
     fn of(query: &'a Query) -> Option<Self> {
         let SetExpr::Select(select) = query.body.as_ref() else { return None };
         let [TableWithJoins { relation: TableFactor::Table { name, alias, .. }, .. }] = select.from.as_slice() else {
@@ -182,6 +202,16 @@ impl<'a> KeyQuery<'a> {
 /// Whether a query looks like a lookup of keys: one table, a WHERE of nothing but equalities, and no other clause. It
 /// is asked once for each text.
 pub fn is_key_query(query: &Query) -> bool {
+    is_bare_with(query, |selection, _| conjuncts(selection, &mut Vec::new()))
+}
+
+/// Whether a query looks like one of a range of keys: as [`is_key_query`], with bounds that are parameters.
+pub fn is_range_query(query: &Query) -> bool {
+    is_bare_with(query, point_get::is_range)
+}
+
+/// Whether a query has one table, a WHERE of which something is true, and no other clause.
+fn is_bare_with(query: &Query, is_so: impl Fn(&Expr, &str) -> bool) -> bool {
     let Some(template) = template() else { return false };
     let (SetExpr::Select(select), SetExpr::Select(bare)) = (query.body.as_ref(), template.body.as_ref()) else {
         return false;
@@ -190,7 +220,8 @@ pub fn is_key_query(query: &Query) -> bool {
         return false;
     };
     let columns_renamed = alias.as_ref().is_some_and(|a| !a.columns.is_empty());
-    let pins = select.selection.as_ref().is_some_and(|selection| conjuncts(selection, &mut Vec::new()));
+    let shape = KeyQuery::of(query);
+    let pins = shape.is_some_and(|shape| is_so(shape.selection, &shape.alias));
     pins && joins.is_empty() && !columns_renamed && is_bare_query(query, template) && is_bare(select, bare)
 }
 

@@ -18,7 +18,7 @@ use super::clauses;
 use super::handlers::query::column_names;
 use super::lru::Lru;
 use super::parser::{self, Statement, UserName};
-use super::point_get::PointSlot;
+use super::point_get::KnownSlot;
 use super::short_path;
 use crate::error::{KalamError, Result};
 
@@ -51,8 +51,8 @@ pub struct ParsedText {
     pub placeholders: BTreeSet<String>,
     /// Whether a function of the clock may be among them.
     pub clock: bool,
-    /// What a query of one row needs to be answered at once.
-    pub point: PointSlot,
+    /// What a query of rows by their keys needs to be answered at once.
+    pub point: KnownSlot,
 }
 
 /// A statement and what its text tells.
@@ -68,6 +68,8 @@ pub struct ParsedStatement {
     pub arrays: Vec<String>,
     /// Whether it is a query, also of EXECUTE AS USER, that looks like a lookup of keys; see `short_path.rs`.
     pub key_query: bool,
+    /// Whether it is a query that may be one of a range of keys; see `point_get.rs`.
+    pub range_query: bool,
     /// The names of a query's columns, where its text tells them.
     pub names: Option<Vec<String>>,
 }
@@ -76,7 +78,7 @@ impl ParsedText {
     fn new(id: u64, statements: Vec<Statement>, clock: bool) -> Result<Self> {
         let statements = statements.into_iter().map(ParsedStatement::new).collect::<Result<Vec<_>>>()?;
         let placeholders = statements.iter().flat_map(|s| s.placeholders.iter().cloned()).collect();
-        Ok(Self { id, statements, placeholders, clock, point: PointSlot::default() })
+        Ok(Self { id, statements, placeholders, clock, point: KnownSlot::default() })
     }
 }
 
@@ -89,12 +91,14 @@ impl ParsedStatement {
             statement => query_of(statement),
         };
         let key_query = query.is_some_and(short_path::is_key_query);
+        let range_query = query_of(&statement).is_some_and(short_path::is_range_query);
         let names = query.and_then(column_names);
         Ok(Self {
             placeholders: facts.placeholders.into_iter().collect(),
             fixed: facts.fixed.into_iter().collect(),
             arrays: facts.arrays.into_iter().collect(),
             key_query,
+            range_query,
             names,
             statement,
         })

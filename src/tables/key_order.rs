@@ -86,6 +86,26 @@ impl Chunk {
         Ok(from..to.max(from))
     }
 
+    /// The rows within a range, ascending; `None` if that are more than `most`, or not all keys are known.
+    pub(super) fn few_rows_within(
+        &self,
+        codec: &KeyCodec,
+        range: &IndexRange,
+        most: usize,
+    ) -> Result<Option<Vec<usize>>> {
+        if !self.knows_keys() {
+            return Ok(None);
+        }
+        let places = self.places(codec, range)?;
+        if places.len() > most {
+            return Ok(None);
+        }
+        let order = self.key_order(codec)?;
+        let mut rows: Vec<usize> = places.map(|place| order.row(place)).collect();
+        rows.sort_unstable();
+        Ok(Some(rows))
+    }
+
     /// The rows within ranges, ascending; `None` if it is better to look at all of them.
     pub(super) fn rows_within(&self, codec: &KeyCodec, ranges: &[IndexRange]) -> Result<Option<Vec<u32>>> {
         if !self.knows_keys() || ranges.len() * ROWS_A_RANGE > self.len() {

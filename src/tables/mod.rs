@@ -9,6 +9,7 @@ mod cold_scan;
 mod hot;
 mod index;
 mod index_access;
+mod index_walk;
 mod key_index;
 mod key_order;
 mod key_pins;
@@ -39,14 +40,14 @@ mod switch;
 mod system;
 
 pub use hot::{HotStatistics, HotTable, View};
-pub use index::IndexCodec;
+pub use index::{IndexCodec, IndexRange};
 pub use index_access::IndexAccess;
 pub use key_pins::MAX_LOOKUP_KEYS;
 pub use key_spec::KeySpec;
 pub use log::{RequestId, ScopeKey};
 pub use overlay::{OWN_ROWS, OverlayView, StatementWrite, Transaction, TransactionView, altered};
 pub use pins::{ScopeHold, SnapshotPin};
-pub use point::{Point, PointRow};
+pub use point::{Keys, KnownRows};
 pub use provider::{
     BaseTableProvider, SharedKind, SharedTableProvider, StoredTableProvider, StreamKind, StreamTableProvider,
     TableKind, TableProviderCore, TableProviders, UserKind, UserTableProvider, stored_core, stored_provider,

@@ -22,5 +22,5 @@ pub use builder::ColumnBuilder;
 pub use coerce::coerce_array;
 pub use data_type::{FIELD_ID_KEY, KalamDataType, MAX_DECIMAL_PRECISION, MAX_EMBEDDING_DIMENSION, TYPE_KEY};
 pub use datetime::{format_date, format_datetime, format_time, parse_date, parse_datetime, parse_time};
-pub use key::KeyCodec;
+pub use key::{KeyCodec, KeyRows};
 pub use value::Value;

@@ -4,6 +4,7 @@
 // lives; results are decoded and rows encoded here, in the caller's thread, so that the engine's is free for queries.
 
 import { joined } from './bytes.js'
+import { fromHere } from './engine/client.js'
 import type { HostSource, Ops } from './engine/protocol.js'
 import type { RunMode, RunResult } from './engine/surface.js'
 import { KalamError } from './errors.js'
@@ -87,7 +88,7 @@ export class Connection implements Database {
     if (options !== undefined) {
       Object.assign(args, callOptions(options), options.timeoutMs !== undefined && { timeoutMs: options.timeoutMs })
     }
-    return this.client.call('run', args, options, { readOnly })
+    return this.client.call('run', args, options, { readOnly, untraced: true })
   }
 
   /** Which session a call belongs to. */
@@ -100,12 +101,20 @@ export class Connection implements Database {
   }
 
   async exec(sql: string, params?: Params, options?: CallOptions): Promise<ExecResult> {
-    return (await this.run('exec', sql, params, options)).receipt as ExecResult
+    try {
+      return (await this.run('exec', sql, params, options)).receipt as ExecResult
+    } catch (error) {
+      throw fromHere(error)
+    }
   }
 
   async query<T = Row>(sql: string, params?: Params, options?: CallOptions): Promise<Rows<T>> {
-    const result = await this.run('query', sql, params, options)
-    return withColumns<T>(this.rowsOf<T>(result), result.columns ?? [])
+    try {
+      const result = await this.run('query', sql, params, options)
+      return withColumns<T>(this.rowsOf<T>(result), result.columns ?? [])
+    } catch (error) {
+      throw fromHere(error)
+    }
   }
 
   private rowsOf<T>({ columns = [], packed = [] }: Pick<RunResult, 'columns' | 'packed'>): T[] {
@@ -113,7 +122,11 @@ export class Connection implements Database {
   }
 
   async queryOne<T = Row>(sql: string, params?: Params, options?: CallOptions): Promise<T | undefined> {
-    return this.rowsOf<T>(await this.run('query', sql, params, options))[0]
+    try {
+      return this.rowsOf<T>(await this.run('query', sql, params, options))[0]
+    } catch (error) {
+      throw fromHere(error)
+    }
   }
 
   async sql<T = Row>(strings: TemplateStringsArray, ...values: Param[]): Promise<Rows<T>> {
@@ -127,8 +140,11 @@ export class Connection implements Database {
   }
 
   async arrow(sql: string, params?: Params, options?: CallOptions): Promise<Uint8Array> {
-    const { ipc } = await this.run('arrow', sql, params, options)
-    return ipc ?? new Uint8Array()
+    try {
+      return (await this.run('arrow', sql, params, options)).ipc ?? new Uint8Array()
+    } catch (error) {
+      throw fromHere(error)
+    }
   }
 
   async insert(

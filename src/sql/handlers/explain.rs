@@ -94,8 +94,15 @@ pub async fn explain(
         }
     }
     // Planned for this EXPLAIN alone, so its figures are those of one run.
-    let plan = execution.plan(ast::Statement::Query(Box::new(query)), &extras).await?;
-    let physical = execution.physical(&plan).await?;
+    let planned = async {
+        let plan = execution.plan(ast::Statement::Query(Box::new(query.clone())), &extras).await?;
+        let physical = execution.physical(&plan).await?;
+        Ok((plan, physical))
+    };
+    let (plan, physical) = match planned.await {
+        Ok(planned) => planned,
+        Err(error) => return Err(execution.placed(error, &query, &extras).await),
+    };
     if analyze {
         execution.collect(Arc::clone(&physical), execution.request()).await?;
         let shown = DisplayableExecutionPlan::with_metrics(physical.as_ref());

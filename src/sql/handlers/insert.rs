@@ -15,6 +15,7 @@ use datafusion::sql::sqlparser::ast::{
 use super::super::catalog::{Extras, fold, single_ident};
 use super::super::defaults::default_column;
 use super::super::executor::{Execution, StatementResult, finish_rows};
+use super::super::fault;
 use super::super::params::Params;
 use super::super::parser::position_of;
 use super::super::plan_cache::PlanFor;
@@ -293,7 +294,11 @@ fn value_rows<'r>(
     let columns: Vec<_> = definition.columns_in_order().collect();
     let count = rows.len();
     let first = rows.clone().next().map_or(0, |(row, _)| row.len());
-    let places = places(definition, listed, first, Some(1))?;
+    // What is too much, or where too little begins.
+    let wrong = |row: &[Expr], expected: usize| row.get(expected).or(row.first()).and_then(fault::place_of);
+    let width = listed.map_or(columns.len(), <[usize]>::len);
+    let of_first = rows.clone().next().and_then(|(row, _)| wrong(row, width));
+    let places = places(definition, listed, first, Some(1)).map_err(|error| error.at(of_first))?;
     let mut computed = computed.into_iter();
     let mut builders: Vec<ColumnBuilder> =
         places.iter().map(|&p| ColumnBuilder::new(&columns[p].data_type, &columns[p].name, count)).collect();
@@ -302,7 +307,8 @@ fn value_rows<'r>(
             return Err(KalamError::new(
                 ErrorCode::SyntaxError,
                 format!("row {} has {} values, row 1 has {first}", i + 1, row.len()),
-            ));
+            )
+            .at(wrong(row, first)));
         }
         for ((expr, builder), &place) in row.iter().zip(&mut builders).zip(&places) {
             if is_default(expr) {
@@ -310,13 +316,11 @@ fn value_rows<'r>(
                 builder.append(&Value::from_array(&one, 0, &columns[place].data_type)?)?;
                 continue;
             }
-            match literal(expr, params)? {
-                Some(value) => builder.append(&value)?,
-                None => {
-                    let value = computed.next();
-                    builder.append(&value.ok_or_else(|| KalamError::internal("an expression was not computed"))?)?;
-                }
-            }
+            let value = match literal(expr, params)? {
+                Some(value) => value,
+                None => computed.next().ok_or_else(|| KalamError::internal("an expression was not computed"))?,
+            };
+            builder.append(&value).map_err(|error| error.at(fault::place_of(expr)))?;
         }
     }
     let mut given = vec![None; columns.len()];

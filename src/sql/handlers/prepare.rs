@@ -132,7 +132,8 @@ pub async fn execute(execution: &Execution<'_>, name: &Ident, arguments: &[Expr]
     let params = Params::Positional(values);
     let mut inner = execution.of(&params, Some(origin));
     inner.state = execution.executor.state_at(prepared.text.clock, execution.started_us);
-    inner.statement(prepared.statement()).await
+    // Its places are those of the text that prepared it.
+    inner.statement(prepared.statement()).await.map_err(KalamError::without_position)
 }
 
 fn typed(value: Value, data_type: &KalamDataType, place: usize) -> Result<Value> {

@@ -22,6 +22,9 @@ pub async fn query(execution: &Execution<'_>, query: &ast::Query) -> Result<Stat
     let build = || Ok((query.clone(), Extras::new()));
     let plan = execution.ready_plan(PlanFor::Rows, build).await?;
     let batches = execution.collect_ready(&plan, execution.request()).await?;
+    if parsed.is_some_and(|parsed| parsed.range_query) {
+        short_path::keep_range(execution, query).await?;
+    }
     Ok(StatementResult::rows(plan.format(names.as_ref()).rows(batches)?))
 }
 

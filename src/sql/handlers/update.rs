@@ -14,6 +14,7 @@ use datafusion::sql::sqlparser::ast::{
 use super::super::catalog::{fold, single_ident};
 use super::super::defaults::default_column;
 use super::super::executor::{Execution, StatementResult};
+use super::super::fault;
 use super::super::short_path;
 use super::dml::{Explained, TARGET, Target, column_item, item, select_from, target_name, unsupported};
 use super::insert::column_place;
@@ -48,7 +49,12 @@ pub async fn update(execution: &Execution<'_>, update: &Update, with: Option<&Wi
         for (place, column) in definition.columns_in_order().enumerate() {
             columns.push(match &assigned[place] {
                 Some(Assigned::Default) => default_column(execution, column, batch.num_rows())?,
-                _ => coerce_array(batch.column(skip + place), &column.data_type, &column.name)?,
+                Some(Assigned::Expr(expr)) => {
+                    let values = batch.column(skip + place);
+                    coerce_array(values, &column.data_type, &column.name)
+                        .map_err(|error| error.at(fault::place_of(expr)))?
+                }
+                None => coerce_array(batch.column(skip + place), &column.data_type, &column.name)?,
             });
         }
         let row_ids: Option<&Int64Array> = has_row_ids.then(|| batch.column(1).as_primitive::<Int64Type>());
@@ -116,7 +122,8 @@ fn with_constants(
     let mut columns = batch.columns().to_vec();
     for (place, column) in target.definition().columns_in_order().enumerate() {
         let Some(Assigned::Expr(expr)) = &assigned[place] else { continue };
-        let constant = short_path::constant_column(execution, expr, &column.name, &column.data_type, batch.num_rows())?;
+        let constant = short_path::constant_column(execution, expr, &column.name, &column.data_type, batch.num_rows())
+            .map_err(|error| error.at(fault::place_of(expr)))?;
         columns[skip + place] = constant.ok_or_else(|| KalamError::internal("a constant that is none"))?;
         // NOT NULL is checked with all other rules, later.
         fields[skip + place] = Arc::new(fields[skip + place].as_ref().clone().with_nullable(true));

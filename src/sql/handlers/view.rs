@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{
     self, CreateTableOptions, CreateView, Expr, ObjectName, Value as SqlValue, visit_expressions,
 };
 
-use super::super::catalog::{Names, fold, plan_view, position_of_name, table_id};
+use super::super::catalog::{Extras, Names, fold, plan_view, position_of_name, table_id};
 use super::super::executor::{Execution, StatementResult};
 use super::super::parser::position_of;
 use super::audit::audit_entry;
@@ -63,8 +63,14 @@ pub async fn create(execution: &Execution<'_>, create: &CreateView) -> Result<St
             KalamError::new(ErrorCode::DuplicateColumn, message).with_hint("Give one of them another name with AS.")
         ));
     }
-    let (plan, dependencies) = planned?;
-    let schema = execution.physical(&plan).await?.schema();
+    let planned = async {
+        let (plan, dependencies) = planned?;
+        Ok((execution.physical(&plan).await?.schema(), dependencies))
+    };
+    let (schema, dependencies) = match planned.await {
+        Ok(planned) => planned,
+        Err(error) => return Err(execution.placed(error, &create.query, &Extras::new()).await),
+    };
     let written = column_names(&query).filter(|names| names.len() == schema.fields().len());
     if create.columns.len() > schema.fields().len() {
         let message =

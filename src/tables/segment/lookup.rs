@@ -21,7 +21,8 @@ use super::reader::Segment;
 use crate::error::{KalamError, Result};
 use crate::schema::TableDefinition;
 use crate::tables::KeySpec;
-use crate::types::{KalamDataType, KeyCodec, Value};
+use crate::tables::index::IndexRange;
+use crate::types::{KalamDataType, KeyCodec, KeyRows, Value};
 
 impl Segment {
     /// The rows of encoded keys, as pairs of a key's place in `keys` and a row, ascending by row. `key` is what
@@ -61,41 +62,56 @@ impl Segment {
 
     /// The rows of an encoded key, if everything that has to be looked at is in memory. `key` is as in
     /// [`Segment::find_keys`].
-    pub fn find_in_memory(&self, key: &KeySpec, encoded: &[u8]) -> Option<Vec<u32>> {
+    pub fn find_in_memory(&self, key: &KeySpec, encoded: &[u8]) -> Option<Vec<Range<u32>>> {
         if self.meta().schema_version < key.version() {
             return None;
         }
-        let mut found = Vec::new();
-        if self.meta().may_hold(encoded) {
-            for group in self.candidate_groups(encoded) {
-                let columns = key.columns().iter().map(|id| self.column_in_memory(group, *id));
-                let columns: Vec<ArrayRef> = columns.collect::<Option<_>>()?;
-                found.extend(self.search(group, &columns, key, encoded).ok()?);
-            }
+        let groups = if self.meta().may_hold(encoded) { self.candidate_groups(encoded) } else { 0..0 };
+        let find = |group| self.search(group, &self.keys_in_memory(group, key)?, key, encoded).ok();
+        groups.map(find).collect()
+    }
+
+    /// The rows within a range of encoded keys, as [`Segment::find_in_memory`] finds those of one.
+    pub fn range_in_memory(&self, key: &KeySpec, range: &IndexRange) -> Option<Vec<Range<u32>>> {
+        if self.meta().schema_version < key.version() {
+            return None;
         }
-        Some(found)
+        let ends_before = |first: &[u8]| range.to.as_deref().is_some_and(|to| to <= first);
+        let meta = self.meta();
+        if ends_before(meta.first_key()) || meta.last_key < range.from {
+            return Some(Vec::new());
+        }
+        let find = |group: usize| {
+            let columns = self.keys_in_memory(group, key)?;
+            let (rows, keys) = (meta.group_rows(group), key.codec().rows(&columns).ok()?);
+            let count = rows.len() as u32;
+            let from = first_at(&keys, count, &range.from).ok()?;
+            let to = range.to.as_ref().map_or(Some(count), |to| first_at(&keys, count, to).ok())?;
+            Some(rows.start + from..rows.start + to.max(from))
+        };
+        // First keys are cut, so a group may begin above what it says, and never below.
+        let start = self.candidate_groups(&range.from).start;
+        (start..meta.groups()).take_while(|group| !ends_before(&meta.group_keys[*group])).map(find).collect()
+    }
+
+    fn keys_in_memory(&self, group: usize, key: &KeySpec) -> Option<Vec<ArrayRef>> {
+        key.columns().iter().map(|id| self.column_in_memory(group, *id)).collect()
     }
 
     /// The rows of a row group that have a key, in its key columns.
     fn search(&self, group: usize, columns: &[ArrayRef], key: &KeySpec, encoded: &[u8]) -> Result<Range<u32>> {
-        let keys = key.codec().rows(columns)?;
-        let mut buffer = Vec::with_capacity(encoded.len());
-        let mut compare = |row: u32| {
+        let (rows, keys) = (self.meta().group_rows(group), key.codec().rows(columns)?);
+        let first = first_at(&keys, rows.len() as u32, encoded)?;
+        let (mut end, mut buffer) = (first, Vec::with_capacity(encoded.len()));
+        while end < rows.len() as u32 {
             buffer.clear();
-            keys.encode(row as usize, &mut buffer)?;
-            Ok::<_, KalamError>(buffer.as_slice().cmp(encoded))
-        };
-        let rows = self.meta().group_rows(group);
-        let (mut low, mut high) = (0, rows.len() as u32);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if compare(middle)?.is_lt() { low = middle + 1 } else { high = middle }
-        }
-        let mut end = low;
-        while end < rows.len() as u32 && compare(end)?.is_eq() {
+            keys.encode(end as usize, &mut buffer)?;
+            if buffer != encoded {
+                break;
+            }
             end += 1;
         }
-        Ok(rows.start + low..rows.start + end)
+        Ok(rows.start + first..rows.start + end)
     }
 
     /// The row groups that a key can be in. Versions of one key may lie on both sides of a border.
@@ -179,6 +195,18 @@ impl Segment {
         }
         Ok(found)
     }
+}
+
+/// The first of so many rows, which are sorted, whose key is not below another.
+fn first_at(keys: &KeyRows<'_>, rows: u32, other: &[u8]) -> Result<u32> {
+    let (mut low, mut high, mut buffer) = (0, rows, Vec::with_capacity(other.len()));
+    while low < high {
+        let middle = low + (high - low) / 2;
+        buffer.clear();
+        keys.encode(middle as usize, &mut buffer)?;
+        if buffer.as_slice() < other { low = middle + 1 } else { high = middle }
+    }
+    Ok(low)
 }
 
 fn prefix(key: &[u8], length: usize) -> &[u8] {

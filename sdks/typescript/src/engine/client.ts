@@ -72,12 +72,15 @@ export class EngineClient {
     const { living } = this
     const limited = options?.signal !== undefined || options?.timeoutMs !== undefined
     // The link counts what is in flight on it.
-    if (living !== undefined && !limited && typeof args !== 'function') return traced(living.call(op, args, settings))
+    if (living !== undefined && !limited && typeof args !== 'function') {
+      const call = living.call(op, args, settings)
+      return settings.untraced === true ? call : traced(call)
+    }
     const call = this.callWithin(op, args, options, settings)
     this.inFlight.add(call)
     const over = (): void => void this.inFlight.delete(call)
     call.then(over, over)
-    return traced(call)
+    return settings.untraced === true ? call : traced(call)
   }
 
   private async callWithin<K extends Op>(
@@ -175,14 +178,18 @@ export class EngineClient {
   }
 }
 
-/** Gives an error that came from the engine the stack of the call that it answers. */
 async function traced<T>(call: Promise<T>): Promise<T> {
   try {
     return await call
   } catch (error) {
-    if (error instanceof KalamError) (Error as { captureStackTrace?(error: Error): void }).captureStackTrace?.(error)
-    throw error
+    throw fromHere(error)
   }
+}
+
+/** Gives an error that came from the engine the stack of the call that it answers: of whoever awaits the caller of this. */
+export function fromHere(error: unknown): unknown {
+  if (error instanceof KalamError) (Error as { captureStackTrace?(error: Error): void }).captureStackTrace?.(error)
+  return error
 }
 
 function closedError(name: string): KalamError {

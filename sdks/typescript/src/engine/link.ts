@@ -24,6 +24,8 @@ export interface CallSettings {
   /** Whether the call cannot change anything; for statements their text, which tells it where that matters. */
   readOnly?: boolean | string
   onProgress?: ((progress: Progress) => void) | undefined
+  /** The caller gives errors their stack by itself, which saves everybody's calls a promise. */
+  untraced?: boolean
   /** Gives the pieces of a fed import. */
   feed?: (() => Promise<Uint8Array | undefined>) | undefined
 }

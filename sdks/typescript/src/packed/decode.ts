@@ -16,10 +16,15 @@ const WHOLE_TEXT_BYTES = 1 << 26
 // `ignoreBOM` keeps a U+FEFF that is part of the data.
 const utf8 = new TextDecoder('utf-8', { ignoreBOM: true })
 
+/** Text sections of at most so many bytes are read letter by letter: to ask the decoder takes longer. */
+const SHORT_TEXT_BYTES = 48
+
 interface Section {
   kind: number
   rows: number
   bytes: Uint8Array
+  /** The same bytes. */
+  words: Uint32Array
   /** One byte per row, or undefined when no value is NULL. */
   validity: Uint8Array | undefined
   dataStart: number
@@ -136,7 +141,7 @@ function parse(buffer: Uint8Array, expectedColumns: number): { rows: number; sec
       checkInside(bytes, c, validityStart, rows)
       validity = bytes.subarray(validityStart, validityStart + rows)
     }
-    sections.push({ kind, rows, bytes, validity, dataStart, dataBytes, offsetsStart, width })
+    sections.push({ kind, rows, bytes, words: head, validity, dataStart, dataBytes, offsetsStart, width })
   }
   return { rows, sections }
 }
@@ -173,7 +178,7 @@ function decodeColumn(section: Section, column: ColumnInfo, int64: Int64Mode, fi
       return values
     }
     case Kind.INT32:
-      return new Int32Array(buffer, at, rows)
+      return rows === 1 ? [(section.words[dataStart >> 2] as number) | 0] : new Int32Array(buffer, at, rows)
     case Kind.INT64:
       if (int64 === 'bigint') return new BigInt64Array(buffer, at, rows)
       if (int64 === 'string') return Array.from(new BigInt64Array(buffer, at, rows), String)
@@ -219,12 +224,28 @@ function decodeColumn(section: Section, column: ColumnInfo, int64: Int64Mode, fi
   }
 }
 
-function offsetsOf({ bytes, offsetsStart, rows }: Section): Uint32Array {
-  return new Uint32Array(bytes.buffer, bytes.byteOffset + offsetsStart, rows + 1)
+function offsetsOf({ words, offsetsStart, rows }: Section): Uint32Array {
+  return words.subarray(offsetsStart >> 2, (offsetsStart >> 2) + rows + 1)
+}
+
+/** What a few bytes say, if they are ASCII. */
+function shortText(bytes: Uint8Array, start: number, end: number): string | undefined {
+  let text = ''
+  for (let at = start; at < end; at++) {
+    const byte = bytes[at] as number
+    if (byte >= 0x80) return undefined
+    text += String.fromCharCode(byte)
+  }
+  return text
 }
 
 function decodeTexts(section: Section): string[] {
   const { bytes, dataStart, rows } = section
+  if (rows === 1) {
+    const end = dataStart + (section.words[(section.offsetsStart >> 2) + 1] as number)
+    const text = end - dataStart > SHORT_TEXT_BYTES ? undefined : shortText(bytes, dataStart, end)
+    return [text ?? utf8.decode(bytes.subarray(dataStart, end))]
+  }
   const offsets = offsetsOf(section)
   const texts = new Array<string>(rows)
   const length = offsets[rows] as number
