@@ -7,6 +7,7 @@
 //! the promise each time it runs.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::UInt32Array;
@@ -213,6 +214,21 @@ impl HotLane {
 }
 
 impl TableScanExec {
+    /// As [`TableScanExec::rows_batch`], of rows that come with their chunks.
+    pub(super) fn found_rows_batch(&self, found: &[(Arc<Chunk>, usize)]) -> Result<RecordBatch> {
+        let mut chunks: Vec<Arc<Chunk>> = Vec::new();
+        let mut places: HashMap<u64, usize> = HashMap::new();
+        let row = |(chunk, row): &(Arc<Chunk>, usize)| {
+            let place = *places.entry(chunk.base).or_insert_with(|| {
+                chunks.push(Arc::clone(chunk));
+                chunks.len() - 1
+            });
+            (place, *row)
+        };
+        let rows: Vec<(usize, usize)> = found.iter().map(row).collect();
+        self.rows_batch(&chunks, &rows)
+    }
+
     /// The batch of some rows of chunks, which are named by place, in the order of the rows.
     pub(super) fn rows_batch(&self, chunks: &[Arc<Chunk>], rows: &[(usize, usize)]) -> Result<RecordBatch> {
         // Each chunk's rows are taken at once, then brought into their order.
