@@ -16,7 +16,7 @@ use kalamdb::tables::{Rewritten, ScopeKey};
 mod faulty;
 mod support;
 
-use faulty::Faulty;
+use faulty::{Fault, Faulty, Outcome};
 use support::{last_values, map_cells, open_copy, sql, text_or_null};
 
 struct Database {
@@ -498,5 +498,38 @@ fn a_flush_or_compaction_that_storage_refuses_changes_nothing() -> Result<()> {
         all_there(20).await?;
         assert_eq!(compact().await?, Rewritten { rows: 20, segments: 1 });
         all_there(20).await
+    })
+}
+
+/// Whoever reads a table from storage while it is dropped from memory, read by somebody else and flushed, has all of its
+/// rows: not the segments from before the flush and the log from after it.
+#[test]
+fn rows_that_move_while_a_table_is_read_from_storage_are_not_missed() -> Result<()> {
+    block_on(async {
+        let backend = Faulty::new(MemoryBackend::new());
+        let context = AppContext::open(Arc::clone(&backend) as _, Config::default()).await?;
+        sql(&context, "CREATE TABLE t (k INT PRIMARY KEY)").await?;
+        sql(&context, "INSERT INTO t SELECT value FROM generate_series(1, 10)").await?;
+        for slow in 0.. {
+            let backend = backend.crash();
+            let context = AppContext::open(Arc::clone(&backend) as _, Config::default()).await?;
+            let table = context.registry().table(&TableId::new("default", "t")).await?.expect("the table");
+            let (store, definition) = (context.store(), table.definition());
+            let scope = ScopeKey { table_no: definition.table_no, user: None };
+            backend.arm(slow, Fault::Delay, ErrorCode::StorageError);
+            let mut reading = Box::pin(store.hot(&scope, definition));
+            let polled = futures::poll!(&mut reading);
+            if backend.disarm() == Outcome::NotReached {
+                assert!(slow > 1 && polled.is_ready(), "the manifest and the log are read");
+                break;
+            }
+            assert!(polled.is_pending());
+            store.evict_scope(&scope);
+            assert_eq!(store.flush(&scope, definition).await?, Rewritten { rows: 10, segments: 1 });
+            let hot = reading.await?;
+            let cold: u64 = hot.segments().iter().map(|segment| segment.live_rows()).sum();
+            assert_eq!(hot.statistics().live_rows + cold, 10, "call {slow} took long");
+        }
+        Ok(())
     })
 }

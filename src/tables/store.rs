@@ -224,20 +224,28 @@ impl TableStore {
     pub async fn hot(&self, scope: &ScopeKey, definition: &TableDefinition) -> Result<Arc<HotTable>> {
         self.check_there(scope.table_no)?;
         self.expire(scope, definition);
-        let slot = Arc::clone(self.slots.lock().entry(scope.clone()).or_default());
         let version = KeySpec::typed_since(definition, definition.schema_version);
-        if let Some(hot) = slot.current(version)? {
-            return Ok(hot);
+        loop {
+            let slot = Arc::clone(self.slots.lock().entry(scope.clone()).or_default());
+            if let Some(hot) = slot.current(version)? {
+                return Ok(hot);
+            }
+            let _one_at_a_time = slot.hydrating.lock().await;
+            if let Some(hot) = slot.current(version)? {
+                return Ok(hot);
+            }
+            let found = self.hydrate(scope, definition).await;
+            // What was read may have been going.
+            self.check_there(scope.table_no)?;
+            // Who dropped the scope from memory meanwhile let others read it and move its rows: then this was read of two
+            // moments, and may lack what went from the log in between, or half of a record.
+            let slots = self.slots.lock();
+            if slots.get(scope).is_some_and(|now| Arc::ptr_eq(now, &slot)) {
+                let hot = Arc::new(found?);
+                *slot.hot.lock() = Some(Arc::clone(&hot));
+                return Ok(hot);
+            }
         }
-        let _one_at_a_time = slot.hydrating.lock().await;
-        if let Some(hot) = slot.current(version)? {
-            return Ok(hot);
-        }
-        let hot = Arc::new(self.hydrate(scope, definition).await?);
-        // What was read may have been going.
-        self.check_there(scope.table_no)?;
-        *slot.hot.lock() = Some(Arc::clone(&hot));
-        Ok(hot)
     }
 
     async fn hydrate(&self, scope: &ScopeKey, definition: &TableDefinition) -> Result<HotTable> {
