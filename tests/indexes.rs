@@ -114,6 +114,34 @@ fn explain_says_which_index_is_read_and_what_of_it() -> Result<()> {
     })
 }
 
+/// A filter that the index does not answer takes what it needs of the rows in the index's order, and no more is read.
+#[test]
+fn a_limit_behind_a_filter_reads_a_few_rows_of_a_range() -> Result<()> {
+    block_on(async {
+        let context = AppContext::open(Arc::new(MemoryBackend::new()), Config::default()).await?;
+        sql(
+            &context,
+            "CREATE TABLE t (id INT PRIMARY KEY, a INT, b INT); CREATE INDEX t_a ON t (a);
+             INSERT INTO t SELECT value, value * 7919 % 20000, value % 3 FROM generate_series(1, 20000)",
+        )
+        .await?;
+        for (query, most, first) in [
+            ("SELECT a FROM t WHERE a > 500 AND b = 1 ORDER BY a LIMIT 10", 64, "501"),
+            ("SELECT a FROM t WHERE a > 500 ORDER BY a DESC LIMIT 10", 64, "19999"),
+            ("SELECT a FROM t WHERE a BETWEEN 500 AND 9000 AND b = 1 ORDER BY a DESC LIMIT 50", 192, "8999"),
+        ] {
+            let plan = rows(&context, &format!("EXPLAIN ANALYZE {query}")).await?;
+            let plan = plan.last().and_then(|row| row.last()).cloned().unwrap_or_default();
+            let scan = plan.split("IndexScan").nth(1).unwrap_or_default();
+            let read = scan.split("output_rows=").nth(1).and_then(|n| n.split([',', ']']).next()).unwrap_or_default();
+            assert!(read.parse::<usize>().is_ok_and(|read| read <= most), "{query}: {plan}");
+            let found = rows(&context, query).await?;
+            assert_eq!(found.first().map(|row| row[0].as_str()), Some(first), "{query}");
+        }
+        Ok(())
+    })
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Insert(Vec<(i64, Cells)>),

@@ -39,6 +39,9 @@ use stream::StreamLife;
 /// The segments of one moment.
 pub(super) type Segments = Arc<Vec<Arc<Segment>>>;
 
+/// The chunks of a moment, in the order of their positions.
+pub(super) type Chunks = Arc<Vec<Arc<Chunk>>>;
+
 /// The hot tier of one table scope; see the module's comment.
 #[derive(Debug)]
 pub struct HotTable {
@@ -326,14 +329,31 @@ impl HotTable {
         oldest: Seq,
         limit: usize,
     ) -> Result<(Vec<IndexedRow>, Segments)> {
-        if !self.state.read().indexes.is_built(access.index.index_id) {
-            let mut state = self.state.write();
-            let chunks = Arc::clone(&state.chunks);
-            state.indexes.build(access.index.index_id, &chunks)?;
-        }
+        self.ensure_secondary(access.index.index_id)?;
         let state = self.state.read();
         let rows = state.indexes.rows(&state.chunks, access, snapshot, oldest, limit)?;
         Ok((rows, Arc::clone(state.cold.segments())))
+    }
+
+    /// What a walk along an index begins with: the chunks, the segments of that moment, and the losses of the indexes.
+    pub(super) fn indexed(&self, index_id: u32) -> Result<(Chunks, Segments, u64)> {
+        self.ensure_secondary(index_id)?;
+        let state = self.state.read();
+        Ok((Arc::clone(&state.chunks), Arc::clone(state.cold.segments()), state.indexes.losses()))
+    }
+
+    /// Looks at the secondary indexes as they are.
+    pub(super) fn with_indexes<T>(&self, look: impl FnOnce(&HotIndexes) -> T) -> T {
+        look(&self.state.read().indexes)
+    }
+
+    fn ensure_secondary(&self, index_id: u32) -> Result<()> {
+        if !self.state.read().indexes.is_built(index_id) {
+            let mut state = self.state.write();
+            let chunks = Arc::clone(&state.chunks);
+            state.indexes.build(index_id, &chunks)?;
+        }
+        Ok(())
     }
 
     /// The chunk and row of a position.

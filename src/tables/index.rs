@@ -10,7 +10,7 @@
 //! snapshot from [`Tree::covers`] on; whoever reads at an older one scans instead. Positions ascend with commits, so
 //! the last entry of a value is its newest version: in a unique index only that one can be live.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, btree_set};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -142,6 +142,14 @@ impl Tree {
         if self.entries.remove(entry) {
             self.bytes -= entry.len() + ENTRY_BYTES;
         }
+    }
+
+    /// The entries of a range.
+    fn range(&self, range: &IndexRange) -> Option<btree_set::Range<'_, Box<[u8]>>> {
+        // Bounds that cross are an empty range, which a tree does not take.
+        let empty = range.to.as_ref().is_some_and(|to| *to <= range.from);
+        let to = range.to.as_ref().map_or(Bound::Unbounded, |to| Bound::Excluded(&to[..]));
+        (!empty).then(|| self.entries.range::<[u8], _>((Bound::Included(&range.from[..]), to)))
     }
 }
 
@@ -302,25 +310,15 @@ impl HotIndexes {
         oldest: Seq,
         limit: usize,
     ) -> Result<Vec<IndexedRow>> {
-        let index = self.list.iter().find(|i| i.definition.index_id == access.index.index_id);
-        // Another definition has come meanwhile.
-        let (Some(table), Some(index)) = (&self.table, index) else { return Err(super::replay::outdated()) };
         let visible = |chunk: &Chunk, row: usize| chunk.visible(row, snapshot) && chunk.seqs.value(row) >= oldest;
-        let Some(tree) = index.tree.as_ref().filter(|tree| tree.covers <= snapshot) else {
-            return index.search(table, chunks, access, visible, limit);
-        };
-        let entries = |range: &'_ IndexRange| {
-            // Bounds that cross are an empty range, which a tree does not take.
-            let empty = range.to.as_ref().is_some_and(|to| *to <= range.from);
-            let to = range.to.as_ref().map_or(Bound::Unbounded, |to| Bound::Excluded(to.clone()));
-            (!empty).then(|| tree.entries.range::<[u8], _>((Bound::Included(&range.from[..]), as_slice(&to))))
-        };
+        let Some(tree) = self.tree(access, snapshot) else { return self.search(chunks, access, visible, limit) };
+        let entries = |range: &IndexRange| tree.range(range);
         let row = |entry: &[u8]| {
             let (chunk, row) = locate(chunks, position_of(entry)).filter(|(chunk, row)| visible(chunk, *row))?;
             let key = if access.order.is_some() { entry[..entry.len() - POSITION].to_vec() } else { Vec::new() };
             Some(IndexedRow { key, chunk: Arc::clone(chunk), row })
         };
-        Ok(if access.order == Some(true) {
+        Ok(if access.is_backward() {
             let backward = access.ranges.iter().rev().flat_map(|range| entries(range).into_iter().flatten().rev());
             backward.filter_map(|entry| row(entry)).take(limit).collect()
         } else {
@@ -330,16 +328,65 @@ impl HotIndexes {
     }
 }
 
-/// Bytes of a position in an entry.
-const POSITION: usize = 8;
+impl HotIndexes {
+    /// What is built of an index, if it covers a snapshot.
+    fn tree(&self, access: &IndexAccess, snapshot: Seq) -> Option<&Tree> {
+        let index = self.list.iter().find(|i| i.definition.index_id == access.index.index_id)?;
+        index.tree.as_ref().filter(|tree| tree.covers <= snapshot)
+    }
 
-fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
-    match bound {
-        Bound::Included(bytes) => Bound::Included(bytes),
-        Bound::Excluded(bytes) => Bound::Excluded(bytes),
-        Bound::Unbounded => Bound::Unbounded,
+    /// Grows when entries go.
+    pub fn losses(&self) -> u64 {
+        self.losses
+    }
+
+    /// Shows the positions in a range of an index in the order that is asked for, until `take` wants no more, and leaves of
+    /// the range what was not shown. Says whether it came to the end; `None` if entries have gone since there were so many
+    /// losses, or if nothing that is built covers the snapshot.
+    pub fn walk(
+        &self,
+        access: &IndexAccess,
+        losses: u64,
+        snapshot: Seq,
+        range: &mut IndexRange,
+        mut take: impl FnMut(u64) -> bool,
+    ) -> Option<bool> {
+        let tree = self.tree(access, snapshot).filter(|_| self.losses == losses)?;
+        let backward = access.is_backward();
+        let mut entries = tree.range(range).into_iter().flatten();
+        let last = loop {
+            let Some(entry) = (if backward { entries.next_back() } else { entries.next() }) else { return Some(true) };
+            if !take(position_of(entry)) {
+                break entry;
+            }
+        };
+        // The next entry is the first that is above it, or below.
+        let bound = if backward { last.to_vec() } else { [&last[..], &[0]].concat() };
+        if backward {
+            range.to = Some(bound);
+        } else {
+            range.from = bound;
+        }
+        Some(false)
+    }
+
+    /// The rows in a part of an index, searched for among all that are visible.
+    pub fn search(
+        &self,
+        chunks: &[Arc<Chunk>],
+        access: &IndexAccess,
+        visible: impl Fn(&Chunk, usize) -> bool,
+        limit: usize,
+    ) -> Result<Vec<IndexedRow>> {
+        let index = self.list.iter().find(|i| i.definition.index_id == access.index.index_id);
+        // Another definition has come meanwhile.
+        let (Some(table), Some(index)) = (&self.table, index) else { return Err(super::replay::outdated()) };
+        index.search(table, chunks, access, visible, limit)
     }
 }
+
+/// Bytes of a position in an entry.
+const POSITION: usize = 8;
 
 /// A row that an index has found.
 #[derive(Debug)]
@@ -389,7 +436,10 @@ impl HotIndex {
             for (i, row) in (0..chunk.len()).filter(|&row| mask.value(row)).enumerate() {
                 let mut key = Vec::new();
                 self.codec.encode(&columns, i, &mut key)?;
+                // Bounds may be in the midst of one value: of entries, as in a tree.
+                key.extend_from_slice(&(chunk.base + row as u64).to_be_bytes());
                 if access.ranges.iter().any(|r| key >= r.from && r.to.as_ref().is_none_or(|to| key < *to)) {
+                    key.truncate(key.len() - POSITION);
                     rows.push(IndexedRow { key, chunk: Arc::clone(chunk), row });
                 }
             }

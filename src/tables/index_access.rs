@@ -163,6 +163,11 @@ impl IndexAccess {
         Ok(Some((rank, access)))
     }
 
+    /// Whether rows come against the index's order.
+    pub fn is_backward(&self) -> bool {
+        self.order == Some(true)
+    }
+
     /// Whether it is a part of the primary key, whose rows are found by their keys.
     pub fn is_key(&self) -> bool {
         self.index.index_id == IndexDefinition::OF_KEY
@@ -171,6 +176,11 @@ impl IndexAccess {
     /// The part, with its rows in the index's order.
     pub fn forward(self) -> Self {
         Self { order: Some(false), ..self }
+    }
+
+    /// The same index in the same order, of other ranges.
+    pub fn of_ranges(&self, ranges: Vec<IndexRange>) -> Self {
+        Self { ranges, ..self.clone() }
     }
 
     /// Every row of an index.

@@ -8,6 +8,7 @@ use super::*;
 use crate::schema::{NewColumn, NewIndex, Role, TableId, TableOptions, TableType};
 use crate::tables::cold::Ended;
 use crate::tables::hot::{HotTable, NewRows, OnLiveKey};
+use crate::tables::index_walk::IndexWalk;
 use crate::tables::key_spec::KeySpec;
 use crate::types::KalamDataType;
 
@@ -114,5 +115,77 @@ fn what_was_built_is_refused_when_rows_were_taken_back() -> Result<()> {
     let chunks = hot.chunks();
     assert!(!hot.state.write().indexes.finish(building, &chunks, next)?);
     assert_eq!(found(&hot, &table)?.len(), 105);
+    Ok(())
+}
+
+/// The positions that a walk gives in all of its steps, which `between` comes after each of.
+fn walked(hot: &Arc<HotTable>, access: IndexAccess, mut between: impl FnMut(usize) -> Result<()>) -> Result<Vec<u64>> {
+    let wanted = Request { snapshot: 1_000_000, ..request(false) };
+    let (mut walk, _) = IndexWalk::begin(hot, &Arc::new(access), &wanted, Seq::MIN)?;
+    let (mut positions, mut steps) = (Vec::new(), 0);
+    while let Some(rows) = walk.step()? {
+        positions.extend(rows.iter().map(|(chunk, row)| chunk.base + *row as u64));
+        steps += 1;
+        between(steps)?;
+    }
+    Ok(positions)
+}
+
+#[test]
+fn a_walk_gives_what_the_index_has_at_its_moment_whatever_comes_between_its_steps() -> Result<()> {
+    let table = definition()?;
+    let index = &table.indexes[0];
+    // 143 rows of each of seven values, so steps end in the midst of one.
+    let fresh = || hot(&table, 0..1001).map(Arc::new);
+    let backward = |mut access: IndexAccess| {
+        access.order = Some(true);
+        access
+    };
+    let value = |n: i32| -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let column: ArrayRef = Arc::new(Int32Array::from(vec![n]));
+        IndexCodec::new(&table, index)?.encode_column(0, &column, 0, &mut bytes)?;
+        Ok(bytes)
+    };
+    let parts = || -> Result<IndexAccess> { Ok(IndexAccess::of_values(index, vec![value(5)?, value(2)?]).forward()) };
+    for (access, rows) in [
+        (IndexAccess::whole(index).forward(), 1001),
+        (backward(IndexAccess::whole(index)), 1001),
+        (parts()?, 286),
+        (backward(parts()?), 286),
+    ] {
+        let still = fresh()?;
+        let wanted = walked(&still, access.clone(), |_| Ok(()))?;
+        let values: Vec<u64> = wanted.iter().map(|p| if p % 7 == 0 { 7 } else { p % 7 }).collect();
+        assert!(if access.is_backward() { values.is_sorted_by(|a, b| a >= b) } else { values.is_sorted() });
+        assert_eq!(wanted.len(), rows);
+
+        // Rows that come are later, rows that end were there, and what is built is thrown away and built anew.
+        for built_anew in [false, true] {
+            let hot = fresh()?;
+            let mut found = walked(&hot, access.clone(), |step| {
+                let from = 10_000 * step as i64;
+                let later = NewRows {
+                    seqs: Int64Array::from_iter_values(2_000_000..2_000_010),
+                    ..self::rows(&table, from..from + 10)
+                };
+                let ended = Ended { deleted: vec![900 + step as u64], deleted_at: 2_000_000, ..Ended::default() };
+                hot.apply(&[later], &ended, OnLiveKey::Fail)?;
+                if step == 2 {
+                    hot.state.write().indexes.forget();
+                    if built_anew {
+                        block_on(hot.build_index(index.index_id, &request(false)))?;
+                    }
+                }
+                Ok(())
+            })?;
+            // Equal values come in any order where the rest is searched for.
+            let mut wanted = wanted.clone();
+            assert_eq!(found[..64], wanted[..64]);
+            found.sort_unstable();
+            wanted.sort_unstable();
+            assert_eq!(found, wanted);
+        }
+    }
     Ok(())
 }

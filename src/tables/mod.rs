@@ -9,6 +9,7 @@ mod cold_scan;
 mod hot;
 mod index;
 mod index_access;
+mod index_walk;
 mod key_index;
 mod key_order;
 mod key_pins;

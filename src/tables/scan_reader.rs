@@ -21,6 +21,7 @@ use crate::platform::Turns;
 use crate::tables::chunk::{Chunk, Visibility};
 use crate::tables::cold_scan::{ColdReader, Step};
 use crate::tables::hot::HotTable;
+use crate::tables::index_walk::{IndexWalk, Rows};
 use crate::tables::ordered_scan::{KeyRange, reversed};
 use crate::tables::overlay::OverlayView;
 use crate::tables::replay::outdated;
@@ -62,6 +63,14 @@ impl TableScanExec {
                 let limit = self.fetch.filter(|_| !self.unordered).unwrap_or(usize::MAX);
                 hot.use_indexes_of(definition)?;
                 hot.build_index(access.index.index_id, &request).await?;
+                if access.order.is_some() && limit == usize::MAX && !self.unordered && overlay.is_none() {
+                    let (walk, segments) = IndexWalk::begin(&hot, access, &request, oldest)?;
+                    let mut cold = ColdReader::scan(&segments, wanted, self.filter.clone(), measured);
+                    cold.through_index(definition, access, limit, &request).await?;
+                    // With rows of segments all of them are sorted anyway.
+                    let source = if cold.is_done() { Source::Walk(walk) } else { Source::Rows(walk.rest()?) };
+                    return Ok(self.reader(request, overlay, (source, cold), oldest, None, metrics));
+                }
                 let (mut found, segments) = hot.index_rows(access, request.snapshot, oldest, limit)?;
                 let mut cold = ColdReader::scan(&segments, wanted, self.filter.clone(), measured);
                 if let Some(overlay) = &overlay {
@@ -105,6 +114,18 @@ impl TableScanExec {
             cold.hide(overlay.hidden_cold());
         }
         let range = self.key_range(&hot)?;
+        Ok(self.reader(request, overlay, (source, cold), oldest, range, metrics))
+    }
+
+    fn reader(
+        self,
+        request: Arc<Request>,
+        overlay: Option<OverlayView>,
+        (source, cold): (Source, ColdReader),
+        oldest: Seq,
+        range: Option<KeyRange>,
+        metrics: Option<BaselineMetrics>,
+    ) -> ChunkReader {
         let (remaining, turns) = (self.fetch.unwrap_or(usize::MAX), Turns::begin());
         let mut reader = ChunkReader {
             scan: self,
@@ -122,7 +143,7 @@ impl TableScanExec {
         if reader.is_unsorted() {
             reader.remaining = usize::MAX;
         }
-        Ok(reader)
+        reader
     }
 
     /// The filter, as far as bounds say what it rules out: a deleted row is shown with the `_seq` of its deletion, which
@@ -265,12 +286,12 @@ impl Pick {
     }
 }
 
-type Rows = Vec<(Arc<Chunk>, usize)>;
-
 /// Where the hot rows of a scan are.
 pub(in crate::tables) enum Source {
     Chunks(Arc<Vec<Arc<Chunk>>>),
     Rows(Rows),
+    /// In the order of an index.
+    Walk(IndexWalk),
 }
 
 pub(in crate::tables) type Batches = futures::stream::BoxStream<'static, datafusion::common::Result<RecordBatch>>;
@@ -358,9 +379,17 @@ impl ChunkReader {
 
     /// `None` at the end; `Some(None)` for a chunk without a visible row.
     fn read(&mut self) -> Result<Option<Option<RecordBatch>>> {
+        if let Source::Walk(walk) = &mut self.source {
+            return Ok(match walk.step()? {
+                None => None,
+                Some(rows) if rows.is_empty() => Some(None),
+                Some(rows) => Some(Some(self.scan.rows_batch(&rows)?)),
+            });
+        }
         let at = self.next;
         self.next += 1;
         match &self.source {
+            Source::Walk(_) => Ok(None),
             Source::Rows(rows) => {
                 let Some((chunk, row)) = rows.get(at) else { return Ok(None) };
                 // The rows that follow in the same chunk come along.
