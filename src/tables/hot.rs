@@ -36,6 +36,9 @@ mod stream;
 pub use changes::{Applied, NewRows, OnLiveKey};
 use stream::StreamLife;
 
+/// Rows of chunks.
+pub(super) type Located = Vec<(Arc<Chunk>, usize)>;
+
 /// The segments of one moment.
 pub(super) type Segments = Arc<Vec<Arc<Segment>>>;
 
@@ -344,7 +347,7 @@ impl HotTable {
         range: &IndexRange,
         snapshot: Seq,
         most: usize,
-    ) -> Option<(Vec<(Arc<Chunk>, usize)>, Segments)> {
+    ) -> Option<(Located, Segments)> {
         let state = self.state.read();
         let positions = match state.chunks.is_empty() {
             true => Vec::new(),
