@@ -186,13 +186,12 @@ impl TableScanExec {
     }
 
     fn of_segment(&self, segment: &Segment, group: usize) -> Option<Vec<ArrayRef>> {
-        let column = |column: &ScanColumn| match column {
-            ScanColumn::Seq => segment.column_in_memory(group, SEQ_FIELD_ID),
-            ScanColumn::Table { id, since, .. } if segment.meta().schema_version >= *since => {
-                segment.column_in_memory(group, *id)
-            }
+        let id = |column: &ScanColumn| match column {
+            ScanColumn::Seq => Some(SEQ_FIELD_ID),
+            ScanColumn::Table { id, since, .. } if segment.meta().schema_version >= *since => Some(*id),
             _ => None,
         };
-        self.columns.iter().map(column).collect()
+        let ids: Vec<u32> = self.columns.iter().map(id).collect::<Option<_>>()?;
+        segment.columns_in_memory(group, &ids)
     }
 }
