@@ -8,15 +8,15 @@ use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::schema::TableId;
-use kalamdb::sql::{ExecuteOptions, Params, StatementResult};
-use kalamdb::storage::{Durability, MemoryBackend, Partition, StorageBackend, WriteBatch};
+use kalamdb::sql::{Cursor, ExecuteOptions, Params, StatementResult};
+use kalamdb::storage::{Durability, KeyRange, MemoryBackend, Partition, ScanOptions, StorageBackend, WriteBatch};
 use kalamdb::tables::{Rewritten, ScopeKey};
 
 #[path = "support/faulty.rs"]
 mod faulty;
 mod support;
 
-use faulty::Faulty;
+use faulty::{Fault, Faulty, Outcome};
 use support::{last_values, map_cells, open_copy, sql, text_or_null};
 
 struct Database {
@@ -498,5 +498,78 @@ fn a_flush_or_compaction_that_storage_refuses_changes_nothing() -> Result<()> {
         all_there(20).await?;
         assert_eq!(compact().await?, Rewritten { rows: 20, segments: 1 });
         all_there(20).await
+    })
+}
+
+/// Whoever reads a table from storage while it is dropped from memory, read by somebody else and flushed, has all of its
+/// rows: not the segments from before the flush and the log from after it.
+#[test]
+fn rows_that_move_while_a_table_is_read_from_storage_are_not_missed() -> Result<()> {
+    block_on(async {
+        let backend = Faulty::new(MemoryBackend::new());
+        let context = AppContext::open(Arc::clone(&backend) as _, Config::default()).await?;
+        sql(&context, "CREATE TABLE t (k INT PRIMARY KEY)").await?;
+        sql(&context, "INSERT INTO t SELECT value FROM generate_series(1, 10)").await?;
+        for slow in 0.. {
+            let backend = backend.crash();
+            let context = AppContext::open(Arc::clone(&backend) as _, Config::default()).await?;
+            let table = context.registry().table(&TableId::new("default", "t")).await?.expect("the table");
+            let (store, definition) = (context.store(), table.definition());
+            let scope = ScopeKey { table_no: definition.table_no, user: None };
+            backend.arm(slow, Fault::Delay, ErrorCode::StorageError);
+            let mut reading = Box::pin(store.hot(&scope, definition));
+            let polled = futures::poll!(&mut reading);
+            if backend.disarm() == Outcome::NotReached {
+                assert!(slow > 1 && polled.is_ready(), "the manifest and the log are read");
+                break;
+            }
+            assert!(polled.is_pending());
+            store.evict_scope(&scope);
+            assert_eq!(store.flush(&scope, definition).await?, Rewritten { rows: 10, segments: 1 });
+            let hot = reading.await?;
+            let cold: u64 = hot.segments().iter().map(|segment| segment.live_rows()).sum();
+            assert_eq!(hot.statistics().live_rows + cold, 10, "call {slow} took long");
+        }
+        Ok(())
+    })
+}
+
+/// A failed commit drops a table from memory; who reads it goes on with the files that it had, whatever is compacted since.
+#[test]
+fn files_that_are_read_outlast_a_failed_commit_and_a_compaction() -> Result<()> {
+    block_on(async {
+        let backend = Faulty::new(MemoryBackend::new());
+        let config = Config { segment_cache: 0, ..Config::default() };
+        let context = AppContext::open(Arc::clone(&backend) as _, config).await?;
+        sql(&context, "CREATE TABLE t (k INT PRIMARY KEY, s TEXT)").await?;
+        for from in [0, 40_000] {
+            let rows = format!("SELECT value, 'text ' || value FROM generate_series({from}, {})", from + 39_999);
+            sql(&context, &format!("INSERT INTO t {rows}; STORAGE FLUSH TABLE t")).await?;
+        }
+        let (params, options) = (Params::default(), ExecuteOptions::default());
+        let query = "SELECT k, s FROM t";
+        let mut cursor = Cursor::open(context.executor(), context.session(), query, &params, &options).await?;
+        let mut rows = cursor.next(10).await?.map_or(0, |batch| batch.num_rows());
+        backend.failures.store(1, Ordering::Relaxed);
+        let refused = sql(&context, "INSERT INTO t VALUES (-1, '')").await.expect_err("storage refuses");
+        assert_eq!(refused.code(), ErrorCode::QuotaExceeded);
+        let table = context.registry().table(&TableId::new("default", "t")).await?.expect("the table");
+        let scope = ScopeKey { table_no: table.definition().table_no, user: None };
+        let compacted = context.store().compact(&scope, table.definition(), true).await?;
+        assert_eq!(compacted, Rewritten { rows: 80_000, segments: 1 });
+        while let Some(batch) = cursor.next(10_000).await? {
+            rows += batch.num_rows();
+        }
+        assert_eq!(rows, 80_000);
+        drop(cursor);
+        // Nobody reads them any more: the next rewrite removes them.
+        let blobs = async || {
+            let parts = backend.inner().scan(Partition::Blob, &KeyRange::all(), ScanOptions::default()).await?;
+            Ok::<_, KalamError>(parts.iter().map(|(_, part)| part.len()).sum::<usize>())
+        };
+        let before = blobs().await?;
+        context.store().compact(&scope, table.definition(), true).await?;
+        assert!(blobs().await? < before, "what was replaced is still there");
+        Ok(())
     })
 }

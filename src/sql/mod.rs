@@ -45,6 +45,7 @@ mod positions;
 mod privileges;
 mod result;
 mod rewrite;
+mod row_values;
 mod scalar_subqueries;
 mod session;
 mod short_path;

@@ -16,7 +16,7 @@ use super::casts::NAMED_CAST;
 use super::catalog::fold;
 use super::handlers::query::item_name;
 use super::parser::{self, Statement};
-use super::{synonyms, using};
+use super::{row_values, synonyms, using};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::types::KalamDataType;
 
@@ -159,6 +159,13 @@ impl VisitorMut for Standardise {
         ControlFlow::Continue(())
     }
 
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<KalamError> {
+        match select.selection.as_mut().map_or(Ok(()), row_values::expand_conjuncts) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        }
+    }
+
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<KalamError> {
         match rewritten(expr) {
             Ok(Some(new)) => *expr = new,
@@ -205,7 +212,16 @@ fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
     {
         return Ok(Some(meant));
     }
+    if let Some(meant) = row_values::expanded(expr)? {
+        return Ok(Some(meant));
+    }
     match expr {
+        // Every bit but those that are set.
+        Expr::UnaryOp { op: ast::UnaryOperator::BitwiseNot, expr } => {
+            let minus_one = Expr::Value(Value::Number("-1".into(), false).with_empty_span());
+            let (left, right) = (Box::new(Expr::Nested(expr.clone())), Box::new(minus_one));
+            Ok(Some(Expr::Nested(Box::new(Expr::BinaryOp { left, op: BinaryOperator::PGBitwiseXor, right }))))
+        }
         Expr::Like { pattern, escape_char: escape @ Some(_), .. }
         | Expr::ILike { pattern, escape_char: escape @ Some(_), .. } => {
             let with = escape.as_ref().and_then(|e| e.value.clone().into_string()).unwrap_or_default();

@@ -126,6 +126,8 @@ impl Chunk {
 /// The next row of a chunk.
 #[derive(Debug, PartialEq, Eq)]
 struct Head {
+    /// The first bytes of the key, as a number: it mostly says which of two comes first.
+    first: u128,
     key: Vec<u8>,
     chunk: usize,
     row: usize,
@@ -140,6 +142,10 @@ impl Head {
         self.row = chunk.key_order(codec)?.row(place);
         self.key.clear();
         codec.encode(&chunk.keys, self.row, &mut self.key)?;
+        let mut first = [0; size_of::<u128>()];
+        let length = self.key.len().min(first.len());
+        first[..length].copy_from_slice(&self.key[..length]);
+        self.first = u128::from_be_bytes(first);
         Ok(true)
     }
 }
@@ -147,7 +153,8 @@ impl Head {
 impl Ord for Head {
     /// The greatest is the next.
     fn cmp(&self, other: &Self) -> Ordering {
-        let order = (&self.key, self.chunk).cmp(&(&other.key, other.chunk));
+        let rest = || (&self.key, self.chunk).cmp(&(&other.key, other.chunk));
+        let order = self.first.cmp(&other.first).then_with(rest);
         if self.backward { order } else { order.reverse() }
     }
 }
@@ -195,14 +202,14 @@ impl KeyMerge {
         &self.codec
     }
 
-    /// The next row, visible or not.
-    pub fn next(&mut self) -> Result<Option<(Arc<Chunk>, usize)>> {
+    /// The next row, visible or not: the place of its chunk and its own there.
+    pub fn next(&mut self) -> Result<Option<(usize, usize)>> {
         while self.heads.is_empty() {
             let Some(range) = self.ranges.pop() else { return Ok(None) };
             let places = self.chunks.iter().map(|chunk| chunk.places(&self.codec, &range));
             self.places = places.collect::<Result<_>>()?;
             for chunk in 0..self.chunks.len() {
-                let mut head = Head { key: Vec::new(), chunk, row: 0, backward: self.backward };
+                let mut head = Head { first: 0, key: Vec::new(), chunk, row: 0, backward: self.backward };
                 if head.advance(&self.chunks, &mut self.places, &self.codec)? {
                     self.heads.push(head);
                 }
@@ -210,7 +217,7 @@ impl KeyMerge {
         }
         // Mostly the next row is of the same chunk: then the head stays where it is.
         let Some(mut head) = self.heads.peek_mut() else { return Ok(None) };
-        let found = (Arc::clone(&self.chunks[head.chunk]), head.row);
+        let found = (head.chunk, head.row);
         if !head.advance(&self.chunks, &mut self.places, &self.codec)? {
             PeekMut::pop(head);
         }
@@ -222,7 +229,7 @@ impl KeyMerge {
 mod tests {
     use super::*;
     use crate::types::KalamDataType;
-    use arrow::array::Int64Array;
+    use arrow::array::{Int64Array, StringArray};
 
     fn codec() -> KeyCodec {
         KeyCodec::new(&[KalamDataType::BigInt]).expect("a key")
@@ -272,9 +279,37 @@ mod tests {
             let mut merge = KeyMerge::new(chunks(), codec(), vec![range(2, 4), range(6, 12)], backward);
             let mut found = Vec::new();
             while let Some((chunk, row)) = merge.next()? {
-                found.extend(keys[chunk.base as usize / 4][row]);
+                found.extend(keys[chunk][row]);
             }
             assert_eq!(found, wanted);
+        }
+        Ok(())
+    }
+
+    /// Keys that begin alike, those of which one is the beginning of the other, and those that end in zeros.
+    #[test]
+    fn keys_are_compared_to_their_ends() -> Result<()> {
+        let codec = KeyCodec::new(&[KalamDataType::Text])?;
+        let texts = [
+            ["all of these begin alike, 3", "", "a\0", "all of these begin alike"],
+            ["all of these begin alike, 2", "a", "all of these begin alike, 1", "a\0\0"],
+        ];
+        let chunk = |base: u64, texts: [&str; 4]| {
+            let column: ArrayRef = Arc::new(StringArray::from_iter_values(texts));
+            let seqs = Int64Array::from_iter_values(1..5);
+            Arc::new(Chunk::new(base, 1, Arc::from([1]), vec![Arc::clone(&column)], vec![column], None, seqs))
+        };
+        let mut wanted = texts.concat();
+        wanted.sort_unstable();
+        for backward in [false, true] {
+            let chunks = vec![chunk(0, texts[0]), chunk(4, texts[1])];
+            let mut merge = KeyMerge::new(chunks, codec.clone(), vec![IndexRange::all()], backward);
+            let mut found = Vec::new();
+            while let Some((chunk, row)) = merge.next()? {
+                found.push(texts[chunk][row]);
+            }
+            assert_eq!(found, wanted);
+            wanted.reverse();
         }
         Ok(())
     }

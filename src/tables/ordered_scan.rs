@@ -201,7 +201,7 @@ impl HotLane {
             && let Some((chunk, row)) = self.merge.next()?
         {
             looked_at += 1;
-            if self.reader.sees(&chunk, row) {
+            if self.reader.sees(&self.merge.chunks()[chunk], row) {
                 rows.push((chunk, row));
             }
             if looked_at % MAX_RUN == 0 {
@@ -209,24 +209,39 @@ impl HotLane {
             }
         }
         self.reader.remaining -= rows.len();
-        if rows.is_empty() { Ok(None) } else { self.reader.scan.rows_batch(&rows).map(Some) }
+        if rows.is_empty() { Ok(None) } else { self.reader.scan.rows_batch(self.merge.chunks(), &rows).map(Some) }
     }
 }
 
 impl TableScanExec {
-    /// The batch of some rows, in their order.
-    pub(super) fn rows_batch(&self, rows: &[(Arc<Chunk>, usize)]) -> Result<RecordBatch> {
+    /// As [`TableScanExec::rows_batch`], of rows that come with their chunks.
+    pub(super) fn found_rows_batch(&self, found: &[(Arc<Chunk>, usize)]) -> Result<RecordBatch> {
+        let mut chunks: Vec<Arc<Chunk>> = Vec::new();
+        let mut places: HashMap<u64, usize> = HashMap::new();
+        let row = |(chunk, row): &(Arc<Chunk>, usize)| {
+            let place = *places.entry(chunk.base).or_insert_with(|| {
+                chunks.push(Arc::clone(chunk));
+                chunks.len() - 1
+            });
+            (place, *row)
+        };
+        let rows: Vec<(usize, usize)> = found.iter().map(row).collect();
+        self.rows_batch(&chunks, &rows)
+    }
+
+    /// The batch of some rows of chunks, which are named by place, in the order of the rows.
+    pub(super) fn rows_batch(&self, chunks: &[Arc<Chunk>], rows: &[(usize, usize)]) -> Result<RecordBatch> {
         // Each chunk's rows are taken at once, then brought into their order.
         let mut taken: Vec<(&Chunk, Vec<u32>)> = Vec::new();
-        let mut places: HashMap<u64, usize> = HashMap::new();
+        let mut places: Vec<Option<usize>> = vec![None; chunks.len()];
         let mut order = Vec::with_capacity(rows.len());
-        for (chunk, row) in rows {
-            let place = *places.entry(chunk.base).or_insert_with(|| {
-                taken.push((chunk, Vec::new()));
+        for &(chunk, row) in rows {
+            let place = *places[chunk].get_or_insert_with(|| {
+                taken.push((&chunks[chunk], Vec::new()));
                 taken.len() - 1
             });
             order.push((place, taken[place].1.len()));
-            taken[place].1.push(*row as u32);
+            taken[place].1.push(row as u32);
         }
         let batches = taken.into_iter().map(|(chunk, rows)| match rows.as_slice() {
             [row] => self.batch(chunk, &Pick::Range(*row as usize, 1)),

@@ -383,7 +383,7 @@ impl ChunkReader {
             return Ok(match walk.step()? {
                 None => None,
                 Some(rows) if rows.is_empty() => Some(None),
-                Some(rows) => Some(Some(self.scan.rows_batch(&rows)?)),
+                Some(rows) => Some(Some(self.scan.found_rows_batch(&rows)?)),
             });
         }
         let at = self.next;

@@ -1,0 +1,223 @@
+//! Row values: `(a, b) < (c, d)`, `(a, b) IN ((1, 2), …)`, `(a, b) IN (SELECT …)`.
+//!
+//! DataFusion makes structs of them, which it sorts with NULL as if it were a value. Invariant: what becomes of a comparison is
+//! made of comparisons of its columns alone, so that it is true, false or NULL as the standard says: rows are compared from
+//! the left up to the first pair that is not equal, and a NULL there makes the whole unknown.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    self, BinaryOperator, Expr, Query, Select, SelectItem, SetExpr, TableFactor, UnaryOperator, VisitMut, VisitorMut,
+};
+
+use super::catalog::fold;
+use super::fault::place_of;
+use super::handlers::query::column_names;
+use super::parser::{self, Statement};
+use crate::error::{ErrorCode, KalamError, Result};
+
+/// The expression that a comparison of row values stands for.
+pub fn expanded(expr: &Expr) -> Result<Option<Expr>> {
+    Ok(match expr {
+        Expr::BinaryOp { left, op, right } => match (left.as_ref(), right.as_ref()) {
+            (Expr::Tuple(a), Expr::Tuple(b)) => compared(a, op, b)?,
+            _ => None,
+        },
+        Expr::IsDistinctFrom(left, right) | Expr::IsNotDistinctFrom(left, right) => {
+            let (Expr::Tuple(a), Expr::Tuple(b)) = (left.as_ref(), right.as_ref()) else { return Ok(None) };
+            check_lengths(a, b)?;
+            let distinct = matches!(expr, Expr::IsDistinctFrom(..));
+            let pairs = a.iter().zip(b).map(|(a, b)| match distinct {
+                true => Expr::IsDistinctFrom(nested(a), nested(b)),
+                false => Expr::IsNotDistinctFrom(nested(a), nested(b)),
+            });
+            joined(pairs.collect(), if distinct { BinaryOperator::Or } else { BinaryOperator::And })
+        }
+        Expr::InList { expr, list, negated } => {
+            let Expr::Tuple(row) = expr.as_ref() else { return Ok(None) };
+            let mut equal = Vec::with_capacity(list.len());
+            for item in list {
+                let Expr::Tuple(item) = item else { return Ok(None) };
+                equal.extend(compared(row, &BinaryOperator::Eq, item)?);
+            }
+            joined(equal, BinaryOperator::Or).map(|any| if *negated { not(any) } else { any })
+        }
+        Expr::Between { expr, negated, low, high } => {
+            let (Expr::Tuple(row), Expr::Tuple(low), Expr::Tuple(high)) = (expr.as_ref(), low.as_ref(), high.as_ref())
+            else {
+                return Ok(None);
+            };
+            let bounds = [compared(row, &BinaryOperator::GtEq, low)?, compared(row, &BinaryOperator::LtEq, high)?];
+            let within = joined(bounds.into_iter().flatten().collect(), BinaryOperator::And);
+            within.map(|within| if *negated { not(within) } else { within })
+        }
+        Expr::InSubquery { expr, subquery, negated } => {
+            let Expr::Tuple(row) = expr.as_ref() else { return Ok(None) };
+            let known = looked_for(row, subquery, " = ", "")?;
+            let unknown = looked_for(row, subquery, " = ", " IS NOT FALSE")?;
+            let found = Expr::Case {
+                case_token: ast::helpers::attached_token::AttachedToken::empty(),
+                end_token: ast::helpers::attached_token::AttachedToken::empty(),
+                operand: None,
+                conditions: vec![
+                    ast::CaseWhen { condition: known, result: value(ast::Value::Boolean(true)) },
+                    ast::CaseWhen { condition: unknown, result: value(ast::Value::Null) },
+                ],
+                else_result: Some(Box::new(value(ast::Value::Boolean(false)))),
+            };
+            Some(if *negated { not(found) } else { found })
+        }
+        _ => None,
+    })
+}
+
+/// `(a, b) IN (SELECT …)` where it must be true for a row to pass: whether it is false or unknown does not matter, and what is
+/// left is a semi join.
+pub fn expand_conjuncts(condition: &mut Expr) -> Result<()> {
+    match condition {
+        Expr::BinaryOp { left, op: BinaryOperator::And, right } => {
+            expand_conjuncts(left)?;
+            expand_conjuncts(right)
+        }
+        Expr::Nested(inner) => expand_conjuncts(inner),
+        Expr::InSubquery { expr, subquery, negated: false } => {
+            if let Expr::Tuple(row) = expr.as_ref() {
+                *condition = looked_for(row, subquery, " = ", "")?;
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_lengths(a: &[Expr], b: &[Expr]) -> Result<()> {
+    if a.len() == b.len() {
+        return Ok(());
+    }
+    let message = format!("a row of {} values is compared with one of {}", a.len(), b.len());
+    Err(KalamError::new(ErrorCode::SyntaxError, message).at(a.first().and_then(place_of)))
+}
+
+fn nested(expr: &Expr) -> Box<Expr> {
+    Box::new(Expr::Nested(Box::new(expr.clone())))
+}
+
+fn not(expr: Expr) -> Expr {
+    Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(Expr::Nested(Box::new(expr))) }
+}
+
+fn value(value: ast::Value) -> Expr {
+    Expr::Value(value.with_empty_span())
+}
+
+fn pair(a: &Expr, op: BinaryOperator, b: &Expr) -> Expr {
+    Expr::BinaryOp { left: nested(a), op, right: nested(b) }
+}
+
+/// All of them by one operator, as flat a tree as can be.
+fn joined(mut parts: Vec<Expr>, op: BinaryOperator) -> Option<Expr> {
+    while parts.len() > 1 {
+        let mut halved = Vec::with_capacity(parts.len().div_ceil(2));
+        let mut rest = parts.into_iter();
+        while let Some(left) = rest.next() {
+            halved.push(match rest.next() {
+                Some(right) => Expr::Nested(Box::new(Expr::BinaryOp {
+                    left: Box::new(left),
+                    op: op.clone(),
+                    right: Box::new(right),
+                })),
+                None => left,
+            });
+        }
+        parts = halved;
+    }
+    parts.pop().map(|one| Expr::Nested(Box::new(one)))
+}
+
+fn compared(a: &[Expr], op: &BinaryOperator, b: &[Expr]) -> Result<Option<Expr>> {
+    use BinaryOperator as B;
+    let strict = match op {
+        B::Eq | B::NotEq => {
+            check_lengths(a, b)?;
+            let pairs = a.iter().zip(b).map(|(a, b)| pair(a, op.clone(), b)).collect();
+            return Ok(joined(pairs, if *op == B::Eq { B::And } else { B::Or }));
+        }
+        B::Lt | B::LtEq => B::Lt,
+        B::Gt | B::GtEq => B::Gt,
+        _ => return Ok(None),
+    };
+    check_lengths(a, b)?;
+    let mut pairs = a.iter().zip(b).rev();
+    let Some((a, b)) = pairs.next() else { return Ok(None) };
+    let whole = pairs.fold(pair(a, op.clone(), b), |rest, (a, b)| {
+        let equal = Expr::BinaryOp {
+            left: Box::new(pair(a, B::Eq, b)),
+            op: B::And,
+            right: Box::new(Expr::Nested(Box::new(rest))),
+        };
+        Expr::BinaryOp {
+            left: Box::new(pair(a, strict.clone(), b)),
+            op: B::Or,
+            right: Box::new(Expr::Nested(Box::new(equal))),
+        }
+    });
+    Ok(Some(Expr::Nested(Box::new(whole))))
+}
+
+/// That a query has a row whose columns are as those of a row value are asked to be, each by `op` and `behind` it.
+fn looked_for(row: &[Expr], query: &Query, op: &str, behind: &str) -> Result<Expr> {
+    if let Some(names) = column_names(query)
+        && names.len() != row.len()
+    {
+        let message = format!("a row of {} values is looked for in a subquery of {} columns", row.len(), names.len());
+        return Err(KalamError::new(ErrorCode::SyntaxError, message).at(row.first().and_then(place_of)));
+    }
+    let columns: Vec<String> = (0..row.len()).map(|n| format!("\"$c{n}\"")).collect();
+    let asked: Vec<String> = (0..row.len()).map(|n| format!("(\"$c{n}\"{op}\"$x{n}\"){behind}")).collect();
+    let (columns, asked) = (columns.join(", "), asked.join(" AND "));
+    let text = format!("SELECT EXISTS (SELECT 1 FROM (SELECT 1) AS \"$q\"({columns}) WHERE {asked})");
+    let Some(Statement::Sql(mut statement)) = parser::parse(&text)?.pop() else {
+        return Err(KalamError::internal("the template of a row value did not parse"));
+    };
+    let _ = VisitMut::visit(statement.as_mut(), &mut Fill { row, query });
+    let ast::Statement::Query(filled) = *statement else {
+        return Err(KalamError::internal("the template of a row value is no query"));
+    };
+    let SetExpr::Select(select) = *filled.body else {
+        return Err(KalamError::internal("the template of a row value is no SELECT"));
+    };
+    match select.projection.into_iter().next() {
+        Some(SelectItem::UnnamedExpr(expr)) => Ok(expr),
+        _ => Err(KalamError::internal("the template of a row value has no expression")),
+    }
+}
+
+/// Puts the row and the query into the template.
+struct Fill<'a> {
+    row: &'a [Expr],
+    query: &'a Query,
+}
+
+impl VisitorMut for Fill<'_> {
+    type Break = ();
+
+    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        for table in &mut select.from {
+            if let TableFactor::Derived { subquery, alias: Some(alias), .. } = &mut table.relation
+                && fold(&alias.name) == "$q"
+            {
+                **subquery = self.query.clone();
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Identifier(name) = expr
+            && let Some(part) = name.value.strip_prefix("$x").and_then(|n| self.row.get(n.parse::<usize>().ok()?))
+        {
+            *expr = Expr::Nested(Box::new(part.clone()));
+        }
+        ControlFlow::Continue(())
+    }
+}
