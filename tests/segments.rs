@@ -8,8 +8,8 @@ use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::schema::TableId;
-use kalamdb::sql::{ExecuteOptions, Params, StatementResult};
-use kalamdb::storage::{Durability, MemoryBackend, Partition, StorageBackend, WriteBatch};
+use kalamdb::sql::{Cursor, ExecuteOptions, Params, StatementResult};
+use kalamdb::storage::{Durability, KeyRange, MemoryBackend, Partition, ScanOptions, StorageBackend, WriteBatch};
 use kalamdb::tables::{Rewritten, ScopeKey};
 
 #[path = "support/faulty.rs"]
@@ -530,6 +530,46 @@ fn rows_that_move_while_a_table_is_read_from_storage_are_not_missed() -> Result<
             let cold: u64 = hot.segments().iter().map(|segment| segment.live_rows()).sum();
             assert_eq!(hot.statistics().live_rows + cold, 10, "call {slow} took long");
         }
+        Ok(())
+    })
+}
+
+/// A failed commit drops a table from memory; who reads it goes on with the files that it had, whatever is compacted since.
+#[test]
+fn files_that_are_read_outlast_a_failed_commit_and_a_compaction() -> Result<()> {
+    block_on(async {
+        let backend = Faulty::new(MemoryBackend::new());
+        let config = Config { segment_cache: 0, ..Config::default() };
+        let context = AppContext::open(Arc::clone(&backend) as _, config).await?;
+        sql(&context, "CREATE TABLE t (k INT PRIMARY KEY, s TEXT)").await?;
+        for from in [0, 40_000] {
+            let rows = format!("SELECT value, 'text ' || value FROM generate_series({from}, {})", from + 39_999);
+            sql(&context, &format!("INSERT INTO t {rows}; STORAGE FLUSH TABLE t")).await?;
+        }
+        let (params, options) = (Params::default(), ExecuteOptions::default());
+        let query = "SELECT k, s FROM t";
+        let mut cursor = Cursor::open(context.executor(), context.session(), query, &params, &options).await?;
+        let mut rows = cursor.next(10).await?.map_or(0, |batch| batch.num_rows());
+        backend.failures.store(1, Ordering::Relaxed);
+        let refused = sql(&context, "INSERT INTO t VALUES (-1, '')").await.expect_err("storage refuses");
+        assert_eq!(refused.code(), ErrorCode::QuotaExceeded);
+        let table = context.registry().table(&TableId::new("default", "t")).await?.expect("the table");
+        let scope = ScopeKey { table_no: table.definition().table_no, user: None };
+        let compacted = context.store().compact(&scope, table.definition(), true).await?;
+        assert_eq!(compacted, Rewritten { rows: 80_000, segments: 1 });
+        while let Some(batch) = cursor.next(10_000).await? {
+            rows += batch.num_rows();
+        }
+        assert_eq!(rows, 80_000);
+        drop(cursor);
+        // Nobody reads them any more: the next rewrite removes them.
+        let blobs = async || {
+            let parts = backend.inner().scan(Partition::Blob, &KeyRange::all(), ScanOptions::default()).await?;
+            Ok::<_, KalamError>(parts.iter().map(|(_, part)| part.len()).sum::<usize>())
+        };
+        let before = blobs().await?;
+        context.store().compact(&scope, table.definition(), true).await?;
+        assert!(blobs().await? < before, "what was replaced is still there");
         Ok(())
     })
 }

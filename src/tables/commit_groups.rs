@@ -155,12 +155,8 @@ impl TableStore {
         // ones stay refused, for what was replaced before that is no longer known.
         let newest = self.snapshot().max(last_seq);
         self.replaced.lock().values_mut().for_each(|at| *at = (*at).min(newest));
-        let evicted = self.restore_streams(scopes.into_iter().collect());
-        let mut slots = self.slots.lock();
-        for scope in &evicted {
-            slots.remove(scope);
-        }
-        drop(slots);
+        let evicted: HashSet<ScopeKey> = self.restore_streams(scopes.into_iter().collect()).into_iter().collect();
+        self.evict(|scope| evicted.contains(scope));
         self.pins.advance(last_seq);
         // The ceiling's record may have been in the failed batch: write it again with the next commit.
         commits.ceiling = self.snapshot();

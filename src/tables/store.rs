@@ -106,8 +106,9 @@ pub struct TableStore {
     pub(super) slots: Mutex<HashMap<ScopeKey, Arc<Slot>>>,
     pub(super) commits: Mutex<Commits>,
     pub(super) cache: Arc<SegmentCache>,
-    /// Segments that were replaced, by blob, as long as somebody may read them.
-    pub(super) retired: Mutex<HashMap<Vec<u8>, Weak<Segment>>>,
+    /// Segments that were replaced, or went from memory with their scope, by blob: their files stay as long as somebody
+    /// reads them.
+    pub(super) retired: Mutex<HashMap<Vec<u8>, Vec<Weak<Segment>>>>,
     /// Tables and scopes that were dropped (`dropped.rs`).
     dropped: Mutex<Dropped>,
     /// What is left of them is removed by one at a time.
@@ -242,7 +243,8 @@ impl TableStore {
             let slots = self.slots.lock();
             if slots.get(scope).is_some_and(|now| Arc::ptr_eq(now, &slot)) {
                 let hot = Arc::new(found?);
-                *slot.hot.lock() = Some(Arc::clone(&hot));
+                let before = slot.hot.lock().replace(Arc::clone(&hot));
+                before.iter().for_each(|before| self.remember_read(&before.segments()));
                 return Ok(hot);
             }
         }
@@ -391,12 +393,33 @@ impl TableStore {
 
     /// Drops every scope of a table from memory; they are read again when next used.
     pub fn evict_table(&self, table_no: u32) {
-        self.slots.lock().retain(|scope, _| scope.table_no != table_no);
+        self.evict(|scope| scope.table_no == table_no);
     }
 
     /// Drops a scope from memory; it is read again when next used.
     pub fn evict_scope(&self, scope: &ScopeKey) {
-        self.slots.lock().remove(scope);
+        self.evict(|other| other == scope);
+    }
+
+    /// Drops scopes from memory. Who reads them goes on: with segments that others, who read the scope again, know as
+    /// theirs and may replace.
+    pub(super) fn evict(&self, goes: impl Fn(&ScopeKey) -> bool) {
+        let mut slots = self.slots.lock();
+        for (_, slot) in slots.extract_if(|scope, _| goes(scope)) {
+            slot.hot.lock().iter().for_each(|hot| self.remember_read(&hot.segments()));
+        }
+    }
+
+    /// Segments that are replaced or go from memory: who reads them now goes on doing so.
+    pub(super) fn remember_read(&self, segments: &[Arc<Segment>]) {
+        let mut retired = self.retired.lock();
+        retired.retain(|_, segments| {
+            segments.retain(|segment| segment.strong_count() > 0);
+            !segments.is_empty()
+        });
+        for segment in segments {
+            retired.entry(segment.blob_id().to_vec()).or_default().push(Arc::downgrade(segment));
+        }
     }
 
     /// Counters.

@@ -154,9 +154,7 @@ impl TableStore {
             let mut commits = self.commits.lock();
             self.check_movable(&commits, scope, hot)?;
             let switched = hot.switch(&switch, self.pins.horizon(), retained_since(definition))?.ok_or_else(moved)?;
-            for segment in &switch.remove {
-                self.retired.lock().insert(segment.blob_id().to_vec(), Arc::downgrade(segment));
-            }
+            self.remember_read(&switch.remove);
             let added = switch.add.as_ref().map(|(segment, _)| segment);
             let mut batch = WriteBatch::new();
             if let (Some(segment), Some(bytes)) = (added, &file) {
@@ -166,7 +164,7 @@ impl TableStore {
                 Ok(batch) => self.join_rewrite(&mut commits, scope, batch, added.into_iter().cloned().collect()),
                 Err(error) => {
                     // Memory has made the step and storage will not: it is read again from there.
-                    self.slots.lock().remove(scope);
+                    self.evict_scope(scope);
                     return Err(error);
                 }
             }
@@ -206,7 +204,8 @@ impl TableStore {
             }
             let mut retired = self.retired.lock();
             let is_read = |number: &u32| {
-                retired.get(&manifest::blob_id(scope, *number)).is_some_and(|segment| segment.strong_count() > 0)
+                let segments = retired.get(&manifest::blob_id(scope, *number));
+                segments.is_some_and(|segments| segments.iter().any(|segment| segment.strong_count() > 0))
             };
             let mut gone = hot.retired();
             gone.retain(|number| !is_read(number));
@@ -241,9 +240,7 @@ impl TableStore {
             // A rewrite that came to nothing may have taken more numbers.
             let next = hot.as_ref().map_or(0, |hot| hot.take_segment_number()).max(found.next_segment);
             manifest::put_head(&scope, next, batch);
-            for segment in hot.iter().flat_map(|hot| hot.segments().to_vec()) {
-                self.retired.lock().insert(segment.blob_id().to_vec(), Arc::downgrade(&segment));
-            }
+            hot.iter().for_each(|hot| self.remember_read(&hot.segments()));
         }
         Ok(())
     }
