@@ -2,7 +2,7 @@
 //! for the operators of JSON, of bits, `^` and IS DISTINCT FROM.
 //!
 //! Invariant: everything else that [`GenericDialect`] decides is decided by it here too, and the parser takes this for
-//! it where it asks by type. `INSERT INTO t AS x` and `ALTER COLUMN … TYPE … USING` are parsed besides. The generic
+//! it where it asks by type. `INSERT INTO t AS x`, `ALTER COLUMN … TYPE … USING` and `1_000` are parsed besides. The generic
 //! precedence makes `d ->> 'a' = 'x'` mean `d ->> ('a' = 'x')`, and `a IS DISTINCT FROM b OR c` ask for `b OR c`. `^` is
 //! power and `#` the exclusive or, as in PostgreSQL.
 
@@ -77,6 +77,10 @@ impl Dialect for KalamDialect {
     }
 
     fn supports_alter_column_type_using(&self) -> bool {
+        true
+    }
+
+    fn supports_numeric_literal_underscores(&self) -> bool {
         true
     }
 

@@ -43,7 +43,7 @@ const BEFORE_QUERIES: [Keyword; 27] = {
 /// The tokens of a text, as the parser is to read them.
 pub(super) fn as_the_parser_reads_them(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let tokens = without_options_word(without_empty_parentheses(tokens));
-    with_selects_for_tables(without_hints(with_json_operators(tokens)))
+    with_selects_for_tables(without_hints(with_json_operators(with_plain_numbers(tokens))))
 }
 
 fn is_space(token: &TokenWithSpan) -> bool {
@@ -181,6 +181,25 @@ fn is_inserted(tokens: &[TokenWithSpan], places: &[usize], at: usize) -> bool {
         n -= 2;
     }
     n >= 1 && is_word(n) && keyword(token(n - 1)) == Some(K::INTO)
+}
+
+/// `1_000` is 1000 and `0x1F` is 31, as in PostgreSQL and SQLite; to the tokenizer the latter is the same as `X'1F'`.
+fn with_plain_numbers(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    for token in &mut tokens {
+        let width = token.span.end.column.saturating_sub(token.span.start.column);
+        match &mut token.token {
+            Token::Number(digits, _) if digits.contains('_') => digits.retain(|c| c != '_'),
+            // A quoted one has a letter and two quotes beside its digits.
+            Token::HexStringLiteral(digits) if width == digits.len() as u64 + 2 => {
+                digits.retain(|c| c != '_');
+                if let Ok(number) = u128::from_str_radix(digits, 16) {
+                    token.token = Token::Number(number.to_string(), false);
+                }
+            }
+            _ => {}
+        }
+    }
+    tokens
 }
 
 /// `CURRENT_USER()` is written with parentheses as often as without; the parser knows the latter.

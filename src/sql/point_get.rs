@@ -1,4 +1,4 @@
-//! Queries of rows by the key alone, or by a range of it, that were run before: all that is left is to find the rows.
+//! Queries of rows by the key, a range of it or an index alone that were run before: all that is left is to find the rows.
 //!
 //! What a run costs beside the lookup is mostly the code that it passes through, which is cold after every message from
 //! the host. Invariant: [`SqlExecutor::point_get`] gives what running the query gives, or declines and has changed
@@ -16,12 +16,12 @@ use super::packed;
 use super::params::Params;
 use super::plan_cache::{KeptLookup, Origin};
 use super::session::SessionRole;
-use super::short_path::{column_name, is_of_kind};
+use super::short_path::{column_name, index_of, is_of_kind};
 use super::statement_cache::placeholder;
 use crate::error::Result;
-use crate::schema::{TableDefinition, check_user_name};
-use crate::tables::{IndexRange, KeySpec, Keys, KnownRows};
-use crate::types::{KalamDataType, KeyCodec, Value};
+use crate::schema::{ColumnDefinition, IndexDefinition, TableDefinition, check_user_name};
+use crate::tables::{IndexCodec, IndexRange, KeySpec, Keys, KnownRows};
+use crate::types::{ColumnBuilder, KalamDataType, KeyCodec, Value};
 
 /// What is kept with a text; see the module's comment.
 #[derive(Debug, Default)]
@@ -51,6 +51,8 @@ enum Wanted {
     Equal(Vec<usize>),
     /// Its one column is between two, or not on the wrong side of one; with each whether it may be equal to it.
     Between { from: Option<(usize, bool)>, to: Option<(usize, bool)> },
+    /// Nothing of the key: the first columns of an index are equal to parameters.
+    Indexed { index: Arc<IndexDefinition>, codec: IndexCodec, columns: Vec<(ColumnDefinition, usize)> },
 }
 
 impl Wanted {
@@ -59,6 +61,7 @@ impl Wanted {
         match self {
             Wanted::Equal(places) => places.len(),
             Wanted::Between { from, to } => usize::from(from.is_some()) + usize::from(to.is_some()),
+            Wanted::Indexed { columns, .. } => columns.len(),
         }
     }
 
@@ -87,6 +90,16 @@ impl Wanted {
                     None => None,
                 },
             }),
+            Wanted::Indexed { index, codec, columns } => {
+                let mut prefix = Vec::new();
+                for (place, (column, parameter)) in columns.iter().enumerate() {
+                    let value = values.get(*parameter).filter(|value| is_of_kind(value, &column.data_type))?;
+                    let mut one = ColumnBuilder::new(&column.data_type, &column.name, 1);
+                    one.append(value).ok()?;
+                    codec.encode_column(place, &one.finish(), 0, &mut prefix).ok()?;
+                }
+                Keys::Index(Arc::clone(index), IndexRange::prefix(prefix))
+            }
         })
     }
 }
@@ -187,8 +200,11 @@ fn wanted_of(selection: &Expr, alias: &str, definition: &TableDefinition) -> Opt
     }
     if terms.iter().all(|(_, op, _)| *op == BinaryOperator::Eq) {
         let place = |name: &&str| terms.iter().find(|(column, _, _)| column == name).map(|(_, _, place)| *place);
-        let places: Vec<usize> = key.iter().map(place).collect::<Option<_>>()?;
-        return (!key.is_empty() && terms.len() == key.len()).then_some(Wanted::Equal(places));
+        let places: Option<Vec<usize>> = key.iter().map(place).collect();
+        return match places.filter(|_| !key.is_empty() && terms.len() == key.len()) {
+            Some(places) => Some(Wanted::Equal(places)),
+            None => indexed(&terms, definition),
+        };
     }
     let [only] = key.as_slice() else { return None };
     let (mut from, mut to) = (None, None);
@@ -207,14 +223,33 @@ fn wanted_of(selection: &Expr, alias: &str, definition: &TableDefinition) -> Opt
     Some(Wanted::Between { from, to })
 }
 
+/// The index whose first columns are pinned, as `short_path.rs` chooses it.
+fn indexed(terms: &[Term], definition: &TableDefinition) -> Option<Wanted> {
+    let mut pins = Vec::with_capacity(terms.len());
+    for (name, _, place) in terms {
+        pins.push((definition.column(name)?, *place));
+    }
+    let ids: Vec<u32> = pins.iter().map(|(column, _)| column.column_id).collect();
+    let index = index_of(definition, &ids)?;
+    let pinned = index.columns[..pins.len()].iter().map(|part| {
+        let (column, place) = pins.iter().find(|(column, _)| column.column_id == part.column_id)?;
+        Some(((*column).clone(), *place))
+    });
+    let columns = pinned.collect::<Option<_>>()?;
+    Some(Wanted::Indexed { codec: IndexCodec::new(definition, index).ok()?, index: Arc::new(index.clone()), columns })
+}
+
+/// A column, the operator that stands after it, and the place of the parameter that it is compared with.
+type Term = (String, BinaryOperator, usize);
+
 /// Whether an expression is nothing but comparisons of columns with parameters.
 pub fn is_range(selection: &Expr, alias: &str) -> bool {
     let mut terms = Vec::new();
     compared(selection, alias, &mut terms).is_some() && terms.iter().any(|(_, op, _)| *op != BinaryOperator::Eq)
 }
 
-/// Collects what columns are compared with: a column, the operator as it stands after it, the place of a parameter.
-fn compared(expr: &Expr, alias: &str, terms: &mut Vec<(String, BinaryOperator, usize)>) -> Option<()> {
+/// Collects what columns are compared with.
+fn compared(expr: &Expr, alias: &str, terms: &mut Vec<Term>) -> Option<()> {
     let place = |constant: &Expr| placeholder(constant)?.strip_prefix('$')?.parse::<usize>().ok()?.checked_sub(1);
     match expr {
         Expr::Nested(inner) => compared(inner, alias, terms),

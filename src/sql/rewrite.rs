@@ -14,6 +14,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::casts::NAMED_CAST;
 use super::catalog::fold;
+use super::fault::place_of;
 use super::handlers::query::item_name;
 use super::parser::{self, Statement};
 use super::{row_values, synonyms, using};
@@ -216,6 +217,12 @@ fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
         return Ok(Some(meant));
     }
     match expr {
+        Expr::Collate { collation, .. } => {
+            let message = format!("COLLATE {collation} is not supported: text is compared by its bytes");
+            Err(KalamError::new(ErrorCode::FeatureNotSupported, message)
+                .with_hint("lower(a) = lower(b) and ILIKE do not mind the case; ORDER BY lower(x) sorts so.")
+                .at(place_of(expr)))
+        }
         // Every bit but those that are set.
         Expr::UnaryOp { op: ast::UnaryOperator::BitwiseNot, expr } => {
             let minus_one = Expr::Value(Value::Number("-1".into(), false).with_empty_span());

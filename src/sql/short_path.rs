@@ -341,10 +341,8 @@ fn lookup_of(
         keys.dedup();
         return Ok(Some(Lookup::Keys(keys)));
     }
-    let fits = |index: &&IndexDefinition| {
-        index.columns.len() >= pins.len() && index.columns[..pins.len()].iter().all(|c| is_pinned(c.column_id))
-    };
-    let Some(index) = definition.indexes.iter().find(fits) else { return Ok(None) };
+    let pinned: Vec<u32> = pins.iter().map(|(id, _)| *id).collect();
+    let Some(index) = index_of(definition, &pinned) else { return Ok(None) };
     let codec = IndexCodec::new(definition, index)?;
     let ids: Vec<u32> = index.columns[..pins.len()].iter().map(|c| c.column_id).collect();
     let mut prefixes = Vec::with_capacity(combinations);
@@ -359,6 +357,15 @@ fn lookup_of(
         prefixes.push(prefix);
     }
     Ok(Some(Lookup::Index(IndexAccess::of_values(index, prefixes))))
+}
+
+/// The first index that begins with these columns, in any order.
+pub(super) fn index_of<'a>(definition: &'a TableDefinition, columns: &[u32]) -> Option<&'a IndexDefinition> {
+    let fits = |index: &&IndexDefinition| {
+        index.columns.len() >= columns.len()
+            && index.columns[..columns.len()].iter().all(|part| columns.contains(&part.column_id))
+    };
+    definition.indexes.iter().find(fits)
 }
 
 /// Every combination of the values that columns are pinned to, in the order of `columns`.

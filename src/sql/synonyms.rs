@@ -67,7 +67,7 @@ pub fn expression(function: &Function) -> Option<Expr> {
         ("datetime", [value]) => moment(value, TIMESTAMP, "now"),
         ("strftime", [format, value]) => {
             let at = moment(value, TIMESTAMP, "now");
-            call("to_char", vec![at, format.clone()])
+            call("to_char", vec![at, with_fractions(format)])
         }
         ("unixepoch", [value]) => {
             let at = moment(value, TIMESTAMP, "now");
@@ -130,6 +130,29 @@ fn moment(value: &Expr, data_type: DataType, now: &str) -> Expr {
 
 fn is_now(value: &Expr) -> bool {
     written(value).is_some_and(|text| text.eq_ignore_ascii_case("now"))
+}
+
+/// A format of SQLite's strftime: its %f is the seconds with milliseconds, elsewhere it is the fraction alone.
+fn with_fractions(format: &Expr) -> Expr {
+    let Some(written) = written(format) else {
+        // A percent sign that is doubled is no beginning.
+        let marked = call("replace", vec![format.clone(), text("%%"), text("\u{0}")]);
+        let replaced = call("replace", vec![marked, text("%f"), text("%S%.3f")]);
+        return call("replace", vec![replaced, text("\u{0}"), text("%%")]);
+    };
+    let mut out = String::with_capacity(written.len());
+    let mut letters = written.chars();
+    while let Some(letter) = letters.next() {
+        if letter != '%' {
+            out.push(letter);
+            continue;
+        }
+        match letters.next() {
+            Some('f') => out.push_str("%S%.3f"),
+            other => out.extend(std::iter::once('%').chain(other)),
+        }
+    }
+    text(&out)
 }
 
 fn case(condition: &Expr, then: &Expr, otherwise: Option<&Expr>) -> Expr {

@@ -17,7 +17,7 @@ use parking_lot::RwLock;
 
 use super::chunk::{Chunk, LIVE};
 use super::cold::ColdTier;
-use super::index::{HotIndexes, IndexedRow};
+use super::index::{HotIndexes, IndexRange, IndexedRow};
 use super::index_access::IndexAccess;
 use super::key_index::KeyIndex;
 use super::key_spec::KeySpec;
@@ -35,6 +35,9 @@ mod stream;
 
 pub use changes::{Applied, NewRows, OnLiveKey};
 use stream::StreamLife;
+
+/// Rows of chunks.
+pub(super) type Located = Vec<(Arc<Chunk>, usize)>;
 
 /// The segments of one moment.
 pub(super) type Segments = Arc<Vec<Arc<Segment>>>;
@@ -333,6 +336,26 @@ impl HotTable {
         let state = self.state.read();
         let rows = state.indexes.rows(&state.chunks, access, snapshot, oldest, limit)?;
         Ok((rows, Arc::clone(state.cold.segments())))
+    }
+
+    /// The rows in a range of an index that are visible at a snapshot, ascending, with the segments of that moment, if what
+    /// is built of the index tells; `None` also if the range holds more than `most`.
+    pub(super) fn index_in_memory(
+        &self,
+        definition: &TableDefinition,
+        index_id: u32,
+        range: &IndexRange,
+        snapshot: Seq,
+        most: usize,
+    ) -> Option<(Located, Segments)> {
+        let state = self.state.read();
+        let positions = match state.chunks.is_empty() {
+            true => Vec::new(),
+            false => state.indexes.positions(definition, index_id, range, snapshot, most)?,
+        };
+        let rows = positions.into_iter().filter_map(|position| state.locate(position));
+        let rows = rows.filter(|(chunk, row)| chunk.visible(*row, snapshot)).collect();
+        Some((rows, Arc::clone(state.cold.segments())))
     }
 
     /// What a walk along an index begins with: the chunks, the segments of that moment, and the losses of the indexes.

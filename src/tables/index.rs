@@ -329,6 +329,25 @@ impl HotIndexes {
 }
 
 impl HotIndexes {
+    /// The positions in a range of an index as a definition has it, ascending; `None` if that is not built, does not cover
+    /// the snapshot, or holds more than `most`.
+    pub fn positions(
+        &self,
+        definition: &TableDefinition,
+        index_id: u32,
+        range: &IndexRange,
+        snapshot: Seq,
+        most: usize,
+    ) -> Option<Vec<u64>> {
+        self.table.as_ref().filter(|table| table.schema_version == definition.schema_version)?;
+        let index = self.list.iter().find(|index| index.definition.index_id == index_id)?;
+        let tree = index.tree.as_ref().filter(|tree| tree.covers <= snapshot)?;
+        let entries = tree.range(range).into_iter().flatten().take(most + 1);
+        let mut positions: Vec<u64> = entries.map(|entry| position_of(entry)).collect();
+        positions.sort_unstable();
+        (positions.len() <= most).then_some(positions)
+    }
+
     /// What is built of an index, if it covers a snapshot.
     fn tree(&self, access: &IndexAccess, snapshot: Seq) -> Option<&Tree> {
         let index = self.list.iter().find(|i| i.definition.index_id == access.index.index_id)?;

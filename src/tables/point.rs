@@ -11,7 +11,6 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 
 use super::chunk::Chunk;
-use super::hot::HotTable;
 use super::index::IndexRange;
 use super::key_spec::KeySpec;
 use super::request;
@@ -19,7 +18,7 @@ use super::scan::TableScanExec;
 use super::scan_columns::ScanColumn;
 use super::segment::{SEQ_FIELD_ID, Segment};
 use super::seq::Seq;
-use crate::schema::Role;
+use crate::schema::{IndexDefinition, Role};
 
 /// More rows than these are read by a scan, which lets the host run and counts their bytes.
 const FEW_ROWS: usize = 512;
@@ -33,6 +32,8 @@ pub enum Keys {
     One(Vec<u8>),
     /// The rows of a range.
     Range(IndexRange),
+    /// The rows of a range of an index.
+    Index(Arc<IndexDefinition>, IndexRange),
 }
 
 /// Rows where they lie: columns of a scan, in the types that it gives them, and which of their rows are meant.
@@ -103,36 +104,35 @@ impl TableScanExec {
             Keys::Range(range) => {
                 let view = hot.view();
                 self.add_cold(&view.segments, keys, spec, snapshot, &mut found)?;
-                self.add_hot(&hot, &view.chunks, range, snapshot, &mut found)?;
+                for chunk in view.chunks.iter() {
+                    let rows = chunk.few_rows_within(hot.key().codec(), range, FEW_ROWS).ok()??;
+                    self.add_hot(chunk, rows.into_iter().filter(|row| chunk.visible(*row, snapshot)), &mut found)?;
+                }
+            }
+            Keys::Index(index, range) => {
+                let (rows, segments) =
+                    hot.index_in_memory(self.table.definition(), index.index_id, range, snapshot, FEW_ROWS)?;
+                self.add_cold(&segments, keys, spec, snapshot, &mut found)?;
+                for same in rows.chunk_by(|(a, _), (b, _)| Arc::ptr_eq(a, b)) {
+                    self.add_hot(&same[0].0, same.iter().map(|(_, row)| *row), &mut found)?;
+                }
             }
         }
         (self.store.snapshot() == snapshot).then_some(found)
     }
 
-    fn add_hot(
-        &self,
-        hot: &HotTable,
-        chunks: &[Arc<Chunk>],
-        range: &IndexRange,
-        snapshot: Seq,
-        found: &mut KnownRows,
-    ) -> Option<()> {
-        for chunk in chunks {
-            let rows = chunk.few_rows_within(hot.key().codec(), range, FEW_ROWS).ok()??;
-            let mut visible = rows.into_iter().filter(|row| chunk.visible(*row, snapshot)).peekable();
-            if visible.peek().is_none() {
-                continue;
-            }
-            let bytes_a_row = (chunk.bytes / chunk.len().max(1)) as u64;
-            found.sources.push(self.of_chunk(chunk)?);
-            for row in visible {
-                found.add(row)?;
-            }
-            if found.len() as u64 * bytes_a_row > FEW_BYTES {
-                return None;
-            }
+    /// Rows of a chunk, ascending.
+    fn add_hot(&self, chunk: &Chunk, rows: impl Iterator<Item = usize>, found: &mut KnownRows) -> Option<()> {
+        let mut rows = rows.peekable();
+        if rows.peek().is_none() {
+            return Some(());
         }
-        Some(())
+        found.sources.push(self.of_chunk(chunk)?);
+        for row in rows {
+            found.add(row)?;
+        }
+        let bytes_a_row = (chunk.bytes / chunk.len().max(1)) as u64;
+        (found.len() as u64 * bytes_a_row <= FEW_BYTES).then_some(())
     }
 
     fn of_chunk(&self, chunk: &Chunk) -> Option<Vec<ArrayRef>> {
@@ -158,6 +158,10 @@ impl TableScanExec {
             let ranges = match keys {
                 Keys::One(key) => segment.find_in_memory(spec, key)?,
                 Keys::Range(range) => segment.range_in_memory(spec, range)?,
+                Keys::Index(index, range) => {
+                    let rows = segment.index_in_memory(self.table.definition(), index, range, snapshot, FEW_ROWS)?;
+                    rows.into_iter().map(|row| row..row + 1).collect()
+                }
             };
             let rows: usize = ranges.iter().map(Range::len).sum();
             if rows == 0 {
@@ -182,13 +186,12 @@ impl TableScanExec {
     }
 
     fn of_segment(&self, segment: &Segment, group: usize) -> Option<Vec<ArrayRef>> {
-        let column = |column: &ScanColumn| match column {
-            ScanColumn::Seq => segment.column_in_memory(group, SEQ_FIELD_ID),
-            ScanColumn::Table { id, since, .. } if segment.meta().schema_version >= *since => {
-                segment.column_in_memory(group, *id)
-            }
+        let id = |column: &ScanColumn| match column {
+            ScanColumn::Seq => Some(SEQ_FIELD_ID),
+            ScanColumn::Table { id, since, .. } if segment.meta().schema_version >= *since => Some(*id),
             _ => None,
         };
-        self.columns.iter().map(column).collect()
+        let ids: Vec<u32> = self.columns.iter().map(id).collect::<Option<_>>()?;
+        segment.columns_in_memory(group, &ids)
     }
 }

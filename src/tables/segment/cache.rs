@@ -134,21 +134,43 @@ impl SegmentCache {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let key = (segment, item);
-        let entries = state.entries.len() as u64;
-        let Some(entry) = state.entries.get_mut(&key) else {
+        let half = state.entries.len() as u64 / 2;
+        let Some(entry) = state.entries.get(&key) else {
             state.misses += 1;
             return None;
         };
         state.hits += 1;
+        let found = entry.cached.clone();
         // Among the half that was used last it keeps its place: to move it costs more than to find it, and the other half
         // is dropped first in any case.
-        if state.clock - entry.used >= entries / 2 {
-            state.clock += 1;
-            state.used.remove(&entry.used);
-            entry.used = state.clock;
-            state.used.insert(state.clock, key);
+        if state.clock - entry.used >= half {
+            state.touch(key);
         }
-        Some(entry.cached.clone())
+        Some(found)
+    }
+
+    /// Some columns of a row group, if all of them are there: one search instead of one for each.
+    pub(super) fn columns(&self, segment: u64, group: u32, ids: &[u32]) -> Option<Vec<ArrayRef>> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let all = (segment, Item::Column { group, id: 0 })..=(segment, Item::Column { group, id: u32::MAX });
+        let mut found: Vec<Option<ArrayRef>> = vec![None; ids.len()];
+        let mut left = ids.len();
+        let mut old = Vec::new();
+        let half = state.entries.len() as u64 / 2;
+        for (key, entry) in state.entries.range(all) {
+            let ((_, Item::Column { id, .. }), Cached::Column(array)) = (key, &entry.cached) else { continue };
+            for (slot, _) in found.iter_mut().zip(ids).filter(|(_, wanted)| *wanted == id) {
+                left -= usize::from(slot.replace(Arc::clone(array)).is_none());
+                old.extend((state.clock - entry.used >= half).then_some(*key));
+            }
+        }
+        if left > 0 {
+            return None;
+        }
+        state.hits += ids.len() as u64;
+        old.into_iter().for_each(|key| state.touch(key));
+        found.into_iter().collect()
     }
 
     /// Whether an entry is there; no lookup is counted.
@@ -182,6 +204,15 @@ impl SegmentCache {
 }
 
 impl State {
+    /// An entry is the one that was used last.
+    fn touch(&mut self, key: Key) {
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        self.clock += 1;
+        self.used.remove(&entry.used);
+        entry.used = self.clock;
+        self.used.insert(self.clock, key);
+    }
+
     fn remove(&mut self, key: &Key) {
         if let Some(entry) = self.entries.remove(key) {
             self.used.remove(&entry.used);

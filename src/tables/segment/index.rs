@@ -266,6 +266,30 @@ impl Segment {
         index.columns.iter().map(|c| c.column_id).enumerate().map(bounds).collect()
     }
 
+    /// The rows in a range of an index that were there at a snapshot, ascending, whether or not they have ended, if the
+    /// index is in memory or not needed; `None` also if there are more than `most`.
+    pub fn index_in_memory(
+        &self,
+        definition: &TableDefinition,
+        index: &IndexDefinition,
+        range: &IndexRange,
+        snapshot: Seq,
+        most: usize,
+    ) -> Option<Vec<u32>> {
+        let item = Item::Index { id: index.index_id, version: definition.schema_version };
+        let Some(Cached::Index(found)) = self.cached(item) else {
+            let bounds = self.index_bounds(definition, index).ok()?;
+            return bounds.first().is_some_and(|first| !first.meets(range)).then(Vec::new);
+        };
+        let rows = found.range(range);
+        if found.covers > snapshot || rows.len() > most {
+            return None;
+        }
+        let mut rows = rows.to_vec();
+        rows.sort_unstable();
+        Some(rows)
+    }
+
     async fn index(&self, definition: &TableDefinition, index: &IndexDefinition) -> Result<Arc<SegmentIndex>> {
         let item = Item::Index { id: index.index_id, version: definition.schema_version };
         if let Some(Cached::Index(found)) = self.cached(item) {

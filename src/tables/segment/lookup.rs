@@ -95,7 +95,7 @@ impl Segment {
     }
 
     fn keys_in_memory(&self, group: usize, key: &KeySpec) -> Option<Vec<ArrayRef>> {
-        key.columns().iter().map(|id| self.column_in_memory(group, *id)).collect()
+        self.columns_in_memory(group, key.columns())
     }
 
     /// The rows of a row group that have a key, in its key columns.

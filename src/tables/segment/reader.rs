@@ -260,11 +260,18 @@ impl Segment {
     }
 
     /// A column of a row group, if rows were written with it and it is in memory.
-    pub fn column_in_memory(&self, group: usize, id: u32) -> Option<ArrayRef> {
+    fn column_in_memory(&self, group: usize, id: u32) -> Option<ArrayRef> {
         match self.has(id).then(|| self.cached(Item::Column { group: group as u32, id })) {
             Some(Some(Cached::Column(array))) => Some(array),
             _ => None,
         }
+    }
+
+    /// Some columns of a row group, if rows were written with all of them and all are in memory.
+    pub fn columns_in_memory(&self, group: usize, ids: &[u32]) -> Option<Vec<ArrayRef>> {
+        let found = self.cache.columns(self.uid, group as u32, ids)?;
+        self.cache_hits.fetch_add(ids.len() as u64, Ordering::Relaxed);
+        Some(found)
     }
 
     fn cached_columns(&self, group: usize, ids: &[u32]) -> Vec<Option<ArrayRef>> {

@@ -112,10 +112,9 @@ export class EngineHost {
       const { opened } = this
       const options = runOptionsOf(args)
       if (args.mode === 'query' && options === undefined) {
-        const row = opened.get(args.sql, args.params)
-        if (row !== undefined) {
-          const [columns, packed] = row
-          this.sendRows(id, columns, packed === undefined ? [] : [packed])
+        const rows = opened.get(args.sql, args.params)
+        if (rows !== undefined) {
+          this.sendRows(id, rows[0], rows[1] === undefined ? [] : [rows[1]])
           return
         }
       }
@@ -165,8 +164,7 @@ export class EngineHost {
 
   /** Sends rows, and their columns if the client does not have them. */
   private sendRows(id: number, columns: ColumnInfo[], packed: Uint8Array[]): void {
-    const large = packed.filter(buffer => buffer.byteLength >= TRANSFER_BYTES)
-    const transfer = large.length === 0 ? undefined : [...new Set(large.map(view => view.buffer as ArrayBuffer))]
+    const transfer = packed.some(isLarge) ? buffersIn(packed.filter(isLarge)) : undefined
     const known = this.places.get(columns)
     if (known !== undefined && this.shapes[known] === columns) {
       this.send({ id, shape: known, packed }, transfer)
@@ -380,6 +378,10 @@ export class EngineHost {
 type RunCall = Extract<ToHost, { op: 'run' }>
 
 const failed = (id: number, error: unknown): FromHost => ({ id, error: KalamError.from(error).toJSON() })
+
+const isLarge = (view: Uint8Array): boolean => view.byteLength >= TRANSFER_BYTES
+
+const buffersIn = (views: Uint8Array[]): Transferable[] => [...new Set(views.map(view => view.buffer as ArrayBuffer))]
 
 const isList = (messages: ToHost | readonly ToHost[]): messages is readonly ToHost[] => Array.isArray(messages)
 
