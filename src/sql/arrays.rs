@@ -5,11 +5,12 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{self, BinaryOperator, Expr, Value as SqlValue, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{self, BinaryOperator, Expr, Value as SqlValue, VisitorMut};
 use serde_json::Value as Json;
 
 use super::params::Params;
 use super::statement_cache::placeholder;
+use super::walk::walk_mut;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::types::Value;
 
@@ -46,7 +47,7 @@ pub fn has_arrays(placeholders: &[String], params: &Params) -> Result<bool> {
 /// Writes the comparisons with arrays out; returns the parameters with the elements among them.
 pub fn expand(statement: &mut ast::Statement, params: &Params) -> Result<Params> {
     let mut expander = Expander { params: params.clone() };
-    match VisitMut::visit(statement, &mut expander) {
+    match walk_mut(statement, &mut expander) {
         ControlFlow::Continue(()) => Ok(expander.params),
         ControlFlow::Break(error) => Err(error),
     }

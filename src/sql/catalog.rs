@@ -20,7 +20,7 @@ use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, 
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::planner::SqlToRel;
 use datafusion::sql::resolve::resolve_table_references;
-use datafusion::sql::sqlparser::ast::{self, Ident, ObjectName, visit_relations};
+use datafusion::sql::sqlparser::ast::{self, Ident, ObjectName};
 
 use super::clauses;
 use super::datafusion_session;
@@ -32,6 +32,7 @@ use super::scalar_subqueries;
 use super::type_planner::KalamTypePlanner;
 use super::using;
 use super::views;
+use super::walk::visit_relations;
 use super::wildcards::{self, Expander};
 use crate::error::{ErrorCode, KalamError, Position, Result};
 use crate::schema::{CachedTableData, SchemaRegistry, TableId, TableType};

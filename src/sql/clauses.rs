@@ -14,11 +14,12 @@ use datafusion::sql::sqlparser::ast::{
     Function, FunctionArgumentClause, FunctionArguments, GroupByExpr, HiveDistributionStyle, IdentityPropertyKind,
     IndexType, Insert, LimitClause, PrimaryKeyConstraint, Query, Select, SelectFlavor, SelectItem, SetExpr, Spanned,
     TableAlias, TableConstraint, TableFactor, TableWithJoins, UniqueConstraint, Update, Value,
-    WildcardAdditionalOptions, visit_expressions,
+    WildcardAdditionalOptions,
 };
 
 use super::catalog::{fold, position_of_name};
 use super::parser::{position_at, position_of};
+use super::walk::visit_expressions;
 use crate::error::{ErrorCode, KalamError, Position, Result};
 
 fn refused(clause: &str) -> KalamError {

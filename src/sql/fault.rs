@@ -9,13 +9,14 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    CaseWhen, Expr, Query, Select, SelectItem, Spanned, Value, Visit, VisitMut, Visitor, VisitorMut,
+    CaseWhen, Expr, Query, Select, SelectItem, Spanned, Value, Visitor, VisitorMut,
     helpers::attached_token::AttachedToken,
 };
 
 use super::catalog::Extras;
 use super::executor::Execution;
 use super::parser::position_at;
+use super::walk::{walk, walk_mut};
 use crate::error::{ErrorCode, KalamError, Position};
 
 /// A query with more expressions side by side holds data: where its fault is, is not looked for.
@@ -60,7 +61,7 @@ struct Parts {
 impl Parts {
     fn of(query: &Query) -> Vec<Part> {
         let mut parts = Self::default();
-        let _ = query.visit(&mut parts);
+        let _ = walk(query, &mut parts);
         parts.all
     }
 }
@@ -140,7 +141,7 @@ impl<F: FnMut(&Expr) -> Option<Expr>> VisitorMut for Replace<F> {
 
 fn replaced(query: &Query, number: usize, with: impl FnMut(&Expr) -> Option<Expr>) -> Query {
     let mut query = query.clone();
-    let _ = VisitMut::visit(&mut query, &mut Replace { next: 0, wanted: number, with });
+    let _ = walk_mut(&mut query, &mut Replace { next: 0, wanted: number, with });
     query
 }
 
@@ -154,7 +155,7 @@ fn expression(query: &Query, number: usize) -> Option<Expr> {
             if self.0 > self.1 { ControlFlow::Break(expr.clone()) } else { ControlFlow::Continue(()) }
         }
     }
-    match query.visit(&mut Find(0, number)) {
+    match walk(query, &mut Find(0, number)) {
         ControlFlow::Break(expr) => Some(expr),
         ControlFlow::Continue(()) => None,
     }

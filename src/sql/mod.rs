@@ -62,6 +62,7 @@ mod unsaid;
 mod using;
 mod vectors;
 mod views;
+mod walk;
 mod who;
 mod wildcards;
 

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use datafusion::common::DFSchema;
 use datafusion::sql::sqlparser::ast::{
-    self, Expr, Ident, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, TableFactor, Visit, Visitor,
+    self, Expr, Ident, OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, TableFactor, Visitor,
 };
 
 use super::catalog::fold;
@@ -19,6 +19,7 @@ use super::own_level;
 use super::parser::position_of;
 use super::rewrite::MARK;
 use super::using;
+use super::walk::walk;
 use crate::error::{ErrorCode, KalamError, Result};
 
 /// Whether a statement has such a name.
@@ -31,7 +32,7 @@ pub fn has_clash(statement: &ast::Statement) -> bool {
             if clashes(query).is_empty() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         }
     }
-    statement.visit(&mut Finder).is_break()
+    walk(statement, &mut Finder).is_break()
 }
 
 /// The names in expressions of a query's ORDER BY that its SELECT list gives to something else than a column of that name.

@@ -7,9 +7,11 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{Expr, Query, Visit, VisitMut, Visitor, VisitorMut};
 
+use super::walk::{walk, walk_mut};
+
 /// Shows every expression of a node but those of subqueries, outer ones first, until `visit` breaks.
 pub fn visit_expressions<B>(node: &impl Visit, visit: impl FnMut(&Expr) -> ControlFlow<B>) -> ControlFlow<B> {
-    node.visit(&mut OwnLevel { depth: 0, visit })
+    walk(node, &mut OwnLevel { depth: 0, visit })
 }
 
 /// Lets every expression of a node but those of subqueries be changed, inner ones first, until `change` breaks.
@@ -17,7 +19,7 @@ pub fn change_expressions<B>(
     node: &mut impl VisitMut,
     change: impl FnMut(&mut Expr) -> ControlFlow<B>,
 ) -> ControlFlow<B> {
-    VisitMut::visit(node, &mut OwnLevel { depth: 0, visit: change })
+    walk_mut(node, &mut OwnLevel { depth: 0, visit: change })
 }
 
 struct OwnLevel<F> {

@@ -8,13 +8,14 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     ExcludeSelectItem, Expr, Ident, Join, JoinConstraint, JoinOperator, ObjectName, Query, Select, SelectItem,
-    SelectItemQualifiedWildcardKind, SetExpr, Spanned, TableAlias, TableFactor, Value, ValueWithSpan, Visit, Visitor,
+    SelectItemQualifiedWildcardKind, SetExpr, Spanned, TableAlias, TableFactor, Value, ValueWithSpan, Visitor,
     WildcardAdditionalOptions,
 };
 use datafusion::sql::sqlparser::tokenizer::Location;
 
 use super::catalog::fold;
 use super::parser::{Statement, position_at};
+use super::walk::walk;
 use crate::error::{ErrorCode, KalamError};
 
 /// The error with the position of what it speaks of, if it has none and there is one such place.
@@ -89,12 +90,12 @@ struct Find {
 impl Find {
     fn visit(&mut self, statement: &Statement) {
         let _ = match statement {
-            Statement::Sql(statement) => statement.visit(self),
+            Statement::Sql(statement) => walk(statement.as_ref(), self),
             Statement::With(with, statement) => {
-                let _ = with.visit(self);
-                statement.visit(self)
+                let _ = walk(with, self);
+                walk(statement.as_ref(), self)
             }
-            Statement::CreateTable(_, create) => create.query.visit(self),
+            Statement::CreateTable(_, create) => walk(&create.query, self),
             Statement::Explain { statement, .. } => {
                 self.visit(statement);
                 return;

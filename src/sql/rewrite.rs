@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, Expr, Fetch, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, LimitClause, ObjectName,
-    OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, TableFactor, Value, VisitMut,
+    OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, TableFactor, Value,
     VisitorMut,
 };
 
@@ -17,6 +17,7 @@ use super::catalog::fold;
 use super::fault::place_of;
 use super::handlers::query::item_name;
 use super::parser::{self, Statement};
+use super::walk::walk_mut;
 use super::{row_values, synonyms, using};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::types::KalamDataType;
@@ -31,7 +32,7 @@ pub fn visible_name(name: &str) -> &str {
 
 /// Rewrites what needs no knowledge of tables.
 pub fn standardise(statement: &mut ast::Statement) -> Result<()> {
-    match VisitMut::visit(statement, &mut Standardise) {
+    match walk_mut(statement, &mut Standardise) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
     }
@@ -40,7 +41,7 @@ pub fn standardise(statement: &mut ast::Statement) -> Result<()> {
 /// Gives every column of every SELECT list a name of its own: DataFusion wants that, SQL does not. `ambiguous`: names
 /// that it takes for those of columns of a table too.
 pub fn name_columns(statement: &mut ast::Statement, ambiguous: &[String]) {
-    let _ = VisitMut::visit(statement, &mut NameColumns { ambiguous, depth: 0 });
+    let _ = walk_mut(statement, &mut NameColumns { ambiguous, depth: 0 });
 }
 
 /// Gives every cast a name of its own within expressions: DataFusion takes `max(x)` and `max(x::TEXT)` for one.
@@ -60,7 +61,7 @@ pub fn name_casts(statement: &mut ast::Statement) {
             ControlFlow::Continue(())
         }
     }
-    let _ = VisitMut::visit(statement, &mut NameCasts);
+    let _ = walk_mut(statement, &mut NameCasts);
 }
 
 struct NameColumns<'a> {
@@ -411,7 +412,7 @@ fn filled(template: &str, left: &Expr, query: &Query) -> Result<Expr> {
     let Some(Statement::Sql(mut statement)) = statements.pop() else {
         return Err(KalamError::internal("the template of a quantified comparison did not parse"));
     };
-    let _ = VisitMut::visit(statement.as_mut(), &mut Fill { left, query });
+    let _ = walk_mut(statement.as_mut(), &mut Fill { left, query });
     let ast::Statement::Query(filled) = *statement else {
         return Err(KalamError::internal("the template of a quantified comparison is no query"));
     };

@@ -7,13 +7,14 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    self, BinaryOperator, Expr, Query, Select, SelectItem, SetExpr, TableFactor, UnaryOperator, VisitMut, VisitorMut,
+    self, BinaryOperator, Expr, Query, Select, SelectItem, SetExpr, TableFactor, UnaryOperator, VisitorMut,
 };
 
 use super::catalog::fold;
 use super::fault::place_of;
 use super::handlers::query::column_names;
 use super::parser::{self, Statement};
+use super::walk::walk_mut;
 use crate::error::{ErrorCode, KalamError, Result};
 
 /// The expression that a comparison of row values stands for.
@@ -179,7 +180,7 @@ fn looked_for(row: &[Expr], query: &Query, op: &str, behind: &str) -> Result<Exp
     let Some(Statement::Sql(mut statement)) = parser::parse(&text)?.pop() else {
         return Err(KalamError::internal("the template of a row value did not parse"));
     };
-    let _ = VisitMut::visit(statement.as_mut(), &mut Fill { row, query });
+    let _ = walk_mut(statement.as_mut(), &mut Fill { row, query });
     let ast::Statement::Query(filled) = *statement else {
         return Err(KalamError::internal("the template of a row value is no query"));
     };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use datafusion::sql::sqlparser::ast::{
-    self, Expr, LimitClause, Query, Select, TableFactor, Value as SqlValue, Visit, Visitor, visit_expressions,
+    self, Expr, LimitClause, Query, Select, TableFactor, Value as SqlValue, Visit, Visitor,
 };
 use parking_lot::Mutex;
 
@@ -20,6 +20,7 @@ use super::lru::Lru;
 use super::parser::{self, Statement, UserName};
 use super::point_get::KnownSlot;
 use super::short_path;
+use super::walk::{visit_expressions, walk};
 use crate::error::{KalamError, Result};
 
 /// At most so many texts are kept.
@@ -165,7 +166,7 @@ impl Facts {
     }
 
     fn visit(&mut self, part: &impl Visit) -> Result<()> {
-        match part.visit(self) {
+        match walk(part, self) {
             ControlFlow::Break(error) => Err(error),
             ControlFlow::Continue(()) => Ok(()),
         }

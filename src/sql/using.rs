@@ -8,12 +8,13 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Expr, Ident, JoinConstraint, JoinOperator, Query, Select, SelectItem, SetExpr, Statement, TableFactor,
-    TableWithJoins, Visit, Visitor,
+    TableWithJoins, Visitor,
 };
 
 use super::catalog::fold;
 use super::own_level;
 use super::rewrite::call;
+use super::walk::walk;
 
 /// What a name of a USING column stands for.
 pub struct Merged {
@@ -92,7 +93,7 @@ pub fn has_wildcard(statement: &Statement) -> bool {
             }
         }
     }
-    statement.visit(&mut Finder).is_break()
+    walk(statement, &mut Finder).is_break()
 }
 
 /// Writes the bare names of a query's block out.

@@ -10,13 +10,14 @@ use std::ops::ControlFlow;
 use datafusion::common::{DFSchemaRef, TableReference};
 use datafusion::sql::sqlparser::ast::{
     self, Cte, Expr, Ident, JoinConstraint, JoinOperator, ObjectName, Query, Select, SelectItem,
-    SelectItemQualifiedWildcardKind, SetExpr, TableFactor, TableWithJoins, Visit, VisitMut, Visitor, VisitorMut,
+    SelectItemQualifiedWildcardKind, SetExpr, TableFactor, TableWithJoins, VisitMut, Visitor, VisitorMut,
 };
 
 use super::catalog::fold;
 use super::handlers::dml::{select_from, unsupported};
 use super::order_names;
 use super::using;
+use super::walk::{walk, walk_mut};
 use crate::error::Result;
 use crate::tables::{DELETED_COLUMN, ROW_ID_COLUMN, SEQ_COLUMN};
 
@@ -43,7 +44,7 @@ pub fn names_system_column(statement: &ast::Statement) -> bool {
             }
         }
     }
-    statement.visit(&mut Finder).is_break()
+    walk(statement, &mut Finder).is_break()
 }
 
 /// What the planner and the catalog tell.
@@ -261,7 +262,7 @@ impl Expander<'_> {
                 ControlFlow::Continue(())
             }
         }
-        match part.visit(&mut Children(self, scope, 0)) {
+        match walk_mut(part, &mut Children(self, scope, 0)) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(error) => Err(error),
         }

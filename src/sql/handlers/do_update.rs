@@ -14,13 +14,14 @@ use arrow::compute::{self, concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::datasource::MemTable;
-use datafusion::sql::sqlparser::ast::{DoUpdate, Expr, Ident, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{DoUpdate, Expr, Ident, VisitorMut};
 
 use super::super::catalog::{Extras, fold};
 use super::super::defaults::default_column;
 use super::super::errors::from_datafusion;
 use super::super::executor::Execution;
 use super::super::short_path;
+use super::super::walk::walk_mut;
 use super::dml::{Target, column_item, item, select_from};
 use super::insert::column_place;
 use super::update::{Assigned, by_place};
@@ -296,7 +297,7 @@ impl Updating<'_, '_> {
     fn resolved(&self, expr: &Expr) -> Result<Expr> {
         let mut expr = expr.clone();
         let mut resolve = Resolve { definition: self.target.definition(), alias: self.alias };
-        match VisitMut::visit(&mut expr, &mut resolve) {
+        match walk_mut(&mut expr, &mut resolve) {
             ControlFlow::Break(error) => Err(error),
             ControlFlow::Continue(()) => Ok(expr),
         }

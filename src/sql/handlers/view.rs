@@ -7,13 +7,12 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{
-    self, CreateTableOptions, CreateView, Expr, ObjectName, Value as SqlValue, visit_expressions,
-};
+use datafusion::sql::sqlparser::ast::{self, CreateTableOptions, CreateView, Expr, ObjectName, Value as SqlValue};
 
 use super::super::catalog::{Extras, Names, fold, plan_view, position_of_name, table_id};
 use super::super::executor::{Execution, StatementResult};
 use super::super::parser::position_of;
+use super::super::walk::visit_expressions;
 use super::audit::audit_entry;
 use super::dml::unsupported;
 use super::query::column_names;
