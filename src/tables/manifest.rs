@@ -38,8 +38,6 @@ pub struct Manifest {
     pub next_segment: u32,
     /// The segments.
     pub segments: Vec<(SegmentMeta, DeleteVector)>,
-    /// Which of them were found damaged.
-    pub quarantined: Vec<u32>,
     /// Segments that were replaced and whose blobs are still there.
     pub retired: Vec<u32>,
     /// Records that a scrub could not read.
@@ -106,9 +104,6 @@ impl Manifest {
                     .map_err(|e| e.in_context(record::hex(&whole.stem)))?;
                 if meta.number != number {
                     return Err(damaged(&format!("it is that of segment {}", meta.number)));
-                }
-                if state == QUARANTINED {
-                    self.quarantined.push(number);
                 }
                 self.segments.push((meta, marks));
             }

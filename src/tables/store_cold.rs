@@ -11,7 +11,6 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::cold::ColdTier;
 use super::hot::HotTable;
 use super::log::ScopeKey;
 use super::manifest;
@@ -243,20 +242,6 @@ impl TableStore {
             hot.iter().for_each(|hot| self.remember_read(&hot.segments()));
         }
         Ok(())
-    }
-
-    /// Writes down that a segment was found damaged. Its readers have heard so already.
-    pub async fn quarantine(self: &Arc<Self>, scope: &ScopeKey, number: u32) -> Result<()> {
-        let future = {
-            let mut commits = self.commits.lock();
-            let hot = self.loaded(scope);
-            let segments = hot.map(|hot| hot.segments()).unwrap_or_default();
-            let Some(segment) = ColdTier::new(segments.to_vec(), 0).get(number).cloned() else { return Ok(()) };
-            let mut batch = WriteBatch::new();
-            manifest::put_segment(scope, &segment, &mut batch)?;
-            self.join_rewrite(&mut commits, scope, batch, Vec::new())
-        };
-        future.await.map(drop)
     }
 }
 
