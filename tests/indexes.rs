@@ -93,6 +93,10 @@ fn explain_says_which_index_is_read_and_what_of_it() -> Result<()> {
             ("SELECT id FROM t ORDER BY id LIMIT 5", Some("using t_pkey, order=forward")),
             ("SELECT a FROM t ORDER BY id DESC LIMIT 5", Some("using t_pkey, order=backward")),
             ("SELECT * FROM t WHERE id > 3 ORDER BY id LIMIT 5", Some("using t_pkey, range=[id > 3], order=forward")),
+            (
+                "SELECT v FROM pairs WHERE (g, n) > (3, 'x') ORDER BY g, n LIMIT 5",
+                Some("range=[g >= 3], order=forward"),
+            ),
             ("SELECT v FROM pairs WHERE g = 3 ORDER BY n DESC LIMIT 5", Some("range=[g = 3], order=backward")),
             ("SELECT v FROM pairs ORDER BY g, n LIMIT 5", Some("using pairs_pkey, order=forward")),
             ("SELECT v FROM pairs ORDER BY n LIMIT 5", None),

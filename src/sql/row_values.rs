@@ -148,6 +148,7 @@ fn compared(a: &[Expr], op: &BinaryOperator, b: &[Expr]) -> Result<Option<Expr>>
         _ => return Ok(None),
     };
     check_lengths(a, b)?;
+    let (a_first, b_first, a_len) = (a.first(), b.first(), a.len());
     let mut pairs = a.iter().zip(b).rev();
     let Some((a, b)) = pairs.next() else { return Ok(None) };
     let whole = pairs.fold(pair(a, op.clone(), b), |rest, (a, b)| {
@@ -162,7 +163,11 @@ fn compared(a: &[Expr], op: &BinaryOperator, b: &[Expr]) -> Result<Option<Expr>>
             right: Box::new(Expr::Nested(Box::new(equal))),
         }
     });
-    Ok(Some(Expr::Nested(Box::new(whole))))
+    // What follows for the first column lets an index be read from there on, page after page.
+    let first = a_first.zip(b_first).filter(|_| a_len > 1);
+    let bound = if strict == B::Lt { B::LtEq } else { B::GtEq };
+    let parts = first.map(|(a, b)| pair(a, bound, b)).into_iter().chain([Expr::Nested(Box::new(whole))]);
+    Ok(joined(parts.collect(), B::And))
 }
 
 /// That a query has a row whose columns are as those of a row value are asked to be, each by `op` and `behind` it.
