@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 /// Shows a tree to a visitor.
+#[allow(clippy::disallowed_methods, reason = "this is where it is called")]
 pub fn walk<V: Visitor>(node: &impl Visit, visitor: &mut V) -> ControlFlow<V::Break> {
     let mut kept = Kept { visitor, broken: None };
     match node.visit(&mut Erased(&mut kept)) {
@@ -20,6 +21,7 @@ pub fn walk<V: Visitor>(node: &impl Visit, visitor: &mut V) -> ControlFlow<V::Br
 }
 
 /// Lets a visitor change a tree.
+#[allow(clippy::disallowed_methods, reason = "this is where it is called")]
 pub fn walk_mut<V: VisitorMut>(node: &mut impl VisitMut, visitor: &mut V) -> ControlFlow<V::Break> {
     let mut kept = Kept { visitor, broken: None };
     match node.visit(&mut ErasedMut(&mut kept)) {
