@@ -167,11 +167,17 @@ fn has_filters_only(plan: &LogicalPlan, equalities: bool) -> DfResult<bool> {
     }
 }
 
-/// Whether a condition compares the outer row with this one by equality.
+/// Whether a condition compares a column with the outer row by equality, as DataFusion wants it (`decorrelate.rs`).
 fn equals_outer(expr: &Expr) -> bool {
+    let is_column = |expr: &Expr| match expr {
+        Expr::Column(_) => true,
+        Expr::Cast(cast) => matches!(cast.expr.as_ref(), Expr::Column(_)),
+        _ => false,
+    };
     match expr {
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => {
-            left.contains_outer() != right.contains_outer()
+            let compares = |column: &Expr, outer: &Expr| is_column(column) && !outer.any_column_refs();
+            compares(left, right) || compares(right, left)
         }
         _ => false,
     }
