@@ -31,6 +31,7 @@ use super::arithmetic::CheckedArithmetic;
 use super::casts::{KalamCasts, KalamComparisons, NoNumbersForTimes};
 use super::correlated::CorrelatedSubqueries;
 use super::counting_windows::CountingWindows;
+use super::dependencies::FalseDependencies;
 use super::extremes::Extremes;
 use super::guarded_rules;
 use super::in_lists::InLists;
@@ -77,6 +78,7 @@ pub fn session_state(memory: Arc<dyn MemoryPool>, store: &Arc<TableStore>) -> Re
     ];
     analyzer_rules.extend(Analyzer::new().rules);
     analyzer_rules.push(Arc::new(NoNumbersForTimes));
+    analyzer_rules.push(Arc::new(FalseDependencies));
     let mut physical_rules = guarded_rules::physical_rules();
     physical_rules.push(Arc::new(IndexOrder));
     physical_rules.push(Arc::new(Extremes));

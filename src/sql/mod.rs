@@ -10,6 +10,7 @@ mod counting_windows;
 mod cursor;
 mod datafusion_session;
 mod defaults;
+mod dependencies;
 mod dialect;
 mod errors;
 mod execution;

@@ -12,7 +12,7 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, StructArray};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Field, Fields, Int64Type};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Column, DataFusionError, Result as DfResult, internal_datafusion_err};
 use datafusion::functions_aggregate::count::count_all;
@@ -20,8 +20,8 @@ use datafusion::functions_aggregate::first_last::first_value;
 use datafusion::logical_expr::expr::InSubquery;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder, Projection, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
-    Signature, Subquery, Volatility,
+    ColumnarValue, Expr, LogicalPlan, LogicalPlanBuilder, Projection, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, Subquery, Volatility,
 };
 
 use super::unnest::{has_at_most_one_row, has_subquery};
@@ -84,10 +84,11 @@ fn plain_subquery(subquery: Subquery) -> DfResult<Transformed<Expr>> {
         let subquery = Subquery { subquery: Arc::new(plan), ..subquery };
         return Ok(Transformed::yes(ONLY.call(vec![Expr::ScalarSubquery(subquery)])));
     }
-    if plan.schema().field(0).is_nullable() || has_exactly_one_row(plan) {
+    // Also of a column that may be NULL, as far as is known now: of an expression the optimizer may make a constant.
+    if has_exactly_one_row(plan) {
         return as_it_is(subquery);
     }
-    let value = UNSAID.call(vec![column]).alias_qualified(relation, name);
+    let value = unsaid(column).alias_qualified(relation, name);
     let plan = LogicalPlanBuilder::from(plan.clone()).project([value])?.build()?;
     Ok(Transformed::yes(Expr::ScalarSubquery(Subquery { subquery: Arc::new(plan), ..subquery })))
 }
@@ -132,6 +133,11 @@ static PAIR: LazyLock<ScalarUDF> =
 static ONLY: LazyLock<ScalarUDF> =
     LazyLock::new(|| ScalarUDF::new_from_impl(Only { signature: Signature::any(1, Volatility::Immutable) }));
 
+/// A value of which no rule knows anything but its type.
+pub(super) fn unsaid(value: Expr) -> Expr {
+    UNSAID.call(vec![value])
+}
+
 fn without_arguments(function: &impl ScalarUDFImpl) -> DataFusionError {
     internal_datafusion_err!("{} without its arguments", function.name())
 }
@@ -154,6 +160,12 @@ impl ScalarUDFImpl for Unsaid {
 
     fn return_type(&self, arguments: &[DataType]) -> DfResult<DataType> {
         arguments.first().cloned().ok_or_else(|| without_arguments(self))
+    }
+
+    fn return_field_from_args(&self, arguments: ReturnFieldArgs) -> DfResult<FieldRef> {
+        let field = arguments.arg_fields.first().ok_or_else(|| without_arguments(self))?;
+        // With its metadata: they tell JSON from text.
+        Ok(Arc::new(field.as_ref().clone().with_nullable(true)))
     }
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
