@@ -54,6 +54,7 @@ mod statement_cache;
 mod subquery_places;
 mod sums;
 mod synonyms;
+mod templates;
 mod time_formats;
 mod time_of_day;
 mod transaction;

@@ -8,17 +8,15 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, Expr, Fetch, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, LimitClause, ObjectName,
-    OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, TableFactor, Value,
-    VisitorMut,
+    OrderBy, OrderByKind, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Value, VisitorMut,
 };
 
 use super::casts::NAMED_CAST;
 use super::catalog::fold;
 use super::fault::place_of;
 use super::handlers::query::item_name;
-use super::parser::{self, Statement};
 use super::walk::walk_mut;
-use super::{row_values, synonyms, using};
+use super::{row_values, synonyms, templates, using};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::types::KalamDataType;
 
@@ -402,57 +400,14 @@ fn quantified(left: &Expr, op: &BinaryOperator, query: &Query, all: bool) -> Res
     } else {
         format!("CASE WHEN {empty} THEN false WHEN {decided} THEN true WHEN {unknown} THEN NULL ELSE false END")
     };
-    filled(&template.replace("(c)", "(\"$c\")"), left, query).map(Some)
-}
-
-/// The expression of a template, with the two sides of a comparison in their places.
-fn filled(template: &str, left: &Expr, query: &Query) -> Result<Expr> {
-    let template = template.replace("FROM q", "FROM (SELECT 1) AS \"$q\"(\"$c\")");
-    let mut statements = parser::parse(&format!("SELECT {template}"))?;
-    let Some(Statement::Sql(mut statement)) = statements.pop() else {
-        return Err(KalamError::internal("the template of a quantified comparison did not parse"));
-    };
-    let _ = walk_mut(statement.as_mut(), &mut Fill { left, query });
-    let ast::Statement::Query(filled) = *statement else {
-        return Err(KalamError::internal("the template of a quantified comparison is no query"));
-    };
-    let SetExpr::Select(select) = *filled.body else {
-        return Err(KalamError::internal("the template of a quantified comparison is no SELECT"));
-    };
-    match select.projection.into_iter().next() {
-        Some(SelectItem::UnnamedExpr(expr)) => Ok(Expr::Nested(Box::new(expr))),
-        _ => Err(KalamError::internal("the template of a quantified comparison has no expression")),
-    }
-}
-
-/// Puts the two sides of a quantified comparison into its template.
-struct Fill<'a> {
-    left: &'a Expr,
-    query: &'a Query,
-}
-
-impl VisitorMut for Fill<'_> {
-    type Break = ();
-
-    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
-        if let TableFactor::Derived { subquery, alias: Some(alias), .. } = factor
-            && fold(&alias.name) == "$q"
-        {
-            **subquery = self.query.clone();
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if matches!(expr, Expr::Identifier(ident) if ident.value == "$x") {
-            *expr = Expr::Nested(Box::new(self.left.clone()));
-        }
-        ControlFlow::Continue(())
-    }
+    let template = template.replace("(c)", "(\"$c\")").replace("FROM q", "FROM (SELECT 1) AS \"$q\"(\"$c\")");
+    let value = templates::filled(&template, query, |name| (name == "$x").then(|| left.clone()))?;
+    Ok(Some(Expr::Nested(Box::new(value))))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::parser::{self, Statement};
     use super::*;
 
     fn rewrite(sql: &str, names: bool) -> Result<String> {

@@ -4,17 +4,11 @@
 //! made of comparisons of its columns alone, so that it is true, false or NULL as the standard says: rows are compared from
 //! the left up to the first pair that is not equal, and a NULL there makes the whole unknown.
 
-use std::ops::ControlFlow;
+use datafusion::sql::sqlparser::ast::{self, BinaryOperator, Expr, Query, UnaryOperator};
 
-use datafusion::sql::sqlparser::ast::{
-    self, BinaryOperator, Expr, Query, Select, SelectItem, SetExpr, TableFactor, UnaryOperator, VisitorMut,
-};
-
-use super::catalog::fold;
 use super::fault::place_of;
 use super::handlers::query::column_names;
-use super::parser::{self, Statement};
-use super::walk::walk_mut;
+use super::templates;
 use crate::error::{ErrorCode, KalamError, Result};
 
 /// The expression that a comparison of row values stands for.
@@ -181,49 +175,7 @@ fn looked_for(row: &[Expr], query: &Query, op: &str, behind: &str) -> Result<Exp
     let columns: Vec<String> = (0..row.len()).map(|n| format!("\"$c{n}\"")).collect();
     let asked: Vec<String> = (0..row.len()).map(|n| format!("(\"$c{n}\"{op}\"$x{n}\"){behind}")).collect();
     let (columns, asked) = (columns.join(", "), asked.join(" AND "));
-    let text = format!("SELECT EXISTS (SELECT 1 FROM (SELECT 1) AS \"$q\"({columns}) WHERE {asked})");
-    let Some(Statement::Sql(mut statement)) = parser::parse(&text)?.pop() else {
-        return Err(KalamError::internal("the template of a row value did not parse"));
-    };
-    let _ = walk_mut(statement.as_mut(), &mut Fill { row, query });
-    let ast::Statement::Query(filled) = *statement else {
-        return Err(KalamError::internal("the template of a row value is no query"));
-    };
-    let SetExpr::Select(select) = *filled.body else {
-        return Err(KalamError::internal("the template of a row value is no SELECT"));
-    };
-    match select.projection.into_iter().next() {
-        Some(SelectItem::UnnamedExpr(expr)) => Ok(expr),
-        _ => Err(KalamError::internal("the template of a row value has no expression")),
-    }
-}
-
-/// Puts the row and the query into the template.
-struct Fill<'a> {
-    row: &'a [Expr],
-    query: &'a Query,
-}
-
-impl VisitorMut for Fill<'_> {
-    type Break = ();
-
-    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-        for table in &mut select.from {
-            if let TableFactor::Derived { subquery, alias: Some(alias), .. } = &mut table.relation
-                && fold(&alias.name) == "$q"
-            {
-                **subquery = self.query.clone();
-            }
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if let Expr::Identifier(name) = expr
-            && let Some(part) = name.value.strip_prefix("$x").and_then(|n| self.row.get(n.parse::<usize>().ok()?))
-        {
-            *expr = Expr::Nested(Box::new(part.clone()));
-        }
-        ControlFlow::Continue(())
-    }
+    let template = format!("EXISTS (SELECT 1 FROM (SELECT 1) AS \"$q\"({columns}) WHERE {asked})");
+    let part = |name: &str| row.get(name.strip_prefix("$x")?.parse::<usize>().ok()?).cloned();
+    templates::filled(&template, query, part)
 }

@@ -78,7 +78,7 @@ struct Erased<'a>(&'a mut dyn Visitor<Break = ()>);
 /// The one visitor that changes trees.
 struct ErasedMut<'a>(&'a mut dyn VisitorMut<Break = ()>);
 
-/// A visitor whose every call is another one's: `$to` is that one, `$through` what its flow goes through.
+/// Visitors whose every call is another one's, for both kinds of walk.
 macro_rules! hands_on {
     ($($call:ident: $node:ty,)*) => {
         impl<V: Visitor> Visitor for Kept<'_, V, V::Break> {
