@@ -70,17 +70,7 @@ impl Chunk {
     /// The places of a range in the order of keys.
     fn places(&self, codec: &KeyCodec, range: &IndexRange) -> Result<Range<usize>> {
         let (order, encoder) = (self.key_order(codec)?, codec.rows(&self.keys)?);
-        let mut key = Vec::new();
-        let mut place = |bytes: &[u8]| -> Result<usize> {
-            let (mut low, mut high) = (0, self.len());
-            while low < high {
-                let middle = low + (high - low) / 2;
-                key.clear();
-                encoder.encode(order.row(middle), &mut key)?;
-                if key.as_slice() < bytes { low = middle + 1 } else { high = middle }
-            }
-            Ok(low)
-        };
+        let place = |bytes: &[u8]| encoder.below(bytes, self.len(), |place| order.row(place));
         let from = place(&range.from)?;
         let to = range.to.as_ref().map_or(Ok(self.len()), |to| place(to))?;
         Ok(from..to.max(from))

@@ -118,6 +118,18 @@ enum KeyColumn<'a> {
 }
 
 impl KeyRows<'_> {
+    /// How many of so many rows, which `row` gives in the order of their keys, have a key below another.
+    pub fn below(&self, other: &[u8], rows: usize, row: impl Fn(usize) -> usize) -> Result<usize> {
+        let (mut low, mut high, mut key) = (0, rows, Vec::with_capacity(other.len()));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            key.clear();
+            self.encode(row(middle), &mut key)?;
+            if key.as_slice() < other { low = middle + 1 } else { high = middle }
+        }
+        Ok(low)
+    }
+
     /// Appends the key of a row: the same bytes as [`KeyCodec::encode`] gives.
     pub fn encode(&self, row: usize, out: &mut Vec<u8>) -> Result<()> {
         for (ty, column) in self.types.iter().zip(&self.columns) {

@@ -22,7 +22,7 @@ use crate::error::{KalamError, Result};
 use crate::schema::TableDefinition;
 use crate::tables::KeySpec;
 use crate::tables::index::IndexRange;
-use crate::types::{KalamDataType, KeyCodec, KeyRows, Value};
+use crate::types::{KalamDataType, KeyCodec, Value};
 
 impl Segment {
     /// The rows of encoded keys, as pairs of a key's place in `keys` and a row, ascending by row. `key` is what
@@ -84,10 +84,10 @@ impl Segment {
         let find = |group: usize| {
             let columns = self.keys_in_memory(group, key)?;
             let (rows, keys) = (meta.group_rows(group), key.codec().rows(&columns).ok()?);
-            let count = rows.len() as u32;
-            let from = first_at(&keys, count, &range.from).ok()?;
-            let to = range.to.as_ref().map_or(Some(count), |to| first_at(&keys, count, to).ok())?;
-            Some(rows.start + from..rows.start + to.max(from))
+            let below = |key: &[u8]| keys.below(key, rows.len(), |row| row).ok();
+            let from = below(&range.from)?;
+            let to = range.to.as_ref().map_or(Some(rows.len()), |to| below(to))?;
+            Some(rows.start + from as u32..rows.start + to.max(from) as u32)
         };
         // First keys are cut, so a group may begin above what it says, and never below.
         let start = self.candidate_groups(&range.from).start;
@@ -101,7 +101,7 @@ impl Segment {
     /// The rows of a row group that have a key, in its key columns.
     fn search(&self, group: usize, columns: &[ArrayRef], key: &KeySpec, encoded: &[u8]) -> Result<Range<u32>> {
         let (rows, keys) = (self.meta().group_rows(group), key.codec().rows(columns)?);
-        let first = first_at(&keys, rows.len() as u32, encoded)?;
+        let first = keys.below(encoded, rows.len(), |row| row)? as u32;
         let (mut end, mut buffer) = (first, Vec::with_capacity(encoded.len()));
         while end < rows.len() as u32 {
             buffer.clear();
@@ -195,18 +195,6 @@ impl Segment {
         }
         Ok(found)
     }
-}
-
-/// The first of so many rows, which are sorted, whose key is not below another.
-fn first_at(keys: &KeyRows<'_>, rows: u32, other: &[u8]) -> Result<u32> {
-    let (mut low, mut high, mut buffer) = (0, rows, Vec::with_capacity(other.len()));
-    while low < high {
-        let middle = low + (high - low) / 2;
-        buffer.clear();
-        keys.encode(middle as usize, &mut buffer)?;
-        if buffer.as_slice() < other { low = middle + 1 } else { high = middle }
-    }
-    Ok(low)
 }
 
 fn prefix(key: &[u8], length: usize) -> &[u8] {
