@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::chunk::Chunk;
-use super::hot::{Chunks, HotTable, Segments, locate};
+use super::hot::{Chunks, HotTable, Located, Segments, locate};
 use super::index::{IndexRange, IndexedRow};
 use super::index_access::IndexAccess;
 use super::request::Request;
@@ -19,9 +19,6 @@ const MAX_ENTRIES: usize = 8192;
 
 /// Rows of the first step: a page of a list reads no more.
 const FIRST_ROWS: usize = 64;
-
-/// Rows by their chunks.
-pub(super) type Rows = Vec<(Arc<Chunk>, usize)>;
 
 /// A walk; see the module's comment.
 pub(super) struct IndexWalk {
@@ -57,7 +54,7 @@ impl IndexWalk {
     }
 
     /// The next rows, more with each step; there may be none of them in a step. `None` at the end.
-    pub fn step(&mut self) -> Result<Option<Rows>> {
+    pub fn step(&mut self) -> Result<Option<Located>> {
         self.rows = (self.rows * 2).clamp(FIRST_ROWS, MAX_ENTRIES);
         if self.ranges.is_empty() {
             return Ok(None);
@@ -100,7 +97,7 @@ impl IndexWalk {
     }
 
     /// All rows that are left.
-    pub fn rest(mut self) -> Result<Rows> {
+    pub fn rest(mut self) -> Result<Located> {
         let mut rows = Vec::new();
         while let Some(more) = self.step()? {
             rows.extend(more);

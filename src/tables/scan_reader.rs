@@ -20,8 +20,8 @@ use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::Turns;
 use crate::tables::chunk::{Chunk, Visibility};
 use crate::tables::cold_scan::{ColdReader, Step};
-use crate::tables::hot::HotTable;
-use crate::tables::index_walk::{IndexWalk, Rows};
+use crate::tables::hot::{HotTable, Located};
+use crate::tables::index_walk::IndexWalk;
 use crate::tables::ordered_scan::{KeyRange, reversed};
 use crate::tables::overlay::OverlayView;
 use crate::tables::replay::outdated;
@@ -91,7 +91,7 @@ impl TableScanExec {
                 (Source::Chunks(overlay.as_ref().map_or(view.chunks, OverlayView::chunks)), cold)
             }
             Some(keys) => {
-                let mut rows = Rows::new();
+                let mut rows = Located::new();
                 let mut missing = Vec::new();
                 for key in keys.iter() {
                     let found = match &overlay {
@@ -289,7 +289,7 @@ impl Pick {
 /// Where the hot rows of a scan are.
 pub(in crate::tables) enum Source {
     Chunks(Arc<Vec<Arc<Chunk>>>),
-    Rows(Rows),
+    Rows(Located),
     /// In the order of an index.
     Walk(IndexWalk),
 }
