@@ -25,6 +25,7 @@ use datafusion::sql::sqlparser::ast::{self, Ident, ObjectName};
 use super::clauses;
 use super::datafusion_session;
 use super::errors::from_datafusion;
+use super::hidden_tables::{self, missing_table};
 use super::order_names;
 use super::parser::position_of;
 use super::rewrite;
@@ -360,20 +361,26 @@ impl<'a> PlanContext<'a> {
         clauses::calls(&statement, self.state)?;
         let written = statement.clone();
         let mut planned = SqlToRel::new(self).sql_statement_to_plan(statement.clone());
-        let mut ambiguous = Vec::new();
+        let (mut ambiguous, mut hidden, mut unique) = (Vec::new(), Vec::new(), false);
         // A name more in each round: of a statement with a mistake, one round is in vain.
         while let Err(error) = &planned {
-            match ambiguous_name(error) {
-                Some(name) if !ambiguous.iter().any(|n| n == name) => ambiguous.push(name.to_owned()),
-                None if ambiguous.is_empty() && wants_unique_names(error) => {}
-                _ => break,
-            }
-            statement = written.clone();
-            rewrite::name_columns(&mut statement, &ambiguous);
-            planned = SqlToRel::new(self).sql_statement_to_plan(statement.clone());
-            if ambiguous.is_empty() {
+            let new = |name: &&str, known: &[String]| !known.iter().any(|n| n == name);
+            if let Some(name) = ambiguous_name(error).filter(|name| new(name, &ambiguous)) {
+                ambiguous.push(name.to_owned());
+                unique = true;
+            } else if let Some(table) = missing_table(error).filter(|table| new(table, &hidden)) {
+                hidden.push(table.to_owned());
+            } else if !unique && wants_unique_names(error) {
+                unique = true;
+            } else {
                 break;
             }
+            statement = written.clone();
+            hidden_tables::qualify(&mut statement, &hidden);
+            if unique {
+                rewrite::name_columns(&mut statement, &ambiguous);
+            }
+            planned = SqlToRel::new(self).sql_statement_to_plan(statement.clone());
         }
         if matches!(&planned, Err(error) if wants_unique_names(error)) {
             rewrite::name_casts(&mut statement);

@@ -34,6 +34,7 @@ use super::counting_windows::CountingWindows;
 use super::dependencies::FalseDependencies;
 use super::extremes::Extremes;
 use super::guarded_rules;
+use super::hidden_tables::NoFields;
 use super::in_lists::InLists;
 use super::index_order::IndexOrder;
 use super::interrupt::EnsureChecks;
@@ -104,6 +105,7 @@ pub fn session_state(memory: Arc<dyn MemoryPool>, store: &Arc<TableStore>) -> Re
 /// DataFusion's planners of expressions. Those of features that `datafusion` itself is built without are named here.
 fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
     let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![
+        Arc::new(NoFields),
         Arc::new(KalamComparisons),
         Arc::new(CheckedArithmetic),
         Arc::new(JsonOperators),

@@ -6,6 +6,7 @@
 use arrow::error::ArrowError;
 use datafusion::common::{DataFusionError, SchemaError, Span};
 
+use super::hidden_tables::written;
 use super::parser::syntax_error;
 use super::plain_words::{self, translated, without_values};
 use crate::error::{ErrorCode, KalamError, Position};
@@ -197,7 +198,7 @@ fn from_schema(error: SchemaError) -> KalamError {
         SchemaError::FieldNotFound { field, valid_fields } => {
             let error = KalamError::new(
                 ErrorCode::ColumnNotFound,
-                format!("column '{}' does not exist", field.flat_name().replace('"', "")),
+                format!("column '{}' does not exist", written(&field.flat_name().replace('"', ""))),
             )
             .at(field.spans.first().and_then(position));
             let mut names: Vec<&str> =

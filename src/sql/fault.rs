@@ -16,6 +16,7 @@ use datafusion::sql::sqlparser::ast::{
 use super::catalog::Extras;
 use super::executor::Execution;
 use super::parser::position_at;
+use super::set_operations;
 use super::walk::{walk, walk_mut};
 use crate::error::{ErrorCode, KalamError, Position};
 
@@ -228,13 +229,20 @@ impl Search<'_> {
     }
 
     async fn place(&self) -> Option<Position> {
-        let mut found = self.among(self.numbers(|part| part.parent.is_none())).await?;
-        loop {
-            found = match self.part_at_fault(found).await {
-                Some(inner) => inner,
-                None => return self.parts[found].place,
-            };
+        let mut found = None;
+        let mut inner = self.among(self.numbers(|part| part.parent.is_none())).await;
+        while let Some(number) = inner {
+            found = inner;
+            inner = self.part_at_fault(number).await;
         }
+        let found = found.map(|number| &self.parts[number]);
+        if found.is_none_or(|part| part.has_query)
+            && self.error.code() == ErrorCode::DatatypeMismatch
+            && let Some(operand) = self.operand_at_fault().await
+        {
+            return Some(operand);
+        }
+        found?.place
     }
 
     fn numbers(&self, wanted: impl Fn(&Part) -> bool) -> Vec<usize> {
@@ -259,6 +267,29 @@ impl Search<'_> {
             ([one], _) | ([], [one]) => Some(*one),
             _ => None,
         }
+    }
+
+    /// The first column that fails in the first set operation whose left operand does not fail by itself. As in
+    /// PostgreSQL, it is the right one of two that do not go together.
+    async fn operand_at_fault(&self) -> Option<Position> {
+        for number in 0.. {
+            let (left, right) = set_operations::taken(self.query, number)?;
+            if self.try_query(left).await == Outcome::Same {
+                continue;
+            }
+            let columns = set_operations::columns(&right);
+            if let [column] = columns.as_slice() {
+                return *column;
+            }
+            for (place, column) in columns.iter().enumerate() {
+                let alone = set_operations::with_only(self.query, number, place, &literal(Value::Null));
+                if self.try_query(alone).await == Outcome::Same {
+                    return *column;
+                }
+            }
+            return None;
+        }
+        None
     }
 
     /// The part of an expression that fails by itself.

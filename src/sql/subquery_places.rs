@@ -2,21 +2,22 @@
 //!
 //! DataFusion computes subqueries in SELECT lists and WHERE only. Invariant: behind this rule no other operator holds an
 //! EXISTS, an IN or a subquery that refers to its rows: their values are columns that a projection below computes. A
-//! condition of an inner join is a filter above it instead; of an outer join, one side's rows must tell the value.
+//! condition of an inner join is a filter above it instead; one of an outer join that is of both sides' rows is asked of
+//! the pairs that the rest of the condition leaves (`outer_pairs.rs`).
 
 use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchemaRef, DataFusionError, JoinType, NullEquality, Result as DfResult};
+use datafusion::common::{Column, DFSchemaRef, JoinType, NullEquality, Result as DfResult};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{
     Aggregate, Expr, Join, LogicalPlan, LogicalPlanBuilder, Projection, Sort, SortExpr, Window,
 };
 use datafusion::optimizer::AnalyzerRule;
 
+use super::outer_pairs::{self, with_inputs};
 use super::unnest::{columns_of, has_subquery, outer_columns, subquery_of};
-use crate::error::{ErrorCode, KalamError};
 
 /// Moves subqueries into projections and filters.
 #[derive(Debug)]
@@ -168,38 +169,28 @@ fn in_join(mut join: Join, count: &mut usize) -> DfResult<LogicalPlan> {
     let mut left = Computed::new(count);
     let mut left_asked = Vec::new();
     let mut right_asked = Vec::new();
+    let mut pairs_asked = Vec::new();
     for expr in asking {
         if is_of(&expr, join.left.schema())? {
             left_asked.push(left.without(expr)?);
         } else if is_of(&expr, join.right.schema())? {
             right_asked.push(expr);
         } else {
-            let message =
-                "not supported: a subquery in the condition of an outer join that refers to both of its sides";
-            let error = KalamError::new(ErrorCode::FeatureNotSupported, message)
-                .with_hint("Compute it in a subquery in FROM, or in WHERE.");
-            return Err(DataFusionError::External(Box::new(error)));
+            pairs_asked.push(expr);
         }
     }
     let new_left = left.below(&join.left)?;
     let mut right = Computed::new(count);
     let right_asked = right_asked.into_iter().map(|e| right.without(e)).collect::<DfResult<Vec<_>>>()?;
     let new_right = right.below(&join.right)?;
-    let filter = conjunction(plain.into_iter().chain(left_asked).chain(right_asked));
-    let joined = Join::try_new(
-        Arc::new(new_left),
-        Arc::new(new_right),
-        join.on,
-        filter,
-        join.join_type,
-        join.join_constraint,
-        join.null_equality,
-        join.null_aware,
-    )?;
-    LogicalPlanBuilder::from(LogicalPlan::Join(joined)).project(columns)?.build()
+    join.filter = conjunction(plain.into_iter().chain(left_asked).chain(right_asked));
+    match conjunction(pairs_asked) {
+        Some(condition) => outer_pairs::that(condition, join, new_left, new_right),
+        None => with_inputs(join, new_left, new_right)?.project(columns)?.build(),
+    }
 }
 
-fn schema_columns(schema: &DFSchemaRef) -> Vec<Expr> {
+pub fn schema_columns(schema: &DFSchemaRef) -> Vec<Expr> {
     schema.iter().map(|field| Expr::Column(Column::from(field))).collect()
 }
 

@@ -167,17 +167,17 @@ impl Generator<'_> {
         Block { sql, columns: scope.columns }
     }
 
-    /// An outer or inner join with a subquery in its condition, of one side.
+    /// An outer or inner join with a subquery in its condition, of one side or of both.
     fn joined_on_subquery(&mut self) -> Block {
         let ((left, a), (right, b)) = (self.aliased(), self.aliased());
-        let kind = *self.r.pick(&["JOIN", "LEFT JOIN", "LEFT JOIN", "RIGHT JOIN"]);
+        let kind = *self.r.pick(&["JOIN", "LEFT JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"]);
         let side = if self.r.one_in(2) { &a } else { &b };
         let asked = match self.r.below(3) {
             0 => {
                 let value = self.scalar(side, Type::Int);
                 format!("{} <= {value}", side.columns[0].name)
             }
-            1 if kind == "JOIN" => self.asking(&a.and(&b)),
+            1 => self.asking(&a.and(&b)),
             _ => self.asking(side),
         };
         let mut columns = Vec::new();
@@ -187,7 +187,10 @@ impl Generator<'_> {
             items.push(format!("{} AS {name}", c.name));
             columns.push(Column { name, ty: c.ty });
         }
-        let on = format!("{} = {} AND {asked}", a.columns[1].name, b.columns[1].name);
+        let mut on = format!("{} = {} AND {asked}", a.columns[1].name, b.columns[1].name);
+        if kind != "FULL JOIN" && self.r.one_in(4) {
+            on = asked;
+        }
         Block { sql: format!("SELECT {} FROM {left} {kind} {right} ON {on}", items.join(", ")), columns }
     }
 

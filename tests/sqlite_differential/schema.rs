@@ -85,6 +85,9 @@ pub fn value(r: &mut Random, ty: Type) -> String {
     }
 }
 
+/// Names that queries give to tables.
+const ALIASES: [&str; 4] = ["a1", "q2", "t0", "q3"];
+
 /// Tables with data: the statements that make them.
 pub fn tables(r: &mut Random) -> (Vec<Table>, Vec<String>) {
     let mut tables = Vec::new();
@@ -98,7 +101,9 @@ pub fn tables(r: &mut Random) -> (Vec<Table>, Vec<String>) {
         columns.push(Column { name: "s".into(), ty: Type::Text });
         for c in 0..1 + r.below(4) {
             let ty = *r.pick(&[Type::Int, Type::Int, Type::Real, Type::Text]);
-            columns.push(Column { name: format!("c{c}"), ty });
+            // What a query calls a table, a column may be called too.
+            let name = if r.one_in(5) { ALIASES[c].to_owned() } else { format!("c{c}") };
+            columns.push(Column { name, ty });
         }
         let defined: Vec<String> = columns
             .iter()
