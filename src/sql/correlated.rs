@@ -21,7 +21,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
-use super::not_in::{equal_rows, in_value};
+use super::not_in::{equal_rows, in_value, value_of};
 use super::unnest::{Domain, columns_of, has_at_most_one_row, has_subquery, outer_columns};
 
 /// Rewrites the subqueries of SELECT lists and WHERE clauses.
@@ -93,6 +93,9 @@ fn in_filter(filter: Filter, count: &Cell<usize>) -> DfResult<Transformed<Logica
             let subquery = equal_rows(*expr, subquery, schema)?;
             Ok(Transformed::yes(exists_as_count(Exists { subquery, negated })?))
         }
+        Expr::InSubquery(test) if !outer_columns(&test.subquery.subquery)?.is_empty() => {
+            Ok(Transformed::yes(Expr::InSubquery(named_value(test)?)))
+        }
         other => Ok(Transformed::no(other)),
     })?;
     let (predicate, joined) = without_scalars(counted.data, &filter.input, &filter.input, count)?;
@@ -103,6 +106,15 @@ fn in_filter(filter: Filter, count: &Cell<usize>) -> DfResult<Transformed<Logica
     let columns = columns_of(&filter.input);
     let plan = LogicalPlanBuilder::from(joined).filter(predicate)?.project(columns)?.build()?;
     Ok(Transformed::yes(plan))
+}
+
+/// `x IN (q)` where the value of `q` has a name of its own. A cast of it would keep its name, and so stand beside the column
+/// itself if conditions of `q` name that.
+fn named_value(test: InSubquery) -> DfResult<InSubquery> {
+    let InSubquery { expr, subquery: Subquery { subquery, outer_ref_columns, spans }, negated } = test;
+    let named = value_of(&subquery)?.alias("$in");
+    let subquery = Arc::new(LogicalPlanBuilder::from(subquery).project([named])?.build()?);
+    Ok(InSubquery { expr, subquery: Subquery { subquery, outer_ref_columns, spans }, negated })
 }
 
 /// The expression with its subqueries replaced by columns, and the input joined with what they compute. `rows` is the

@@ -138,7 +138,7 @@ fn rows_with(
     schema: &DFSchema,
     condition: impl FnOnce(Expr, Expr) -> Expr,
 ) -> DfResult<Subquery> {
-    let value = value_of(&subquery)?;
+    let value = value_of(&subquery.subquery)?;
     let mut outer_ref_columns = subquery.outer_ref_columns.clone();
     let tested = x
         .transform_up(|expr| match expr {
@@ -159,18 +159,19 @@ fn rows_with(
     Ok(Subquery { subquery: Arc::new(plan), outer_ref_columns, spans: subquery.spans })
 }
 
-fn value_of(subquery: &Subquery) -> DfResult<Expr> {
-    let mut fields = subquery.subquery.schema().iter();
+/// The one column of a subquery.
+pub fn value_of(subquery: &LogicalPlan) -> DfResult<Expr> {
+    let mut fields = subquery.schema().iter();
     match (fields.next(), fields.next()) {
         (Some(field), None) => Ok(Expr::Column(Column::from(field))),
-        _ => plan_err!("the subquery of IN has {} columns, expected one", subquery.subquery.schema().fields().len()),
+        _ => plan_err!("the subquery of IN has {} columns, expected one", subquery.schema().fields().len()),
     }
 }
 
 /// The value of `x IN (q)`, with its third truth value: how many rows `q` has, how many equal `x`, how many are NULL.
 pub fn in_value(test: InSubquery, schema: &DFSchema) -> DfResult<Expr> {
     let InSubquery { expr: x, subquery, negated } = test;
-    let value = value_of(&subquery)?;
+    let value = value_of(&subquery.subquery)?;
     let no_groups = || Vec::<Expr>::new();
     let scalar = |plan: LogicalPlanBuilder, outer_ref_columns: &[Expr]| {
         let (outer_ref_columns, spans) = (outer_ref_columns.to_vec(), subquery.spans.clone());
