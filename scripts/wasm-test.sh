@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs wasm tests in headless Chromium:
-#   scripts/wasm-test.sh                                    the storage conformance suites, in a worker and in a page
+#   scripts/wasm-test.sh                                    tasks; the storage conformance suites, in a worker and in a page
 #   scripts/wasm-test.sh --test some_test [-- filter ...]   any other
 # KALAMDB_WASM_TEST_TIMEOUT: seconds that the tests of one binary may take in all (default 150; they take 15).
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -35,7 +35,7 @@ export WASM_BINDGEN_TEST_TIMEOUT="${KALAMDB_WASM_TEST_TIMEOUT:-150}"
 # The runner waits 5 seconds for the driver by default, which a loaded machine does not always keep.
 export WASM_BINDGEN_TEST_DRIVER_TIMEOUT=60
 
-[ $# -gt 0 ] || set -- --test storage_conformance --test storage_conformance_page
+[ $# -gt 0 ] || set -- --test tasks --test storage_conformance --test storage_conformance_page
 
 log=$work/log
 run() { cargo test --locked --profile wasm --target wasm32-unknown-unknown "$@" 2>&1 | tee "$log"; }

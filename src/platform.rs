@@ -3,6 +3,9 @@
 //! Invariant: no other module names a target architecture, except the storage backend that only exists in a browser
 //! and the wasm surface. [`SendFuture`] is the one place where a JavaScript future is declared `Send`.
 
+#[cfg(target_arch = "wasm32")]
+pub mod tasks;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};

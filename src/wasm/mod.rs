@@ -15,7 +15,6 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
 
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
@@ -27,6 +26,7 @@ use web_time::{Duration, Instant};
 use crate::context::{AppContext, Config, VERSION};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::ingest::{CsvOptions, Format, open as open_file};
+use crate::platform::tasks;
 use crate::schema::Role;
 use crate::sql::{
     ExecuteOptions, ImportOptions, ImportProgress, Importer as SqlImporter, Params, Session, describe_table,
@@ -58,15 +58,30 @@ fn promise(future: impl Future<Output = Result<JsValue>> + 'static) -> Promise {
     future_to_promise(async move { future.await.map_err(|e| to_js_error(&e)) })
 }
 
-/// The value of a future that has it at once, or else a promise of it. Errors come as rejected promises.
-fn now_or_promise(future: impl Future<Output = Result<JsValue>> + 'static) -> JsValue {
-    let mut future = Box::pin(future);
-    // Whoever this would wake polls again, with a waker of its own, as the first thing that it does.
-    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Ok(value)) => value,
-        Poll::Ready(Err(error)) => Promise::reject(&to_js_error(&error)).into(),
-        Poll::Pending => promise(future).into(),
-    }
+/// The value of a future that has it at once. Else nothing, and `done` is called with the value, or with `undefined` and
+/// the error, in the event that it was waiting for: a promise would tell of it two turns later.
+fn now_or_later(
+    future: impl Future<Output = Result<JsValue>> + 'static,
+    done: impl FnOnce(&JsValue, &JsValue) + 'static,
+) -> Result<JsValue, JsValue> {
+    let at_once: Rc<RefCell<Option<Result<JsValue>>>> = Rc::default();
+    let later = Rc::new(Cell::new(false));
+    tasks::spawn({
+        let (at_once, later) = (Rc::clone(&at_once), Rc::clone(&later));
+        async move {
+            let result = future.await;
+            if !later.get() {
+                at_once.replace(Some(result));
+                return;
+            }
+            match result {
+                Ok(value) => done(&value, &JsValue::UNDEFINED),
+                Err(error) => done(&JsValue::UNDEFINED, &to_js_error(&error)),
+            }
+        }
+    });
+    later.set(true);
+    at_once.take().unwrap_or(Ok(JsValue::UNDEFINED)).map_err(|error| to_js_error(&error))
 }
 
 /// One open database.
@@ -149,16 +164,29 @@ impl Engine {
     }
 
     /// Runs one or several statements; `request` is the number that `cancel` names. What needs nothing but memory is done
-    /// when this returns, and then it returns no promise but the result: an array of the rows affected, the last `_seq`,
-    /// the durability, and in the mode `query` the columns and the packed rows, in the mode `arrow` the IPC stream.
-    pub fn run(&self, sql: String, params: JsValue, mode: String, request: Option<u32>, options: JsValue) -> JsValue {
+    /// when this returns, and then it returns the result: an array of the rows affected, the last `_seq`, the durability,
+    /// and in the mode `query` the columns and the packed rows, in the mode `arrow` the IPC stream. Else it returns
+    /// nothing, and `done` is called with the request's number, the result and the error, of which one is `undefined`.
+    pub fn run(
+        &self,
+        sql: String,
+        params: JsValue,
+        mode: String,
+        request: u32,
+        options: JsValue,
+        done: Function,
+    ) -> Result<JsValue, JsValue> {
         let inner = Rc::clone(&self.inner);
-        now_or_promise(async move {
-            let (execute, _running) = inner.execute_options_of(request, &options)?;
+        let work = async move {
+            let (execute, _running) = inner.execute_options_of(Some(request), &options)?;
             let params = values::params(&params)?;
             let session = inner.session(&options).await?;
             let results = inner.context.executor().execute(&session, &sql, &params, &execute).await?;
             run_result(&inner.shapes, results, &mode, execute.durability)
+        };
+        now_or_later(work, move |result, error| {
+            // What it throws is its own affair.
+            let _ = done.call3(&JsValue::UNDEFINED, &request.into(), result, error);
         })
     }
 

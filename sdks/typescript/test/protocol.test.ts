@@ -94,7 +94,19 @@ class ScriptedEngine implements Engine {
     return sets.map(set => one(set as [unknown]))
   }
 
-  async run(
+  run(
+    sql: string,
+    params: unknown,
+    mode: RunMode,
+    id: number,
+    options: RunOptions | undefined,
+    done: Parameters<Engine['run']>[5],
+  ): undefined {
+    const later = this.runLater(sql, params, mode, id, options)
+    later.then(outcome => done(id, outcome, undefined)).catch(error => done(id, undefined, error))
+  }
+
+  private async runLater(
     sql: string,
     params: unknown,
     mode: RunMode,

@@ -18,7 +18,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    fn thrown(name: impl Into<String>, message: impl Into<String>) -> Self {
+    pub fn thrown(name: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Thrown { name: name.into(), message: message.into() }
     }
 

@@ -8,7 +8,8 @@
 //!   is committed, and the call returns after `complete`: what was acknowledged is there, what failed was rolled back
 //!   by IndexedDB.
 //! - Every call runs as a task of its own and hands its result over, so a caller that drops the future midway stops
-//!   waiting but never stops a transaction halfway, and a slow caller never lets one end early.
+//!   waiting but never stops a transaction halfway, and a slow caller never lets one end early. The task runs at once and
+//!   in the event that ends its transaction (`platform/tasks.rs`).
 //! - JavaScript objects never leave this thread; see [`SendFuture`].
 
 use std::cell::Cell;
@@ -17,30 +18,22 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use self::connection::{Connection, IfMissing, Slot};
+use self::failure::Failure;
+use super::{Durability, KeyRange, KeyValue, Partition, ScanOptions, StorageBackend, StorageStats, WriteBatch};
+use crate::error::{KalamError, Result};
+use crate::platform::{SendFuture, tasks};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::channel::oneshot;
-use indexed_db_futures::database::Database;
 use indexed_db_futures::internals::SystemRepr;
-use indexed_db_futures::object_store::ObjectStore;
-use indexed_db_futures::prelude::*;
-use indexed_db_futures::transaction::{Transaction, TransactionDurability, TransactionMode, TransactionOptions};
-use indexed_db_futures::typed_array::Uint8ArraySlice;
-use js_sys::Reflect;
-
-use self::connection::{Connection, IfMissing, Slot};
-use self::failure::Failure;
-use super::{
-    Durability, KeyRange, KeyValue, Partition, ScanOptions, StorageBackend, StorageStats, WriteBatch, WriteOp,
-};
-use crate::error::{KalamError, Result};
-use crate::platform::SendFuture;
 
 mod connection;
 mod failure;
 mod fresh_log;
 mod host;
 mod read;
+mod write;
 
 /// A database in IndexedDB; see the module's comment.
 #[derive(Clone)]
@@ -128,7 +121,7 @@ where
     W: Future<Output = Result<T>> + 'static,
 {
     let (sender, receiver) = oneshot::channel();
-    wasm_bindgen_futures::spawn_local(async move {
+    tasks::spawn(async move {
         // The caller may be gone.
         let _ = sender.send(work.await);
     });
@@ -176,7 +169,7 @@ impl StorageBackend for IndexedDbBackend {
             let batch = Rc::clone(&batch);
             async move {
                 c.fresh_log.clone().await;
-                write(&c.database, &batch, durability, &writing).await
+                write::commit(c.database.as_sys(), &batch, durability, &writing).await
             }
         })
         .await
@@ -197,95 +190,4 @@ impl StorageBackend for IndexedDbBackend {
         self.slot.close();
         Ok(())
     }
-}
-
-/// Writes a batch in one transaction and waits until it is complete or rolled back. `writing` tells that there was one:
-/// from then on a lost connection leaves the caller in doubt.
-async fn write(
-    database: &Database,
-    batch: &WriteBatch,
-    durability: Durability,
-    writing: &Cell<bool>,
-) -> Result<Durability, Failure> {
-    let (asked, option) = match durability {
-        Durability::Strict => (Durability::Strict, TransactionDurability::Strict),
-        Durability::Relaxed | Durability::Memory => (Durability::Relaxed, TransactionDurability::Relaxed),
-    };
-    let touched: Vec<&str> = Partition::ALL
-        .into_iter()
-        .filter(|p| batch.ops().iter().any(|op| partition_of(op) == *p))
-        .map(Partition::name)
-        .collect();
-    if touched.is_empty() {
-        return Ok(asked);
-    }
-    let transaction = database
-        .transaction(touched.as_slice())
-        .with_mode(TransactionMode::Readwrite)
-        .with_options(TransactionOptions::new().with_durability(option))
-        .build()?;
-    writing.set(true);
-    let raw: web_sys::IdbTransaction = (**transaction.as_sys()).clone();
-    if let Err(failure) = request_all(&transaction, batch) {
-        // Already aborted by IndexedDB is as good.
-        let _ = transaction.abort().await;
-        return Err(failure);
-    }
-    // A browser that does not know the option ignores it: then nothing stricter than relaxed can be promised.
-    let reached = match Reflect::get(&raw, &"durability".into()).ok().and_then(|d| d.as_string()).as_deref() {
-        Some("strict") => asked,
-        _ => Durability::Relaxed,
-    };
-    match transaction.commit().await {
-        Ok(()) => Ok(reached),
-        // The transaction knows why it was aborted; the request's error is only there if a request failed.
-        Err(error) => {
-            let failure = raw.error().map_or_else(|| Failure::from(error), Failure::from);
-            // If it was `commit()` itself that failed, nothing may be left to commit by itself later.
-            let _ = raw.abort();
-            Err(failure)
-        }
-    }
-}
-
-fn partition_of(op: &WriteOp) -> Partition {
-    match op {
-        WriteOp::Put { partition, .. } | WriteOp::Delete { partition, .. } | WriteOp::DeleteRange { partition, .. } => {
-            *partition
-        }
-    }
-}
-
-/// Makes every request of a batch, in order, without waiting for any.
-fn request_all(transaction: &Transaction<'_>, batch: &WriteBatch) -> Result<(), Failure> {
-    let mut stores: [Option<ObjectStore<'_>>; Partition::ALL.len()] = Default::default();
-    for op in batch.ops() {
-        let partition = partition_of(op);
-        let slot = &mut stores[partition as usize];
-        let store = match slot {
-            Some(store) => store,
-            None => slot.insert(transaction.object_store(partition.name())?),
-        };
-        match op {
-            WriteOp::Put { key, value, .. } => {
-                // One copy out of wasm memory each. The request needs no waiting for: it fails the transaction.
-                let _request = store
-                    .put(Uint8ArraySlice::new(value))
-                    .with_key(Uint8ArraySlice::new(key))
-                    .without_key_type()
-                    .primitive()?;
-            }
-            WriteOp::Delete { key, .. } => {
-                let _request = store.delete(Uint8ArraySlice::new(key)).primitive()?;
-            }
-            WriteOp::DeleteRange { range, .. } if range.is_empty() => {}
-            WriteOp::DeleteRange { range, .. } if *range == KeyRange::all() => {
-                let _request = store.clear()?;
-            }
-            WriteOp::DeleteRange { range, .. } => {
-                let _request = store.as_sys().delete(&read::key_range(range)?)?;
-            }
-        }
-    }
-    Ok(())
 }

@@ -118,12 +118,19 @@ export class EngineHost {
           return
         }
       }
-      const outcome = opened.run(args.sql, args.params, args.mode, id, options)
-      if (Array.isArray(outcome)) this.sendRun(id, outcome)
-      else outcome.then(later => this.sendRun(id, later)).catch(error => this.send(failed(id, error)))
+      const outcome = opened.run(args.sql, args.params, args.mode, id, options, this.onRun)
+      if (outcome !== undefined) this.sendRun(id, outcome)
     } catch (error) {
       this.send(failed(id, error))
     }
+  }
+
+  /** Sends what a run has come to, in the event that ended it. */
+  private readonly onRun = (id: number, outcome: RunOutcome | undefined, error: unknown): void => {
+    this.outbox.gather(() => {
+      if (outcome === undefined) this.send(failed(id, error))
+      else this.sendRun(id, outcome)
+    })
   }
 
   private async answer(id: number, op: Exclude<Op, 'run'>, args: Ops[Op]['args']): Promise<void> {

@@ -27,6 +27,10 @@ export class Outbox<Message> {
 
   /** Does a piece of work and sends what it has put in as it ends: sooner than the turn, and without its queue. */
   gather(work: () => void): void {
+    if (this.gathering) {
+      work()
+      return
+    }
     const queued = this.messages.length > 0
     this.gathering = true
     try {

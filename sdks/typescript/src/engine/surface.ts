@@ -116,14 +116,15 @@ export interface Engine {
       requestId?: number
     },
   ): Promise<Cursor>
-  /** What needs no waiting is done, and given, at once. */
+  /** What needs no waiting is done, and given or thrown, at once. For the rest `done` is called with what `run` was given. */
   run(
     sql: string,
     params: unknown,
     mode: RunMode,
     requestId: number,
     options: RunOptions | undefined,
-  ): RunOutcome | Promise<RunOutcome>
+    done: (requestId: number, outcome: RunOutcome | undefined, error: unknown) => void,
+  ): RunOutcome | undefined
   /**
    * The row of a query by its whole key that has been run before, in the session of whoever opened the database, if the
    * engine knows it at once. Else the query has to be run.
