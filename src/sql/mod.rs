@@ -6,6 +6,7 @@ mod casts;
 mod catalog;
 mod clauses;
 mod correlated;
+mod correlated_order;
 mod counting_windows;
 mod cursor;
 mod datafusion_session;
@@ -70,6 +71,7 @@ mod views;
 mod walk;
 mod who;
 mod wildcards;
+mod written_order;
 
 pub use cursor::Cursor;
 pub use executor::{ExecuteOptions, Rows, Session, SqlExecutor, StatementResult};
