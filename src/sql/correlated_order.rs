@@ -58,10 +58,8 @@ fn without_top_sort(plan: &LogicalPlan) -> DfResult<Option<LogicalPlan>> {
             None => None,
         },
         // The alias of a LATERAL stands around it.
-        LogicalPlan::Subquery(subquery) => match without_top_sort(&subquery.subquery)? {
-            Some(input) => Some(LogicalPlan::Subquery(subquery.with_plan(Arc::new(input)))),
-            None => None,
-        },
+        LogicalPlan::Subquery(subquery) => without_top_sort(&subquery.subquery)?
+            .map(|input| LogicalPlan::Subquery(subquery.with_plan(Arc::new(input)))),
         _ => None,
     })
 }
