@@ -32,6 +32,7 @@ mod json;
 mod lru;
 mod many;
 mod memory;
+mod named_windows;
 mod not_in;
 mod nullary;
 mod one_input;

@@ -16,7 +16,7 @@ use super::catalog::fold;
 use super::fault::place_of;
 use super::handlers::query::item_name;
 use super::walk::walk_mut;
-use super::{row_values, synonyms, templates, using};
+use super::{named_windows, row_values, synonyms, templates, using};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::types::KalamDataType;
 
@@ -132,6 +132,11 @@ impl VisitorMut for Standardise {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<KalamError> {
         using::write_out(query);
+        if let (SetExpr::Select(select), Some(order_by)) = (query.body.as_ref(), &mut query.order_by)
+            && let Err(error) = named_windows::in_order(&select.named_window, order_by)
+        {
+            return ControlFlow::Break(error);
+        }
         if let Some(operation) = counted_operation(&query.body) {
             let message = format!("not supported: {operation} ALL");
             return ControlFlow::Break(
@@ -160,6 +165,9 @@ impl VisitorMut for Standardise {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<KalamError> {
+        if let Err(error) = named_windows::in_select(select) {
+            return ControlFlow::Break(error);
+        }
         match select.selection.as_mut().map_or(Ok(()), row_values::expand_conjuncts) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
@@ -191,6 +199,10 @@ fn counted_operation(body: &SetExpr) -> Option<SetOperator> {
 }
 
 fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
+    if let Expr::Function(function) = expr {
+        named_windows::check(function.over.as_ref())?;
+        synonyms::concatenated(function);
+    }
     if let Expr::Function(function) = expr
         && let Some(name) = synonyms::name_here(function)
     {
