@@ -5,6 +5,7 @@ mod arrays;
 mod casts;
 mod catalog;
 mod clauses;
+mod coalesce;
 mod correlated;
 mod counting_windows;
 mod cursor;
