@@ -352,12 +352,53 @@ fn mismatch(message: String, hint: &'static str) -> DataFusionError {
     DataFusionError::External(Box::new(KalamError::new(ErrorCode::DatatypeMismatch, message).with_hint(hint)))
 }
 
-/// Refuses what type coercion made of numbers beside dates and times; it runs after that.
+/// The type of ours that a cast reads text as, if that is a date or a time: Arrow reads it by other rules.
+fn is_read(expr: &Expr, field: &FieldRef, schema: &DFSchema) -> Option<KalamDataType> {
+    let target = match field.data_type() {
+        DataType::Date32 => KalamDataType::Date,
+        DataType::Time64(_) => KalamDataType::Time,
+        DataType::Timestamp(_, None) => KalamDataType::Timestamp,
+        DataType::Timestamp(_, Some(_)) => KalamDataType::DateTime,
+        _ => return None,
+    };
+    expr.get_type(schema).is_ok_and(|source| is_text(&source)).then_some(target)
+}
+
+/// The casts that type coercion added, by the rules of `types`.
+fn read_texts(plan: LogicalPlan) -> DfResult<LogicalPlan> {
+    plan.transform_up_with_subqueries(|plan| {
+        let schema = merge_schema(&plan.inputs());
+        let names = NamePreserver::new(&plan);
+        plan.map_expressions(|expr| {
+            let name = names.save(&expr);
+            let rewritten = expr.transform_up(|expr| match expr {
+                Expr::Cast(Cast { expr, field }) => Ok(match is_read(&expr, &field, &schema) {
+                    None => Transformed::no(Expr::Cast(Cast { expr, field })),
+                    Some(target) => {
+                        let read = KalamCast::call(*expr, target, false);
+                        // Beside text, DataFusion takes timestamps for finer than they are.
+                        Transformed::yes(match target.arrow_type() == *field.data_type() {
+                            true => read,
+                            false => Expr::Cast(Cast { expr: Box::new(read), field }),
+                        })
+                    }
+                }),
+                other => Ok(Transformed::no(other)),
+            })?;
+            Ok(rewritten.update_data(|expr| name.restore(expr)))
+        })?
+        .map_data(LogicalPlan::recompute_schema)
+    })
+    .data()
+}
+
+/// Refuses what type coercion made of numbers beside dates and times, and reads text that it casts; it runs after that.
 #[derive(Debug)]
 pub struct NoNumbersForTimes;
 
 impl AnalyzerRule for NoNumbersForTimes {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> DfResult<LogicalPlan> {
+        let mut reads_text = false;
         plan.apply_with_subqueries(|plan| {
             let schema = merge_schema(&plan.inputs());
             plan.apply_expressions(|expr| {
@@ -371,12 +412,15 @@ impl AnalyzerRule for NoNumbersForTimes {
                             let message = format!("{source} and {target} meet here, which have no type in common");
                             Err(mismatch(message, "Cast one of the sides to TEXT, or convert it with a function."))
                         }
-                        _ => Ok(TreeNodeRecursion::Continue),
+                        _ => {
+                            reads_text |= is_read(expr, field, &schema).is_some();
+                            Ok(TreeNodeRecursion::Continue)
+                        }
                     }
                 })
             })
         })?;
-        Ok(plan)
+        if reads_text { read_texts(plan) } else { Ok(plan) }
     }
 
     fn name(&self) -> &str {

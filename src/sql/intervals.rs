@@ -13,6 +13,7 @@ use arrow::datatypes::{
     DataType, Field, FieldRef, Float64Type, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit,
     TimeUnit,
 };
+use chrono::{DateTime, Datelike};
 use datafusion::common::{DataFusionError, ExprSchema, Result as DfResult, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
@@ -175,6 +176,12 @@ fn words(IntervalMonthDayNano { months, days, nanoseconds }: IntervalMonthDayNan
     format!("{months} months {days} days {} microseconds", nanoseconds / 1000)
 }
 
+/// `age(a, b)`: years, months, days and time from `b` to `a`.
+pub fn age() -> Arc<ScalarUDF> {
+    let signature = Signature::any(2, Volatility::Immutable);
+    Arc::new(ScalarUDF::new_from_impl(Function { operation: Operation::Age, signature }))
+}
+
 fn external(error: KalamError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
@@ -185,6 +192,8 @@ enum Operation {
     Length,
     /// What lies between two moments, or two times of a day.
     Difference,
+    /// The same in years and months.
+    Age,
     /// A time of a day.
     At,
     Product,
@@ -199,7 +208,7 @@ impl Operation {
 
     fn sign(self) -> &'static str {
         match self {
-            Self::Length => "",
+            Self::Length | Self::Age => "",
             Self::Difference => " - ",
             Self::At => " + ",
             Self::Product => " * ",
@@ -220,6 +229,7 @@ impl ScalarUDFImpl for Function {
         match self.operation {
             Operation::Length => "interval_length",
             Operation::Difference => "subtract_moments",
+            Operation::Age => "age",
             Operation::At => "at_time",
             Operation::Product => "multiply_interval",
             Operation::Quotient => "divide_interval",
@@ -229,7 +239,7 @@ impl ScalarUDFImpl for Function {
     fn schema_name(&self, args: &[Expr]) -> DfResult<String> {
         let sides: Vec<String> = args.iter().map(|a| a.schema_name().to_string()).collect();
         Ok(match self.operation {
-            Operation::Length => format!("interval_length({})", sides.concat()),
+            Operation::Length | Operation::Age => format!("{}({})", self.name(), sides.join(",")),
             other => sides.join(other.sign()),
         })
     }
@@ -242,7 +252,7 @@ impl ScalarUDFImpl for Function {
         Ok(match self.operation {
             Operation::Length => DataType::Int64,
             Operation::At => MOMENT,
-            Operation::Difference | Operation::Product | Operation::Quotient => INTERVAL,
+            Operation::Difference | Operation::Age | Operation::Product | Operation::Quotient => INTERVAL,
         })
     }
 
@@ -257,6 +267,14 @@ impl ScalarUDFImpl for Function {
         let result: ArrayRef = match (self.operation, arrays.as_slice()) {
             (Operation::Length, [intervals]) => Arc::new(length(intervals)?),
             (Operation::Difference, [left, right]) => Arc::new(difference(&micros(left)?, &micros(right)?)?),
+            (Operation::Age, [left, right]) => {
+                let (left, right) = (micros(left)?, micros(right)?);
+                let between = |(left, right): (Option<i64>, Option<i64>)| match (left, right) {
+                    (Some(left), Some(right)) => years_between(left, right).map(Some).ok_or_else(out_of_range),
+                    _ => Ok(None),
+                };
+                Arc::new(left.iter().zip(&right).map(between).collect::<DfResult<IntervalMonthDayNanoArray>>()?)
+            }
             (Operation::At, [dates, times]) => {
                 let (dates, times) = (micros(dates)?, micros(times)?);
                 let sum = |(date, time): (Option<i64>, Option<i64>)| {
@@ -315,6 +333,26 @@ fn difference(left: &Int64Array, right: &Int64Array) -> DfResult<IntervalMonthDa
         Ok(Some(IntervalMonthDayNano::new(0, days, us % DAY_US * 1000)))
     };
     left.iter().zip(right).map(apart).collect()
+}
+
+/// Years, months, days and time from one moment to another. Days are counted in the month of the earlier one.
+fn years_between(left: i64, right: i64) -> Option<IntervalMonthDayNano> {
+    if left < right {
+        let IntervalMonthDayNano { months, days, nanoseconds } = years_between(right, left)?;
+        return Some(IntervalMonthDayNano::new(-months, -days, -nanoseconds));
+    }
+    let date = |us: i64| DateTime::from_timestamp_micros(us).map(|moment| moment.date_naive());
+    let (to, from) = (date(left)?, date(right)?);
+    let mut us = left.rem_euclid(DAY_US) - right.rem_euclid(DAY_US);
+    let mut days = to.day() as i32 - from.day() as i32;
+    let mut months = (to.year() - from.year()) * 12 + to.month() as i32 - from.month() as i32;
+    if us < 0 {
+        (us, days) = (us + DAY_US, days - 1);
+    }
+    if days < 0 {
+        (days, months) = (days + i32::from(from.num_days_in_month()), months - 1);
+    }
+    Some(IntervalMonthDayNano::new(months, days, us * 1000))
 }
 
 /// Intervals multiplied or divided. What is left of months goes over into days, of days into time.

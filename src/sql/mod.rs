@@ -5,6 +5,7 @@ mod arrays;
 mod casts;
 mod catalog;
 mod clauses;
+mod coalesce;
 mod correlated;
 mod correlated_order;
 mod counting_windows;

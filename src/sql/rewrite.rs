@@ -229,6 +229,7 @@ fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
         return Ok(Some(meant));
     }
     match expr {
+        Expr::Extract { field, expr, .. } => Ok(synonyms::years(field, expr)),
         Expr::AtTimeZone { timestamp, time_zone } => {
             Ok(Some(call(time_zones::NAME, vec![time_zone.as_ref().clone(), timestamp.as_ref().clone()])))
         }
