@@ -46,6 +46,7 @@ mod plan_cache;
 mod point_get;
 mod positions;
 mod privileges;
+mod recursion;
 mod result;
 mod rewrite;
 mod row_values;

@@ -16,7 +16,7 @@ use super::catalog::fold;
 use super::fault::place_of;
 use super::handlers::query::item_name;
 use super::walk::walk_mut;
-use super::{row_values, synonyms, templates, using};
+use super::{recursion, row_values, synonyms, templates, using};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::types::KalamDataType;
 
@@ -132,6 +132,9 @@ impl VisitorMut for Standardise {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<KalamError> {
         using::write_out(query);
+        if let Err(error) = recursion::write_out(query) {
+            return ControlFlow::Break(error);
+        }
         if let Some(operation) = counted_operation(&query.body) {
             let message = format!("not supported: {operation} ALL");
             return ControlFlow::Break(
