@@ -4,6 +4,7 @@ mod arithmetic;
 mod arrays;
 mod casts;
 mod catalog;
+mod chains;
 mod clauses;
 mod correlated;
 mod counting_windows;
