@@ -87,11 +87,13 @@ impl DefaultFunction {
         }
     }
 
-    /// The function of a name in any case; CURRENT_TIMESTAMP is NOW.
+    /// The function of a name in any case; CURRENT_TIMESTAMP is NOW, and for PostgreSQL's UUIDs without an order there are
+    /// those with one.
     pub fn parse(name: &str) -> Result<Self> {
         let upper = name.trim().to_ascii_uppercase();
         let name = match upper.as_str() {
-            "CURRENT_TIMESTAMP" => "NOW",
+            "CURRENT_TIMESTAMP" | "LOCALTIMESTAMP" => "NOW",
+            "GEN_RANDOM_UUID" | "UUID_GENERATE_V4" => "UUID_V7",
             other => other,
         };
         Self::ALL.into_iter().find(|f| f.as_str() == name).ok_or_else(|| {

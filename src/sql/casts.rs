@@ -25,6 +25,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 
+use super::intervals::{self, is_interval};
 use super::{arithmetic, plain_words};
 use crate::error::{ErrorCode, KalamError};
 use crate::types::{ColumnBuilder, KalamDataType, Value, coerce_array};
@@ -165,6 +166,7 @@ fn is_ours(source: &DataType, target: KalamDataType) -> bool {
         _ if is_text(source) => target != T::Text,
         DataType::FixedSizeBinary(16) => matches!(target, T::Text | T::Bytes),
         DataType::Binary => matches!(target, T::Text | T::Uuid),
+        DataType::Interval(_) | DataType::Duration(_) => target == T::Text,
         DataType::FixedSizeList(..) => matches!(target, T::Text | T::Json),
         DataType::Float32 | DataType::Float64 | DataType::Decimal128(..) => {
             matches!(target, T::SmallInt | T::Int | T::BigInt)
@@ -182,20 +184,44 @@ fn beside(data_type: &DataType) -> Option<KalamDataType> {
     }
 }
 
-fn matched(expr: Expr, other: Option<KalamDataType>, schema: &dyn ExprSchema) -> Expr {
-    match (other, expr.get_type(schema)) {
+/// The type that text in the statement takes, which has none of its own, beside a value of another type.
+fn beside_written(data_type: &DataType) -> Option<KalamDataType> {
+    match data_type {
+        DataType::Boolean => Some(KalamDataType::Boolean),
+        DataType::Date32 => Some(KalamDataType::Date),
+        DataType::Time64(_) => Some(KalamDataType::Time),
+        DataType::Timestamp(_, None) => Some(KalamDataType::Timestamp),
+        DataType::Timestamp(_, Some(_)) => Some(KalamDataType::DateTime),
+        other => beside(other),
+    }
+}
+
+fn matched(expr: Expr, other: Option<&DataType>, schema: &dyn ExprSchema) -> Expr {
+    let target = match &expr {
+        Expr::Literal(..) => other.and_then(beside_written),
+        _ => other.and_then(beside),
+    };
+    match (target, expr.get_type(schema)) {
         (Some(target), Ok(found)) if is_text(&found) => KalamCast::call(expr, target, false),
         _ => expr,
     }
 }
 
-fn type_beside(expr: &Expr, schema: &dyn ExprSchema) -> Option<KalamDataType> {
-    expr.get_type(schema).ok().as_ref().and_then(beside)
+/// Two sides that are compared.
+fn pair(left: Expr, right: Expr, schema: &dyn ExprSchema) -> DfResult<(Expr, Expr)> {
+    if let Some(lengths) = intervals::lengths(&left, &right, schema)? {
+        return Ok(lengths);
+    }
+    let (of_left, of_right) = (left.get_type(schema).ok(), right.get_type(schema).ok());
+    Ok((matched(left, of_right.as_ref(), schema), matched(right, of_left.as_ref(), schema)))
 }
 
-fn pair(left: Expr, right: Expr, schema: &dyn ExprSchema) -> (Expr, Expr) {
-    let (of_left, of_right) = (type_beside(&left, schema), type_beside(&right, schema));
-    (matched(left, of_right, schema), matched(right, of_left, schema))
+/// The length in the place of an interval; `is_one` says whether the others are such.
+fn measured(expr: Expr, is_one: bool, schema: &dyn ExprSchema) -> DfResult<Expr> {
+    Ok(match is_one {
+        true => intervals::length_of(&expr, schema)?.unwrap_or(expr),
+        false => expr,
+    })
 }
 
 /// Rewrites the casts and comparisons of a plan.
@@ -207,11 +233,19 @@ impl AnalyzerRule for KalamCasts {
         plan.transform_up_with_subqueries(|plan| {
             let schema = merge_schema(&plan.inputs());
             let names = NamePreserver::new(&plan);
+            let is_sort = matches!(plan, LogicalPlan::Sort(_));
             plan.map_expressions(|expr| {
                 let name = names.save(&expr);
                 let rewritten = expr.transform_up(|expr| {
                     rewrite(expr, &schema)?.transform_data(|expr| arithmetic::checked(expr, &schema))
                 })?;
+                let rewritten = match is_sort {
+                    true => rewritten.map_data(|key| {
+                        let is_interval = key.get_type(&schema).is_ok_and(|t| is_interval(&t));
+                        measured(key, is_interval, &schema)
+                    })?,
+                    false => rewritten,
+                };
                 Ok(rewritten.update_data(|expr| name.restore(expr)))
             })?
             .map_data(LogicalPlan::recompute_schema)
@@ -248,30 +282,48 @@ fn rewrite(expr: Expr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
             None => Transformed::no(Expr::TryCast(TryCast { expr, field })),
         },
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if compares(op) => {
-            let (left, right) = pair(*left, *right, schema);
+            let (left, right) = pair(*left, *right, schema)?;
             Transformed::yes(Expr::BinaryExpr(BinaryExpr { left: Box::new(left), op, right: Box::new(right) }))
         }
+        Expr::BinaryExpr(BinaryExpr { left, op: op @ Operator::StringConcat, right }) => {
+            let text = |side: Expr| match side.get_type(schema) {
+                Ok(found) if is_interval(&found) => KalamCast::call(side, KalamDataType::Text, false),
+                _ => side,
+            };
+            let (left, right) = (Box::new(text(*left)), Box::new(text(*right)));
+            Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right }))
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => match intervals::calculated(&left, op, &right, schema)? {
+            Some(calculated) => Transformed::yes(calculated),
+            None => Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })),
+        },
         Expr::InList(InList { expr, list, negated }) => {
-            let other = type_beside(&expr, schema);
-            let list = list.into_iter().map(|item| matched(item, other, schema)).collect();
+            let other = expr.get_type(schema).ok();
+            let is_interval = other.as_ref().is_some_and(is_interval);
+            let item = |item| measured(matched(item, other.as_ref(), schema), is_interval, schema);
+            let list = list.into_iter().map(item).collect::<DfResult<_>>()?;
+            let expr = Box::new(measured(*expr, is_interval, schema)?);
             Transformed::yes(Expr::InList(InList { expr, list, negated }))
         }
         Expr::Between(Between { expr, negated, low, high }) => {
-            let other = type_beside(&expr, schema);
-            let (low, high) = (matched(*low, other, schema), matched(*high, other, schema));
-            Transformed::yes(Expr::Between(Between { expr, negated, low: Box::new(low), high: Box::new(high) }))
+            let other = expr.get_type(schema).ok();
+            let is_interval = other.as_ref().is_some_and(is_interval);
+            let bound = |bound| measured(matched(bound, other.as_ref(), schema), is_interval, schema);
+            let (low, high) = (Box::new(bound(*low)?), Box::new(bound(*high)?));
+            let expr = Box::new(measured(*expr, is_interval, schema)?);
+            Transformed::yes(Expr::Between(Between { expr, negated, low, high }))
         }
         Expr::Case(Case { expr: Some(x), when_then_expr, else_expr }) if is_told_apart(&x, schema) => {
             let equal = |(value, then): (Box<Expr>, Box<Expr>)| {
-                let (x, value) = pair(x.as_ref().clone(), *value, schema);
-                (Box::new(x.eq(value)), then)
+                let (x, value) = pair(x.as_ref().clone(), *value, schema)?;
+                Ok((Box::new(x.eq(value)), then))
             };
-            let when_then_expr = when_then_expr.into_iter().map(equal).collect();
+            let when_then_expr = when_then_expr.into_iter().map(equal).collect::<DfResult<_>>()?;
             Transformed::yes(Expr::Case(Case { expr: None, when_then_expr, else_expr }))
         }
         Expr::ScalarFunction(call) if call.name() == "nullif" => match call.args.as_slice() {
             [x, value] if is_told_apart(x, schema) => {
-                let (tested, value) = pair(x.clone(), value.clone(), schema);
+                let (tested, value) = pair(x.clone(), value.clone(), schema)?;
                 let null = Expr::Literal(ScalarValue::try_from(x.get_type(schema)?)?, None);
                 Transformed::yes(when(tested.eq(value), null).otherwise(x.clone())?)
             }
@@ -300,12 +352,53 @@ fn mismatch(message: String, hint: &'static str) -> DataFusionError {
     DataFusionError::External(Box::new(KalamError::new(ErrorCode::DatatypeMismatch, message).with_hint(hint)))
 }
 
-/// Refuses what type coercion made of numbers beside dates and times; it runs after that.
+/// The type of ours that a cast reads text as, if that is a date or a time: Arrow reads it by other rules.
+fn is_read(expr: &Expr, field: &FieldRef, schema: &DFSchema) -> Option<KalamDataType> {
+    let target = match field.data_type() {
+        DataType::Date32 => KalamDataType::Date,
+        DataType::Time64(_) => KalamDataType::Time,
+        DataType::Timestamp(_, None) => KalamDataType::Timestamp,
+        DataType::Timestamp(_, Some(_)) => KalamDataType::DateTime,
+        _ => return None,
+    };
+    expr.get_type(schema).is_ok_and(|source| is_text(&source)).then_some(target)
+}
+
+/// The casts that type coercion added, by the rules of `types`.
+fn read_texts(plan: LogicalPlan) -> DfResult<LogicalPlan> {
+    plan.transform_up_with_subqueries(|plan| {
+        let schema = merge_schema(&plan.inputs());
+        let names = NamePreserver::new(&plan);
+        plan.map_expressions(|expr| {
+            let name = names.save(&expr);
+            let rewritten = expr.transform_up(|expr| match expr {
+                Expr::Cast(Cast { expr, field }) => Ok(match is_read(&expr, &field, &schema) {
+                    None => Transformed::no(Expr::Cast(Cast { expr, field })),
+                    Some(target) => {
+                        let read = KalamCast::call(*expr, target, false);
+                        // Beside text, DataFusion takes timestamps for finer than they are.
+                        Transformed::yes(match target.arrow_type() == *field.data_type() {
+                            true => read,
+                            false => Expr::Cast(Cast { expr: Box::new(read), field }),
+                        })
+                    }
+                }),
+                other => Ok(Transformed::no(other)),
+            })?;
+            Ok(rewritten.update_data(|expr| name.restore(expr)))
+        })?
+        .map_data(LogicalPlan::recompute_schema)
+    })
+    .data()
+}
+
+/// Refuses what type coercion made of numbers beside dates and times, and reads text that it casts; it runs after that.
 #[derive(Debug)]
 pub struct NoNumbersForTimes;
 
 impl AnalyzerRule for NoNumbersForTimes {
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> DfResult<LogicalPlan> {
+        let mut reads_text = false;
         plan.apply_with_subqueries(|plan| {
             let schema = merge_schema(&plan.inputs());
             plan.apply_expressions(|expr| {
@@ -319,12 +412,15 @@ impl AnalyzerRule for NoNumbersForTimes {
                             let message = format!("{source} and {target} meet here, which have no type in common");
                             Err(mismatch(message, "Cast one of the sides to TEXT, or convert it with a function."))
                         }
-                        _ => Ok(TreeNodeRecursion::Continue),
+                        _ => {
+                            reads_text |= is_read(expr, field, &schema).is_some();
+                            Ok(TreeNodeRecursion::Continue)
+                        }
                     }
                 })
             })
         })?;
-        Ok(plan)
+        if reads_text { read_texts(plan) } else { Ok(plan) }
     }
 
     fn name(&self) -> &str {
@@ -335,7 +431,10 @@ impl AnalyzerRule for NoNumbersForTimes {
 /// Whether NULLIF and `CASE x WHEN` compare values otherwise than `=`: Arrow tells -0 from 0, and knows no text of an id.
 fn is_told_apart(x: &Expr, schema: &DFSchema) -> bool {
     let found = x.get_type(schema);
-    !x.is_volatile() && found.is_ok_and(|t| t == DataType::Float64 || t == DataType::Float32 || beside(&t).is_some())
+    !x.is_volatile()
+        && found.is_ok_and(|t| {
+            t == DataType::Float64 || t == DataType::Float32 || beside_written(&t).is_some() || is_interval(&t)
+        })
 }
 
 fn compares(op: Operator) -> bool {
@@ -360,7 +459,7 @@ impl ExprPlanner for KalamComparisons {
         if !matches!(expr.op, B::Eq | B::NotEq | B::Lt | B::LtEq | B::Gt | B::GtEq) {
             return Ok(PlannerResult::Original(expr));
         }
-        let (left, right) = pair(expr.left, expr.right, schema);
+        let (left, right) = pair(expr.left, expr.right, schema)?;
         Ok(PlannerResult::Original(RawBinaryExpr { op: expr.op, left, right }))
     }
 }

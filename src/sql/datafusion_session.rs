@@ -7,17 +7,20 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::catalog::TableFunctionArgs;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::common::{Result as DfResult, plan_datafusion_err};
+use datafusion::common::{DFSchema, Result as DfResult, ScalarValue, plan_datafusion_err};
 use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext};
-use datafusion::logical_expr::TableSource;
 use datafusion::logical_expr::planner::ExprPlanner;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableSource};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
@@ -38,11 +41,13 @@ use super::hidden_tables::NoFields;
 use super::in_lists::InLists;
 use super::index_order::IndexOrder;
 use super::interrupt::EnsureChecks;
+use super::intervals::Intervals;
 use super::json::JsonOperators;
 use super::not_in::NotIn;
 use super::one_input::{OneInput, Step};
 use super::subquery_places::SubqueryPlaces;
 use super::type_planner::KalamTypePlanner;
+use super::unnest::has_subquery;
 use super::vectors::ArrayLiterals;
 use crate::error::{KalamError, Result};
 use crate::tables::TableStore;
@@ -107,6 +112,7 @@ fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
     let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![
         Arc::new(NoFields),
         Arc::new(KalamComparisons),
+        Arc::new(Intervals),
         Arc::new(CheckedArithmetic),
         Arc::new(JsonOperators),
         Arc::new(ArrayLiterals),
@@ -119,17 +125,47 @@ fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
 }
 
 /// The source of a call to a table function.
-pub fn table_function(
-    state: &SessionState,
-    name: &str,
-    args: &[datafusion::logical_expr::Expr],
-) -> DfResult<Arc<dyn TableSource>> {
+pub fn table_function(state: &SessionState, name: &str, args: &[Expr]) -> DfResult<Arc<dyn TableSource>> {
     let function = state
         .table_functions()
         .get(name)
         .ok_or_else(|| plan_datafusion_err!("Invalid function '{name}': there is no table function of that name"))?;
-    let provider = function.create_table_provider_with_args(TableFunctionArgs::new(args, state))?;
+    let args = args.iter().map(|arg| as_literal(arg, state)).collect::<DfResult<Vec<_>>>()?;
+    let provider = function.create_table_provider_with_args(TableFunctionArgs::new(&args, state))?;
     Ok(datafusion::datasource::provider_as_source(provider))
+}
+
+/// The value of an argument of a table function, of which DataFusion's take literals only, and moments to the nanosecond.
+/// A date is the moment that it begins, as in PostgreSQL: steps may be hours.
+fn as_literal(arg: &Expr, state: &SessionState) -> DfResult<Expr> {
+    let is_open = |e: &Expr| matches!(e, Expr::Placeholder(_) | Expr::Column(_) | Expr::OuterReferenceColumn(..));
+    if matches!(arg, Expr::Literal(ScalarValue::Int64(_), _)) || arg.exists(|e| Ok(is_open(e) || has_subquery(e)))? {
+        return Ok(arg.clone());
+    }
+    // A text that asks for the time is planned for each of its runs.
+    let began = state.execution_props().query_execution_start_time;
+    let context = SimplifyContext::builder().with_schema(Arc::new(DFSchema::empty()));
+    let context = context.with_query_execution_start_time(began).build();
+    let plan = LogicalPlanBuilder::empty(true).project([arg.clone()])?.build()?;
+    let LogicalPlan::Projection(plan) = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?
+    else {
+        return Ok(arg.clone());
+    };
+    let Some(arg) = plan.expr.into_iter().next() else { return Ok(arg.clone()) };
+    let value = ExprSimplifier::new(context).simplify(arg.unalias())?;
+    Ok(match value {
+        Expr::Literal(value @ (ScalarValue::Date32(_) | ScalarValue::TimestampMicrosecond(..)), metadata) => {
+            let zone = match value.data_type() {
+                DataType::Timestamp(_, zone) => zone,
+                _ => None,
+            };
+            Expr::Literal(value.cast_to(&DataType::Timestamp(TimeUnit::Nanosecond, zone))?, metadata)
+        }
+        Expr::Literal(value, metadata) if value.data_type().is_integer() => {
+            Expr::Literal(value.cast_to(&DataType::Int64)?, metadata)
+        }
+        other => other,
+    })
 }
 
 /// Replaces a `CoalescePartitionsExec` over several partitions, which starts a task for each, with one that reads

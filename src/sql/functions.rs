@@ -26,7 +26,10 @@ pub fn scalar_functions(store: &Arc<TableStore>) -> Vec<Arc<ScalarUDF>> {
     functions.extend(df::string::functions());
     functions.extend(df::unicode::functions());
     functions.extend(super::who::functions());
+    functions.push(super::coalesce::function());
     functions.push(super::time_of_day::function());
+    functions.push(super::intervals::age());
+    functions.push(super::time_zones::function());
     functions.push(Arc::new(df::math::signum().as_ref().clone().with_aliases(["sign"])));
     functions.push(Arc::new(df::string::uuid().as_ref().clone().with_aliases(["gen_random_uuid"])));
     functions.push(casts::NamedCast::function());

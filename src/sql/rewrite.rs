@@ -16,7 +16,7 @@ use super::catalog::fold;
 use super::fault::place_of;
 use super::handlers::query::item_name;
 use super::walk::walk_mut;
-use super::{recursion, row_values, synonyms, templates, using};
+use super::{intervals, recursion, row_values, synonyms, templates, time_zones, using};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::types::KalamDataType;
 
@@ -204,6 +204,7 @@ fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
     {
         return Err(error);
     }
+    intervals::in_words(expr);
     // National text is text.
     if let Expr::Value(value) = expr
         && let Value::NationalStringLiteral(text) = &mut value.value
@@ -219,6 +220,10 @@ fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
         return Ok(Some(meant));
     }
     match expr {
+        Expr::Extract { field, expr, .. } => Ok(synonyms::years(field, expr)),
+        Expr::AtTimeZone { timestamp, time_zone } => {
+            Ok(Some(call(time_zones::NAME, vec![time_zone.as_ref().clone(), timestamp.as_ref().clone()])))
+        }
         Expr::Collate { collation, .. } => {
             let message = format!("COLLATE {collation} is not supported: text is compared by its bytes");
             Err(KalamError::new(ErrorCode::FeatureNotSupported, message)

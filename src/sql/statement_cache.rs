@@ -33,7 +33,7 @@ const MAX_TEXT: usize = 64 << 10;
 const BYTES_PER_LETTER: usize = 40;
 
 /// What functions of the clock begin with.
-pub const CLOCK_WORDS: [&str; 5] = ["now", "current_date", "current_time", "today", "localtime"];
+pub const CLOCK_WORDS: [&str; 6] = ["now", "current_date", "current_time", "today", "localtime", "age("];
 
 /// Whether a text may call a function of the clock.
 pub fn asks_for_time(sql: &str) -> bool {

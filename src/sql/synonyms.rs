@@ -5,12 +5,13 @@
 //! says that there is no such function.
 
 use datafusion::sql::sqlparser::ast::{
-    self, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
+    self, BinaryOperator, CaseWhen, CastKind, DataType, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArguments, TimezoneInfo, Value,
 };
 
 use super::catalog::{fold, position_of_name};
 use super::rewrite::call;
+use super::time_zones;
 use crate::error::{ErrorCode, KalamError};
 
 const TIMESTAMP: DataType = DataType::Timestamp(None, TimezoneInfo::None);
@@ -21,6 +22,7 @@ pub fn name_here(function: &Function) -> Option<&'static str> {
     let [part] = function.name.0.as_slice() else { return None };
     Some(match fold(part.as_ident()?).as_str() {
         "ceiling" => "ceil",
+        "ifnull" | "nvl" => "coalesce",
         "unicode" => "ascii",
         "every" => "bool_and",
         "any_value" => "first_value",
@@ -55,6 +57,10 @@ pub fn expression(function: &Function) -> Option<Expr> {
         return None;
     }
     let name = fold(ident);
+    if name == "localtimestamp" && matches!(function.args, FunctionArguments::None) {
+        // Without a zone, the clocks are UTC's.
+        return Some(cast(call("now", Vec::new()), TIMESTAMP));
+    }
     let arguments = arguments(function)?;
     Some(match (name.as_str(), arguments.as_slice()) {
         ("iif" | "if", [condition, then, otherwise]) => case(condition, then, Some(otherwise)),
@@ -73,6 +79,12 @@ pub fn expression(function: &Function) -> Option<Expr> {
             let at = moment(value, TIMESTAMP, "now");
             cast(call("date_part", vec![text("epoch"), at]), DataType::BigInt(None))
         }
+        ("age", [value]) => call("age", vec![cast(call("current_date", Vec::new()), TIMESTAMP), value.clone()]),
+        // The days of a zone.
+        ("date_trunc", [unit, value, zone]) => {
+            let local = call(time_zones::NAME, vec![zone.clone(), value.clone()]);
+            call(time_zones::NAME, vec![zone.clone(), call("date_trunc", vec![unit.clone(), local])])
+        }
         ("hex", [value]) => call("upper", vec![call("encode", vec![value.clone(), text("hex")])]),
         ("unhex", [value]) => call("decode", vec![value.clone(), text("hex")]),
         // What lies between the quotes is doubled where it is one.
@@ -90,6 +102,22 @@ pub fn expression(function: &Function) -> Option<Expr> {
         }
         _ => return None,
     })
+}
+
+/// EXTRACT of what years are counted by.
+pub fn years(field: &DateTimeField, of: &Expr) -> Option<Expr> {
+    let (before, years) = match field {
+        DateTimeField::Decade => ("0", "10"),
+        DateTimeField::Century => ("99", "100"),
+        DateTimeField::Millennium | DateTimeField::Millenium => ("999", "1000"),
+        _ => return None,
+    };
+    let number = |text: &str| Box::new(Expr::Value(Value::Number(text.into(), false).with_empty_span()));
+    let year = Box::new(call("date_part", vec![text("year"), of.clone()]));
+    let sum = Expr::BinaryOp { left: year, op: BinaryOperator::Plus, right: number(before) };
+    let sum = Box::new(Expr::Nested(Box::new(sum)));
+    let whole = Expr::BinaryOp { left: sum, op: BinaryOperator::Divide, right: number(years) };
+    Some(Expr::Nested(Box::new(whole)))
 }
 
 fn arguments(function: &Function) -> Option<Vec<Expr>> {

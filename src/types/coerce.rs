@@ -13,7 +13,8 @@ use arrow::array::{
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{
     DataType, Date32Type, Date64Type, Decimal128Type, DecimalType, Field, Float32Type, Float64Type, Int16Type,
-    Int32Type, Int64Type, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType, TimestampNanosecondType,
+    Int32Type, Int64Type, IntervalMonthDayNanoType, IntervalUnit, Time64MicrosecondType, TimeUnit,
+    TimestampMicrosecondType, TimestampNanosecondType,
 };
 use arrow::error::ArrowError;
 use arrow::json::writer::{EncoderOptions, make_encoder};
@@ -22,6 +23,7 @@ use arrow::util::display::FormatOptions;
 use super::assign::mismatch;
 use super::builder::{ColumnBuilder, located};
 use super::data_type::{KalamDataType, embedding_item, utc};
+use super::interval::format_interval;
 use super::value::Value;
 use super::{datetime, scalar};
 use crate::error::{ErrorCode, KalamError, Result};
@@ -99,7 +101,7 @@ fn canonical(array: &ArrayRef, ty: &KalamDataType, column: &str) -> Result<Array
         D::Timestamp(TimeUnit::Second | TimeUnit::Millisecond, zone) => {
             D::Timestamp(TimeUnit::Microsecond, zone.clone())
         }
-        D::Duration(_) | D::Interval(_) => D::Utf8,
+        D::Duration(_) | D::Interval(_) => return interval_text(array),
         D::LargeList(item) | D::ListView(item) | D::LargeListView(item) => D::List(Arc::clone(item)),
         _ => return Ok(Arc::clone(array)),
     };
@@ -111,6 +113,14 @@ fn canonical(array: &ArrayRef, ty: &KalamDataType, column: &str) -> Result<Array
     };
     // The values of a dictionary may need a further step.
     canonical(&array, ty, column)
+}
+
+/// Intervals as PostgreSQL writes them.
+fn interval_text(array: &ArrayRef) -> Result<ArrayRef> {
+    let to = DataType::Interval(IntervalUnit::MonthDayNano);
+    let intervals = cast(array, &to).map_err(KalamError::internal)?;
+    let intervals = intervals.as_primitive::<IntervalMonthDayNanoType>();
+    Ok(Arc::new(intervals.iter().map(|interval| interval.map(format_interval)).collect::<StringArray>()))
 }
 
 const CAST: CastOptions<'static> = CastOptions { safe: false, format_options: FormatOptions::new() };

@@ -99,10 +99,10 @@ pub fn tables(r: &mut Random) -> (Vec<Table>, Vec<String>) {
         // The first two are in every table: what joins and USING go by.
         columns.push(Column { name: "k".into(), ty: Type::Int });
         columns.push(Column { name: "s".into(), ty: Type::Text });
-        for c in 0..1 + r.below(4) {
+        for (c, alias) in ALIASES.iter().enumerate().take(1 + r.below(4)) {
             let ty = *r.pick(&[Type::Int, Type::Int, Type::Real, Type::Text]);
             // What a query calls a table, a column may be called too.
-            let name = if r.one_in(5) { ALIASES[c].to_owned() } else { format!("c{c}") };
+            let name = if r.one_in(5) { (*alias).to_owned() } else { format!("c{c}") };
             columns.push(Column { name, ty });
         }
         let defined: Vec<String> = columns
