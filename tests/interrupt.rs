@@ -12,11 +12,13 @@ use kalamdb::platform::Instant;
 use kalamdb::sql::{ExecuteOptions, Params};
 use kalamdb::storage::MemoryBackend;
 
-const ENDLESS: [&str; 3] = [
+const ENDLESS: [&str; 5] = [
     "WITH d(x) AS (VALUES (0),(1),(2),(3),(4),(5),(6),(7),(8),(9)) SELECT sum(a.x * b.x + c.x - h.x) \
      FROM d a, d b, d c, d d, d e, d f, d g, d h, d i, d j WHERE i.x + j.x >= 0",
     "SELECT count(*) FROM generate_series(1, 1000000000000) AS g(x) WHERE x % 7 = 1",
     "SELECT count(*) FROM t a JOIN t b ON a.k = b.k JOIN t c ON b.k = c.k JOIN t d ON c.k = d.k JOIN t e ON d.k = e.k",
+    "SELECT count(*) FROM (WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT * FROM c) q",
+    "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT 1 - x FROM c LIMIT 1000000000) SELECT sum(x) FROM c",
 ];
 
 #[test]

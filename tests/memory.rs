@@ -144,6 +144,26 @@ fn a_statement_larger_than_the_limit_leaves_nothing_behind() -> Result<()> {
     Ok(())
 }
 
+/// A recursion gives each of its rows by itself, so there is more around a row than in it.
+#[test]
+fn a_recursion_without_end_runs_out_of_memory() -> Result<()> {
+    let db = Database::open()?;
+    for sql in [
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c",
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION SELECT x + 1 FROM c) SELECT count(*) FROM c",
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x FROM c CROSS JOIN (VALUES (1), (2)) v) SELECT sum(x) FROM c",
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c ORDER BY x",
+    ] {
+        db.refused(sql);
+    }
+    // What is held of each row is counted as long as it is held.
+    let rows = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 10000) SELECT x FROM c";
+    let batches = db.exec(rows)?.rows.expect("a query").batches;
+    let held: usize = batches.iter().map(|b| b.get_array_memory_size()).sum();
+    assert!(db.0.executor().query_memory_peak() >= held, "{held} bytes");
+    Ok(())
+}
+
 /// Rows of ids and texts of so many bytes.
 fn batch(ids: std::ops::Range<i32>, bytes: usize) -> RecordBatch {
     let texts: StringArray = ids.clone().map(|id| Some(format!("{id:0bytes$}"))).collect();

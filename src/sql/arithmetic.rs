@@ -5,6 +5,10 @@
 //! divided by or into a floating point number, the operator is planned as a call of [`Checked`], whose kernels fail
 //! with `NUMERIC_VALUE_OUT_OF_RANGE` and `DIVISION_BY_ZERO` instead. The result's type is that of the wider side, as
 //! in PostgreSQL. What has no type yet while SQL is planned (parameters) is found by [`checked`] afterwards.
+//!
+//! A chain of operators of one precedence (`a + b - c`) is one call, whose steps are done from the left as nested calls
+//! would do them: DataFusion writes the name of a call anew for each call around it, and walks the tree by recursion, so
+//! a sum of a thousand terms must not be a thousand levels.
 
 use std::sync::Arc;
 
@@ -40,7 +44,7 @@ impl ExprPlanner for CheckedArithmetic {
         if !operation.is_checked(&expr.left, &expr.right, schema) {
             return Ok(PlannerResult::Original(expr));
         }
-        Ok(PlannerResult::Planned(operation.call(expr.left, expr.right)))
+        Ok(PlannerResult::Planned(operation.call(expr.left, expr.right, schema)?))
     }
 }
 
@@ -57,7 +61,7 @@ pub fn checked(expr: Expr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
                 _ => return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right }))),
             };
             match operation.is_checked(&left, &right, schema) {
-                true => Transformed::yes(operation.call(*left, *right)),
+                true => Transformed::yes(operation.call(*left, *right, schema)?),
                 false => Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })),
             }
         }
@@ -65,7 +69,7 @@ pub fn checked(expr: Expr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
         Expr::Negative(inner) => match inner.get_type(schema) {
             Ok(data_type) if rank(&data_type).is_some() => {
                 let zero = Expr::Literal(ScalarValue::new_zero(&data_type)?, None);
-                Transformed::yes(Operation::Subtract.call(zero, *inner))
+                Transformed::yes(Operation::Subtract.call(zero, *inner, schema)?)
             }
             _ => Transformed::no(Expr::Negative(inner)),
         },
@@ -108,7 +112,7 @@ enum Operation {
 impl Operation {
     /// Whether the operator is planned as a checked one. A parameter whose type is not known yet is not.
     fn is_checked(self, left: &Expr, right: &Expr, schema: &DFSchema) -> bool {
-        let (Ok(left), Ok(right)) = (left.get_type(schema), right.get_type(schema)) else { return false };
+        let (Ok(left), Ok(right)) = (type_of(left, schema), type_of(right, schema)) else { return false };
         match self {
             Self::Add | Self::Subtract | Self::Multiply => rank(&left).is_some() && rank(&right).is_some(),
             Self::Divide | Self::Remainder => {
@@ -117,10 +121,27 @@ impl Operation {
         }
     }
 
-    fn call(self, left: Expr, right: Expr) -> Expr {
-        let checked = Checked { operation: self, signature: Signature::any(2, Volatility::Immutable) };
-        let udf = Arc::new(ScalarUDF::new_from_impl(checked));
-        Expr::ScalarFunction(ScalarFunction::new_udf(udf, vec![left, right]))
+    fn call(self, left: Expr, right: Expr, schema: &DFSchema) -> DfResult<Expr> {
+        let output = wider(&type_of(&left, schema)?, &type_of(&right, schema)?);
+        // A chain on the left side goes on.
+        let chain = Checked::of(&left).map(|chain| chain.steps.clone());
+        let (mut steps, mut args) = match (left, chain) {
+            (Expr::ScalarFunction(call), Some(steps)) if steps.iter().all(|step| step.binds_as(self)) => {
+                (steps, call.args)
+            }
+            (left, _) => (Vec::new(), vec![left]),
+        };
+        steps.push(self);
+        args.push(right);
+        let signature = Signature::any(args.len(), Volatility::Immutable);
+        let udf = Arc::new(ScalarUDF::new_from_impl(Checked { steps, output, signature }));
+        Ok(Expr::ScalarFunction(ScalarFunction::new_udf(udf, args)))
+    }
+
+    /// Whether both have the same precedence.
+    fn binds_as(self, other: Self) -> bool {
+        let sum = |operation| matches!(operation, Self::Add | Self::Subtract);
+        sum(self) == sum(other)
     }
 
     fn sign(self) -> &'static str {
@@ -134,27 +155,57 @@ impl Operation {
     }
 }
 
-/// The checked operator.
+/// The type of an expression; that of a chain is known.
+fn type_of(expr: &Expr, schema: &DFSchema) -> DfResult<DataType> {
+    Checked::of(expr).map_or_else(|| expr.get_type(schema), |chain| Ok(chain.output.clone()))
+}
+
+/// Checked operators, one after the other from the left.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Checked {
-    operation: Operation,
+    /// Between each argument and the next one.
+    steps: Vec<Operation>,
+    /// The type of the last result, as it was planned.
+    output: DataType,
     signature: Signature,
+}
+
+impl Checked {
+    /// The operators of a call of them.
+    fn of(expr: &Expr) -> Option<&Self> {
+        match expr {
+            Expr::ScalarFunction(call) => call.func.inner().downcast_ref::<Self>(),
+            _ => None,
+        }
+    }
 }
 
 impl ScalarUDFImpl for Checked {
     fn name(&self) -> &str {
-        match self.operation {
-            Operation::Add => "add",
-            Operation::Subtract => "subtract",
-            Operation::Multiply => "multiply",
-            Operation::Divide => "divide",
-            Operation::Remainder => "remainder",
+        match self.steps.as_slice() {
+            [first, rest @ ..] if rest.iter().all(|step| step == first) => match first {
+                Operation::Add => "add",
+                Operation::Subtract => "subtract",
+                Operation::Multiply => "multiply",
+                Operation::Divide => "divide",
+                Operation::Remainder => "remainder",
+            },
+            [Operation::Add | Operation::Subtract, ..] => "add_subtract",
+            _ => "multiply_divide",
         }
     }
 
     fn schema_name(&self, args: &[Expr]) -> DfResult<String> {
-        let sides: Vec<String> = args.iter().map(|a| a.schema_name().to_string()).collect();
-        Ok(sides.join(self.operation.sign()))
+        let signs = std::iter::once("").chain(self.steps.iter().map(|step| step.sign()));
+        Ok(signs.zip(args).fold(String::new(), |name, (sign, arg)| {
+            let arg_name = arg.schema_name();
+            // a - (b - c) is not a - b - c.
+            if Self::of(arg).is_some() {
+                format!("{name}{sign}({arg_name})")
+            } else {
+                format!("{name}{sign}{arg_name}")
+            }
+        }))
     }
 
     fn signature(&self) -> &Signature {
@@ -172,13 +223,21 @@ impl ScalarUDFImpl for Checked {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
-        let target = args.return_field.data_type().clone();
-        let scalars = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
-        let sides = args.args.iter().map(|a| side(a, &target)).collect::<DfResult<Vec<_>>>()?;
-        let [left, right] = sides.as_slice() else {
-            return Err(DataFusionError::External(Box::new(KalamError::internal("an operator has two sides"))));
-        };
-        let outcome: Result<ArrayRef, _> = match self.operation {
+        let mut args = args.args.into_iter();
+        let first = args
+            .next()
+            .ok_or_else(|| DataFusionError::External(Box::new(KalamError::internal("an operator has two sides"))))?;
+        self.steps.iter().zip(args).try_fold(first, |left, (step, right)| step.of(&left, &right))
+    }
+}
+
+impl Operation {
+    /// What it gives of two values.
+    fn of(self, left: &ColumnarValue, right: &ColumnarValue) -> DfResult<ColumnarValue> {
+        let target = wider(&left.data_type(), &right.data_type());
+        let scalars = matches!((left, right), (ColumnarValue::Scalar(_), ColumnarValue::Scalar(_)));
+        let (left, right) = (side(left, &target)?, side(right, &target)?);
+        let outcome: Result<ArrayRef, _> = match self {
             Operation::Add => numeric::add(left.as_ref(), right.as_ref()),
             Operation::Subtract => numeric::sub(left.as_ref(), right.as_ref()),
             Operation::Multiply => numeric::mul(left.as_ref(), right.as_ref()),

@@ -15,6 +15,8 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
+use super::chains;
+
 /// Looser than `+`, tighter than a comparison.
 const OTHER_OPERATORS: u8 = 21;
 
@@ -273,7 +275,7 @@ impl Dialect for KalamDialect {
         } else if parser.parse_keywords(&[K::IS, K::NOT, K::DISTINCT, K::FROM]) {
             true
         } else {
-            return None;
+            return chains::parse(parser, expr, precedence);
         };
         let (left, right) = (Box::new(expr.clone()), parser.parse_subexpr(self.prec_value(Precedence::Eq)));
         Some(right.map(|right| match negated {

@@ -101,6 +101,9 @@ impl Gauges for QueryMemory {
 const COUNTED_FROM: usize = 4096;
 /// Bytes that the buffers behind rows have, those that rows share counted again, from which rows are counted.
 const COUNTED_FROM_BYTES: usize = 1 << 20;
+/// What a column of a batch takes beside its values, about: the array, its buffers' headers, and what they leave unused.
+/// A recursive query gives its rows in batches of one.
+const COLUMN_BYTES: usize = 256;
 
 /// The rows that a statement has gathered so far, as far as they take memory. Rows that are shared with a table count in
 /// full: whoever changes them holds them once more.
@@ -125,7 +128,8 @@ impl HeldRows {
         if self.are_few(|| batch.get_array_memory_size()) {
             return Ok(());
         }
-        self.add_bytes(batch.columns().iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or(0)).sum())
+        let size = |column: &Arc<dyn Array>| column.to_data().get_slice_memory_size().unwrap_or(0) + COLUMN_BYTES;
+        self.add_bytes(batch.columns().iter().map(size).sum())
     }
 
     /// Counts what the rows take in another form beside their own.

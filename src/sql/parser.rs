@@ -9,6 +9,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, Word};
 
+use super::chains;
 use super::dialect::KalamDialect;
 use crate::error::{ErrorCode, KalamError, Position, Result};
 use crate::schema::TableType;
@@ -166,6 +167,7 @@ pub fn parse(sql: &str) -> Result<Vec<Statement>> {
         .tokenize_with_location()
         .map_err(|e| syntax_error(&ParserError::TokenizerError(e.to_string())))?;
     let tokens = tokens::as_the_parser_reads_them(tokens);
+    chains::check_queries(&tokens).map_err(|e| syntax_error(&e))?;
     let dialect = KalamDialect::for_tokens(&tokens);
     let parser = Parser::new(&dialect).with_recursion_limit(RECURSION_LIMIT).with_tokens_with_locations(tokens);
     StatementParser { parser }.statements().map_err(|e| {
