@@ -16,11 +16,7 @@ use super::catalog::fold;
 use super::fault::place_of;
 use super::handlers::query::item_name;
 use super::walk::walk_mut;
-<<<<<<< HEAD
-use super::{intervals, named_windows, row_values, synonyms, templates, time_zones, using};
-=======
-use super::{intervals, recursion, row_values, synonyms, templates, time_zones, using};
->>>>>>> main
+use super::{intervals, named_windows, recursion, row_values, synonyms, templates, time_zones, using};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::types::KalamDataType;
 
@@ -136,13 +132,12 @@ impl VisitorMut for Standardise {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<KalamError> {
         using::write_out(query);
-<<<<<<< HEAD
         if let (SetExpr::Select(select), Some(order_by)) = (query.body.as_ref(), &mut query.order_by)
             && let Err(error) = named_windows::in_order(&select.named_window, order_by)
         {
-=======
+            return ControlFlow::Break(error);
+        }
         if let Err(error) = recursion::write_out(query) {
->>>>>>> main
             return ControlFlow::Break(error);
         }
         if let Some(operation) = counted_operation(&query.body) {
