@@ -16,7 +16,7 @@ use super::catalog::fold;
 use super::fault::place_of;
 use super::handlers::query::item_name;
 use super::walk::walk_mut;
-use super::{intervals, recursion, row_values, synonyms, templates, time_zones, using};
+use super::{intervals, recursion, row_values, series, synonyms, templates, time_zones, using};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::types::KalamDataType;
 
@@ -131,6 +131,7 @@ impl VisitorMut for Standardise {
     type Break = KalamError;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<KalamError> {
+        series::name_columns(query);
         using::write_out(query);
         if let Err(error) = recursion::write_out(query) {
             return ControlFlow::Break(error);
