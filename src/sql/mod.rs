@@ -57,6 +57,7 @@ mod result;
 mod rewrite;
 mod row_values;
 mod scalar_subqueries;
+mod series;
 mod session;
 mod set_operations;
 mod short_path;

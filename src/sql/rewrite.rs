@@ -17,8 +17,8 @@ use super::fault::place_of;
 use super::handlers::query::item_name;
 use super::walk::walk_mut;
 use super::{
-    column_names, intervals, named_windows, order_names, recursion, row_values, synonyms, templates, time_zones, using,
-    with_names,
+    column_names, intervals, named_windows, order_names, recursion, row_values, series, synonyms, templates,
+    time_zones, using, with_names,
 };
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::types::KalamDataType;
@@ -141,6 +141,7 @@ impl VisitorMut for Standardise {
     type Break = KalamError;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<KalamError> {
+        series::name_columns(query);
         using::in_order(query);
         order_names::name_windows(query);
         if let (SetExpr::Select(select), Some(order_by)) = (query.body.as_ref(), &mut query.order_by)

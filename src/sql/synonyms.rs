@@ -104,6 +104,7 @@ pub fn expression(function: &Function) -> Option<Expr> {
             let local = call(time_zones::NAME, vec![zone.clone(), value.clone()]);
             call(time_zones::NAME, vec![zone.clone(), call("date_trunc", vec![unit.clone(), local])])
         }
+        ("row", [_, _, ..]) => Expr::Tuple(arguments),
         ("hex", [value]) => call("upper", vec![call("encode", vec![value.clone(), text("hex")])]),
         ("unhex", [value]) => call("decode", vec![value.clone(), text("hex")]),
         // What lies between the quotes is doubled where it is one.
