@@ -71,6 +71,7 @@ mod time_of_day;
 mod time_zones;
 mod transaction;
 mod type_planner;
+mod unnamed;
 mod unnest;
 mod unsaid;
 mod using;
