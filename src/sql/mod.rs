@@ -33,6 +33,7 @@ mod index_order;
 mod interrupt;
 mod intervals;
 mod json;
+mod lateral;
 mod lru;
 mod many;
 mod memory;
