@@ -14,6 +14,7 @@ pub mod namespace;
 pub mod prepare;
 pub mod query;
 pub mod rewrite;
+mod set_list;
 pub mod show;
 pub mod storage;
 pub mod table;
