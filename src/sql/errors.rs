@@ -68,6 +68,13 @@ fn not_implemented(what: &str) -> KalamError {
     if what.starts_with("Unsupported ast node ") {
         return KalamError::new(ErrorCode::FeatureNotSupported, "not supported: an expression of this kind");
     }
+    for clause in ["LIMIT", "OFFSET"] {
+        if what.starts_with(&format!("Unsupported {clause} expression")) {
+            let message = format!("{clause} takes a number or a parameter");
+            return KalamError::new(ErrorCode::FeatureNotSupported, message)
+                .with_hint("Number the rows: row_number() OVER (ORDER BY …) <= (SELECT …).");
+        }
+    }
     if let Some(rest) = what.strip_prefix("Unsupported JOIN operator ") {
         let kind = rest.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or("");
         let message = format!("not supported: a JOIN of the kind {}", kind.to_ascii_uppercase());
