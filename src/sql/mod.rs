@@ -22,6 +22,7 @@ mod extremes;
 mod fault;
 mod functions;
 mod generated;
+mod grouped_keys;
 mod guarded_rules;
 mod handlers;
 mod hidden_tables;
