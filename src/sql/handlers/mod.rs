@@ -13,6 +13,7 @@ pub mod job;
 pub mod namespace;
 pub mod prepare;
 pub mod query;
+pub mod returning;
 pub mod rewrite;
 pub mod show;
 pub mod storage;
