@@ -34,6 +34,7 @@ use super::arithmetic::CheckedArithmetic;
 use super::casts::{KalamCasts, KalamComparisons, NoNumbersForTimes};
 use super::correlated::CorrelatedSubqueries;
 use super::counting_windows::CountingWindows;
+use super::framed::FramedAggregates;
 use super::dependencies::FalseDependencies;
 use super::extremes::Extremes;
 use super::guarded_rules;
@@ -116,6 +117,7 @@ fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
         Arc::new(CheckedArithmetic),
         Arc::new(JsonOperators),
         Arc::new(ArrayLiterals),
+        Arc::new(FramedAggregates),
         Arc::new(CountingWindows),
         Arc::new(datafusion_functions::datetime::planner::DatetimeFunctionPlanner),
         Arc::new(datafusion_functions::unicode::planner::UnicodeFunctionPlanner),

@@ -20,6 +20,7 @@ mod executor;
 mod expressions;
 mod extremes;
 mod fault;
+mod framed;
 mod functions;
 mod generated;
 mod grouped_keys;

@@ -199,7 +199,17 @@ fn pairs(set: &[Assignment]) -> Result<Vec<(&ObjectName, &Expr)>> {
                     format!("SET has {} columns and {} values", names.len(), values.len()),
                 ));
             }
-            (AssignmentTarget::Tuple(_), _) => return unsupported("assignment of a subquery to a list of columns"),
+            (AssignmentTarget::Tuple(_), Expr::Subquery(_)) => {
+                return unsupported("assignment of a subquery to a list of columns");
+            }
+            (AssignmentTarget::Tuple(_), value) => {
+                return Err(KalamError::new(
+                    ErrorCode::FeatureNotSupported,
+                    "a list of columns is assigned something else than a list of values",
+                )
+                .with_hint("Write SET (a, b) = (x, y).")
+                .at(fault::place_of(value)));
+            }
         }
     }
     Ok(pairs)
