@@ -30,6 +30,7 @@ use super::hidden_tables::{self, missing_table};
 use super::order_names;
 use super::parser::position_of;
 use super::rewrite;
+use super::row_counts;
 use super::scalar_subqueries;
 use super::type_planner::KalamTypePlanner;
 use super::using;
@@ -359,6 +360,7 @@ impl<'a> PlanContext<'a> {
 
     fn plan(&self, mut statement: ast::Statement) -> Result<LogicalPlan> {
         rewrite::standardise(&mut statement)?;
+        row_counts::write_out(&mut statement, &|name| self.columns_of(name))?;
         let is_aggregate = |name: &str| self.state.aggregate_functions().contains_key(name);
         grouped_keys::complete(&mut statement, &|name| self.columns_of(name), &is_aggregate);
         clauses::calls(&statement, self.state)?;
@@ -406,10 +408,7 @@ impl<'a> PlanContext<'a> {
         let provider = source_as_provider(self.tables.get(&reference)?.as_ref().ok()?).ok()?;
         let definition = stored_core(provider.as_ref())?.definition();
         let names = |columns: Vec<&ColumnDefinition>| columns.iter().map(|c| c.name.clone()).collect();
-        Some(Columns {
-            key: names(definition.key_columns()),
-            all: names(definition.columns_in_order().collect()),
-        })
+        Some(Columns { key: names(definition.key_columns()), all: names(definition.columns_in_order().collect()) })
     }
 
     fn expand(&self, query: &mut ast::Query, wildcards: bool) -> Result<()> {

@@ -32,9 +32,8 @@ pub fn complete(
     columns_of: &dyn Fn(&ObjectName) -> Option<Columns>,
     is_aggregate: &dyn Fn(&str) -> bool,
 ) {
-    let mut hidden = CteNames(HashSet::new());
-    let _ = walk(statement, &mut hidden);
-    let _ = walk_mut(statement, &mut Complete { columns_of, is_aggregate, hidden: hidden.0 });
+    let tables = Tables::of(statement, columns_of);
+    let _ = walk_mut(statement, &mut Complete { tables, is_aggregate });
 }
 
 /// The names that WITH gives to queries.
@@ -49,10 +48,16 @@ impl Visitor for CteNames {
     }
 }
 
-struct Complete<'a> {
+/// What is known of the tables that a statement names.
+pub struct Tables<'a> {
     columns_of: &'a dyn Fn(&ObjectName) -> Option<Columns>,
-    is_aggregate: &'a dyn Fn(&str) -> bool,
+    /// Names that mean queries of WITH somewhere, and so no table for certain.
     hidden: HashSet<String>,
+}
+
+struct Complete<'a> {
+    tables: Tables<'a>,
+    is_aggregate: &'a dyn Fn(&str) -> bool,
 }
 
 impl VisitorMut for Complete<'_> {
@@ -72,14 +77,16 @@ impl VisitorMut for Complete<'_> {
 }
 
 /// A table in FROM, and what its columns are qualified with.
-struct Relation {
-    qualifier: Vec<Ident>,
-    columns: Option<Columns>,
+pub struct Relation {
+    /// The parts of what its columns are qualified with.
+    pub qualifier: Vec<Ident>,
+    /// Its columns, if it is a stored table.
+    pub columns: Option<Columns>,
 }
 
 impl Relation {
     /// Whether the qualifier of a name means it.
-    fn is_named(&self, by: &[Ident]) -> bool {
+    pub fn is_named(&self, by: &[Ident]) -> bool {
         let own = self.qualifier.iter().rev().map(fold);
         by.len() <= self.qualifier.len() && by.iter().rev().map(fold).zip(own).all(|(a, b)| a == b)
     }
@@ -95,8 +102,7 @@ impl Complete<'_> {
         if keys.is_empty() || !modifiers.is_empty() {
             return;
         }
-        let mut relations = Vec::new();
-        select.from.iter().for_each(|from| self.relations(from, &mut relations));
+        let relations = self.tables.relations(&select.from);
         let has_key = |relation: &Relation| {
             relation.columns.as_ref().is_some_and(|columns| {
                 let grouped = |column: &String| keys.iter().any(|key| means(key, relation, column, &relations, select));
@@ -145,8 +151,24 @@ impl Complete<'_> {
             keys.extend(added);
         }
     }
+}
 
-    fn relations(&self, from: &TableWithJoins, found: &mut Vec<Relation>) {
+impl<'a> Tables<'a> {
+    /// The tables of a statement.
+    pub fn of(statement: &ast::Statement, columns_of: &'a dyn Fn(&ObjectName) -> Option<Columns>) -> Self {
+        let mut names = CteNames(HashSet::new());
+        let _ = walk(statement, &mut names);
+        Self { columns_of, hidden: names.0 }
+    }
+
+    /// Those of a FROM clause.
+    pub fn relations(&self, from: &[TableWithJoins]) -> Vec<Relation> {
+        let mut found = Vec::new();
+        from.iter().for_each(|from| self.collect(from, &mut found));
+        found
+    }
+
+    fn collect(&self, from: &TableWithJoins, found: &mut Vec<Relation>) {
         for factor in std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)) {
             match factor {
                 TableFactor::Table { name, alias, args: None, .. } => {
@@ -159,7 +181,7 @@ impl Complete<'_> {
                     });
                 }
                 TableFactor::NestedJoin { table_with_joins, alias: None, .. } => {
-                    self.relations(table_with_joins, found);
+                    self.collect(table_with_joins, found);
                 }
                 _ => found.push(Relation { qualifier: Vec::new(), columns: None }),
             }

@@ -54,6 +54,7 @@ mod privileges;
 mod recursion;
 mod result;
 mod rewrite;
+mod row_counts;
 mod row_values;
 mod scalar_subqueries;
 mod session;
