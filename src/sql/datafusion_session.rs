@@ -33,6 +33,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::arithmetic::CheckedArithmetic;
 use super::casts::{KalamCasts, KalamComparisons, NoNumbersForTimes};
 use super::correlated::CorrelatedSubqueries;
+use super::correlated_order::CorrelatedOrder;
 use super::counting_windows::CountingWindows;
 use super::framed::FramedAggregates;
 use super::dependencies::FalseDependencies;
@@ -63,6 +64,8 @@ pub fn session_state(memory: Arc<dyn MemoryPool>, store: &Arc<TableStore>) -> Re
     let options = config.options_mut();
     options.sql_parser.collect_spans = true;
     options.sql_parser.map_string_types_to_utf8view = false;
+    // Whether a sort is of any use shows in the plan of the whole statement (`written_order.rs`).
+    options.sql_parser.enable_subquery_sort_elimination = false;
     options.explain.show_statistics = false;
     // A filter that one operator fills while another reads it would tie two runs of a kept plan together.
     options.optimizer.enable_dynamic_filter_pushdown = false;
@@ -77,6 +80,7 @@ pub fn session_state(memory: Arc<dyn MemoryPool>, store: &Arc<TableStore>) -> Re
         .build_arc()
         .map_err(KalamError::internal)?;
     let mut analyzer_rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![
+        Arc::new(CorrelatedOrder),
         Arc::new(SubqueryPlaces),
         Arc::new(NotIn),
         Arc::new(CorrelatedSubqueries),

@@ -2,7 +2,8 @@
 //! for the operators of JSON, of bits, `^` and IS DISTINCT FROM.
 //!
 //! Invariant: everything else that [`GenericDialect`] decides is decided by it here too, and the parser takes this for
-//! it where it asks by type. `INSERT INTO t AS x`, `ALTER COLUMN … TYPE … USING` and `1_000` are parsed besides. The generic
+//! it where it asks by type; but a comma ends no SELECT list, and words that begin clauses of other databases may be names.
+//! `INSERT INTO t AS x`, `ALTER COLUMN … TYPE … USING` and `1_000` are parsed besides. The generic
 //! precedence makes `d ->> 'a' = 'x'` mean `d ->> ('a' = 'x')`, and `a IS DISTINCT FROM b OR c` ask for `b OR c`. `^` is
 //! power and `#` the exclusive or, as in PostgreSQL.
 
@@ -12,7 +13,7 @@ use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr};
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, Precedence};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
 use super::chains;
 
@@ -56,6 +57,130 @@ fn has_insert_alias(tokens: &[TokenWithSpan]) -> bool {
     false
 }
 
+/// What may be an alias without AS in PostgreSQL, and begins a clause elsewhere: it is one where no such clause follows.
+const TABLE_ALIASES: [Keyword; 16] = {
+    use Keyword as K;
+    [
+        K::CLUSTER,
+        K::CONNECT,
+        K::DISTRIBUTE,
+        K::EXPLAIN,
+        K::FORMAT,
+        K::MATCH_CONDITION,
+        K::MATCH_RECOGNIZE,
+        K::OPEN,
+        K::OUTPUT,
+        K::PREWHERE,
+        K::QUALIFY,
+        K::SETTINGS,
+        K::SORT,
+        K::START,
+        K::TOP,
+        K::VIEW,
+    ]
+};
+
+/// The same of aliases in a SELECT list.
+const COLUMN_ALIASES: [Keyword; 8] = {
+    use Keyword as K;
+    [K::ANALYZE, K::CLUSTER, K::DISTRIBUTE, K::EXPLAIN, K::SORT, K::TOP, K::VALUES, K::VIEW]
+};
+
+/// What follows a table with its alias.
+const BEHIND_TABLES: [Keyword; 22] = {
+    use Keyword as K;
+    [
+        K::WHERE,
+        K::JOIN,
+        K::INNER,
+        K::LEFT,
+        K::RIGHT,
+        K::FULL,
+        K::CROSS,
+        K::NATURAL,
+        K::ON,
+        K::USING,
+        K::GROUP,
+        K::ORDER,
+        K::HAVING,
+        K::LIMIT,
+        K::OFFSET,
+        K::FETCH,
+        K::UNION,
+        K::EXCEPT,
+        K::INTERSECT,
+        K::WINDOW,
+        K::FOR,
+        K::RETURNING,
+    ]
+};
+
+/// What follows a SELECT list.
+const BEHIND_COLUMNS: [Keyword; 13] = {
+    use Keyword as K;
+    [
+        K::FROM,
+        K::WHERE,
+        K::GROUP,
+        K::ORDER,
+        K::HAVING,
+        K::LIMIT,
+        K::OFFSET,
+        K::FETCH,
+        K::UNION,
+        K::EXCEPT,
+        K::INTERSECT,
+        K::WINDOW,
+        K::FOR,
+    ]
+};
+
+/// Whether an alias of a table can stand before a token.
+pub fn ends_a_table(next: &Token) -> bool {
+    ends_an_alias(next, &BEHIND_TABLES)
+}
+
+/// Whether an alias can stand before a token.
+fn ends_an_alias(next: &Token, keywords: &[Keyword]) -> bool {
+    match next {
+        Token::Word(word) => word.quote_style.is_none() && keywords.contains(&word.keyword),
+        Token::Comma | Token::RParen | Token::SemiColon | Token::EOF => true,
+        _ => false,
+    }
+}
+
+/// Whether a word behind an expression asks for NULL (`ISNULL`), or for a value (`NOTNULL`).
+fn is_null_test(word: &Word) -> Option<bool> {
+    let is = |name: &str| word.quote_style.is_none() && word.value.eq_ignore_ascii_case(name);
+    if is("isnull") { Some(true) } else { is("notnull").then_some(false) }
+}
+
+/// Whether `interval` is the name of a column here: no value follows, or none with a unit.
+fn is_interval_column(parser: &Parser) -> bool {
+    let token = |n| &parser.peek_nth_token_ref(n).token;
+    if !matches!(token(0), Token::Word(word) if word.keyword == Keyword::INTERVAL && word.quote_style.is_none()) {
+        return false;
+    }
+    let units = ["year", "quarter", "month", "week", "day", "hour", "minute", "second", "milli", "micro", "nano"];
+    let is_unit = |n| match token(n) {
+        Token::Word(word) => units.iter().any(|unit| word.value.to_ascii_lowercase().starts_with(unit)),
+        _ => false,
+    };
+    match token(1) {
+        Token::Word(word) => word.keyword != Keyword::NoKeyword || !is_unit(2),
+        Token::Minus | Token::Plus => !matches!(token(2), Token::Number(..)) || !is_unit(3),
+        Token::Comma | Token::RParen | Token::SemiColon | Token::EOF | Token::Period => true,
+        Token::Number(..) | Token::Placeholder(_) | Token::LParen => false,
+        // Text of any kind is a value, an operator is none.
+        other => !other.to_string().contains('\''),
+    }
+}
+
+/// Whether OF follows the next word.
+fn is_of(parser: &Parser) -> bool {
+    matches!(&parser.peek_nth_token_ref(1).token, Token::Word(word) if word.keyword == Keyword::OF)
+}
+
 macro_rules! as_generic {
     (char $($test:ident)*) => {
         $(fn $test(&self, ch: char) -> bool {
@@ -86,8 +211,30 @@ impl Dialect for KalamDialect {
         true
     }
 
+    fn is_column_alias(&self, keyword: &Keyword, parser: &mut Parser) -> bool {
+        GenericDialect {}.is_column_alias(keyword, parser)
+            || (COLUMN_ALIASES.contains(keyword) && ends_an_alias(&parser.peek_token_ref().token, &BEHIND_COLUMNS))
+    }
+
+    fn is_table_alias(&self, keyword: &Keyword, parser: &mut Parser) -> bool {
+        if (GenericDialect {}).is_table_alias(keyword, parser) {
+            return true;
+        }
+        TABLE_ALIASES.contains(keyword) && ends_a_table(&parser.peek_token_ref().token)
+    }
+
+    fn parse_prefix(&self, parser: &mut Parser) -> Option<Result<Expr, ParserError>> {
+        if !is_interval_column(parser) {
+            return None;
+        }
+        Some(parser.parse_identifier().map(Expr::Identifier))
+    }
+
     fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
-        match parser.peek_token_ref().token {
+        match &parser.peek_token_ref().token {
+            Token::Word(word) if is_null_test(word).is_some() => Some(Ok(self.prec_value(Precedence::Is))),
+            // Else it is an alias.
+            Token::Word(word) if word.keyword == Keyword::MEMBER && !is_of(parser) => Some(Ok(self.prec_unknown())),
             Token::Arrow
             | Token::LongArrow
             | Token::HashArrow
@@ -109,6 +256,13 @@ impl Dialect for KalamDialect {
 
     fn parse_infix(&self, parser: &mut Parser, expr: &Expr, precedence: u8) -> Option<Result<Expr, ParserError>> {
         use Keyword as K;
+        if let Token::Word(word) = &parser.peek_token_ref().token
+            && let Some(is_null) = is_null_test(word)
+        {
+            parser.advance_token();
+            let tested = Box::new(expr.clone());
+            return Some(Ok(if is_null { Expr::IsNull(tested) } else { Expr::IsNotNull(tested) }));
+        }
         for (token, op) in [(Token::Caret, BinaryOperator::PGExp), (Token::Sharp, BinaryOperator::PGBitwiseXor)] {
             if parser.consume_token(&token) {
                 let (left, right) = (Box::new(expr.clone()), parser.parse_subexpr(precedence));
@@ -165,7 +319,6 @@ impl Dialect for KalamDialect {
         supports_limit_comma
         supports_update_order_by
         supports_from_first_select
-        supports_projection_trailing_commas
         supports_asc_desc_in_column_definition
         supports_try_convert
         supports_bitwise_shift_operators

@@ -26,6 +26,7 @@ use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::projection::ProjectionExec;
 
 use super::unsaid::Unsaid;
+use super::written_order::WrittenOrder;
 
 type Rule = Arc<dyn OptimizerRule + Send + Sync>;
 type PhysicalRule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
@@ -81,13 +82,14 @@ impl OptimizerRule for ConstantsRight {
     }
 }
 
-/// DataFusion's rules for physical plans but those that go by names, with [`Unsaid`] among them.
+/// DataFusion's rules for physical plans but those that go by names, with [`Unsaid`] and [`WrittenOrder`] among them.
 pub fn physical_rules() -> Vec<PhysicalRule> {
     let mut rules = PhysicalOptimizer::new().rules;
     rules.retain(|rule| !["FilterPushdown", "FilterPushdown(Post)", "LimitAggregation"].contains(&rule.name()));
     // Behind what chooses the kinds of joins, before what places sorts.
     let place = rules.iter().position(|rule| rule.name() == "EnsureRequirements").unwrap_or(0);
     rules.insert(place, Arc::new(Unsaid));
+    rules.insert(place, Arc::new(WrittenOrder));
     let guard = |rule: PhysicalRule| match rule.name() {
         "ProjectionPushdown" => Arc::new(WithoutFilterProjections(rule)) as PhysicalRule,
         _ => rule,

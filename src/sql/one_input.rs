@@ -10,7 +10,7 @@ use std::sync::Arc;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result as DfResult, plan_datafusion_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::{OrderingRequirements, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{CardinalityEffect, ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 
@@ -30,6 +30,11 @@ pub trait Step: fmt::Debug + Clone + Send + Sync + 'static {
     const KEEPS_ORDER: bool = false;
     /// Whether it gives every row that it takes, so that a limit above it may go below.
     const KEEPS_ROWS: bool = false;
+
+    /// The order in which it wants the rows of its input.
+    fn required_order(&self) -> Option<OrderingRequirements> {
+        None
+    }
 
     /// What is stated of its rows.
     fn properties(&self, input: &Arc<dyn ExecutionPlan>) -> Arc<PlanProperties>;
@@ -86,6 +91,10 @@ impl<S: Step> ExecutionPlan for OneInput<S> {
 
     fn maintains_input_order(&self) -> Vec<bool> {
         vec![S::KEEPS_ORDER]
+    }
+
+    fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
+        vec![self.step.required_order()]
     }
 
     fn supports_limit_pushdown(&self) -> bool {

@@ -6,6 +6,8 @@
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
+use super::super::dialect::ends_a_table;
+
 /// The words that a query in parentheses may stand behind.
 const BEFORE_QUERIES: [Keyword; 27] = {
     use Keyword as K;
@@ -42,7 +44,7 @@ const BEFORE_QUERIES: [Keyword; 27] = {
 
 /// The tokens of a text, as the parser is to read them.
 pub(super) fn as_the_parser_reads_them(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
-    let tokens = without_options_word(without_empty_parentheses(tokens));
+    let tokens = with_alias_words(with_key_columns(without_options_word(without_empty_parentheses(tokens))));
     with_selects_for_tables(without_hints(with_json_operators(with_plain_numbers(tokens))))
 }
 
@@ -61,6 +63,68 @@ fn keyword(token: &TokenWithSpan) -> Option<Keyword> {
 /// The places of the tokens that are no space.
 fn written(tokens: &[TokenWithSpan]) -> Vec<usize> {
     (0..tokens.len()).filter(|&at| !is_space(&tokens[at])).collect()
+}
+
+/// `key`, `index`, `fulltext` and `spatial` as the name of a column: the parser takes them for MySQL's `KEY name (columns)`.
+fn with_key_columns(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    use Keyword as K;
+    let names = |token: &TokenWithSpan| matches!(keyword(token), Some(K::KEY | K::INDEX | K::FULLTEXT | K::SPATIAL));
+    if !tokens.iter().any(|token| keyword(token) == Some(K::TABLE)) || !tokens.iter().any(names) {
+        return tokens;
+    }
+    let places = written(&tokens);
+    let token = |n: usize| places.get(n).map(|&place| &tokens[place]);
+    let is = |n: usize, wanted: &Token| token(n).is_some_and(|t| t.token == *wanted);
+    let is_word = |n: usize| matches!(token(n).map(|t| &t.token), Some(Token::Word(_)));
+    let mut columns = Vec::new();
+    for (n, &place) in places.iter().enumerate().skip(1) {
+        let begins =
+            is(n - 1, &Token::LParen) || is(n - 1, &Token::Comma) || token(n - 1).and_then(keyword) == Some(K::ADD);
+        if !begins || !token(n).is_some_and(names) || !is_word(n + 1) {
+            continue;
+        }
+        // `KEY name (a)` and `KEY name USING …`, but not `key VARCHAR(50)`; `FULLTEXT INDEX` begins no column.
+        let index = [K::USING, K::INDEX, K::KEY];
+        let is_index = (n + 1..n + 3).any(|n| token(n).and_then(keyword).is_some_and(|word| index.contains(&word)))
+            || (is(n + 2, &Token::LParen) && is_word(n + 3));
+        if !is_index {
+            columns.push(place);
+        }
+    }
+    for place in columns {
+        if let Token::Word(word) = &mut tokens[place].token {
+            word.keyword = K::NoKeyword;
+        }
+    }
+    tokens
+}
+
+/// `FROM t partition WHERE …`: words that the parser takes for a clause before it looks for an alias.
+fn with_alias_words(mut tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    use Keyword as K;
+    let begins = [K::PARTITION, K::PIVOT, K::UNPIVOT, K::SAMPLE, K::ANTI, K::SEMI, K::ASOF, K::GLOBAL];
+    let is_alias = |token: &TokenWithSpan| keyword(token).is_some_and(|word| begins.contains(&word));
+    if !tokens.iter().any(is_alias) {
+        return tokens;
+    }
+    let before = [K::LEFT, K::RIGHT, K::BY, K::FROM, K::JOIN, K::SELECT, K::ALTER, K::DROP, K::ADD, K::WHERE];
+    let places = written(&tokens);
+    for n in 1..places.len() {
+        let is_behind_name = match &tokens[places[n - 1]].token {
+            Token::Word(word) => word.quote_style.is_some() || !before.contains(&word.keyword),
+            before => *before == Token::RParen,
+        };
+        let next = places.get(n + 1).map(|&next| &tokens[next]);
+        let ends = next.is_none_or(|next| ends_a_table(&next.token) && keyword(next) != Some(K::JOIN));
+        if is_alias(&tokens[places[n]])
+            && is_behind_name
+            && ends
+            && let Token::Word(word) = &mut tokens[places[n]].token
+        {
+            word.keyword = K::NoKeyword;
+        }
+    }
+    tokens
 }
 
 /// `WITH x AS MATERIALIZED (…)` and `AS NOT MATERIALIZED (…)` say how the query is to be run, not what it gives.

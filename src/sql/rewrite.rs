@@ -16,7 +16,7 @@ use super::catalog::fold;
 use super::fault::place_of;
 use super::handlers::query::item_name;
 use super::walk::walk_mut;
-use super::{intervals, recursion, row_values, synonyms, templates, time_zones, using};
+use super::{intervals, named_windows, recursion, row_values, series, synonyms, templates, time_zones, using};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::types::KalamDataType;
 
@@ -142,7 +142,13 @@ impl VisitorMut for Standardise {
     type Break = KalamError;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<KalamError> {
+        series::name_columns(query);
         using::write_out(query);
+        if let (SetExpr::Select(select), Some(order_by)) = (query.body.as_ref(), &mut query.order_by)
+            && let Err(error) = named_windows::in_order(&select.named_window, order_by)
+        {
+            return ControlFlow::Break(error);
+        }
         if let Err(error) = recursion::write_out(query) {
             return ControlFlow::Break(error);
         }
@@ -174,6 +180,9 @@ impl VisitorMut for Standardise {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<KalamError> {
+        if let Err(error) = named_windows::in_select(select) {
+            return ControlFlow::Break(error);
+        }
         match select.selection.as_mut().map_or(Ok(()), row_values::expand_conjuncts) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(error),
@@ -205,6 +214,10 @@ fn counted_operation(body: &SetExpr) -> Option<SetOperator> {
 }
 
 fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
+    if let Expr::Function(function) = expr {
+        named_windows::check(function.over.as_ref())?;
+        synonyms::concatenated(function);
+    }
     if let Expr::Function(function) = expr
         && let Some(name) = synonyms::name_here(function)
     {

@@ -32,6 +32,25 @@ pub fn name_here(function: &Function) -> Option<&'static str> {
     })
 }
 
+/// `group_concat(x, separator)` as `string_agg`, with its DISTINCT, ORDER BY, FILTER and window as they are.
+pub fn concatenated(function: &mut Function) {
+    let [part] = function.name.0.as_slice() else { return };
+    if part.as_ident().map(fold).as_deref() != Some("group_concat") {
+        return;
+    }
+    let FunctionArguments::List(list) = &mut function.args else { return };
+    let [FunctionArg::Unnamed(FunctionArgExpr::Expr(value)), rest @ ..] = list.args.as_mut_slice() else { return };
+    match rest {
+        [] => {
+            *value = cast(value.clone(), DataType::Text);
+            list.args.push(FunctionArg::Unnamed(FunctionArgExpr::Expr(text(","))));
+        }
+        [_] => *value = cast(value.clone(), DataType::Text),
+        _ => return,
+    }
+    function.name = ast::ObjectName::from(vec![ast::Ident::new("string_agg")]);
+}
+
 /// Why a call is refused that has the name and the shape of one of SQLite's.
 pub fn refused(function: &Function) -> Option<KalamError> {
     let [part] = function.name.0.as_slice() else { return None };
@@ -85,6 +104,7 @@ pub fn expression(function: &Function) -> Option<Expr> {
             let local = call(time_zones::NAME, vec![zone.clone(), value.clone()]);
             call(time_zones::NAME, vec![zone.clone(), call("date_trunc", vec![unit.clone(), local])])
         }
+        ("row", [_, _, ..]) => Expr::Tuple(arguments),
         ("hex", [value]) => call("upper", vec![call("encode", vec![value.clone(), text("hex")])]),
         ("unhex", [value]) => call("decode", vec![value.clone(), text("hex")]),
         // What lies between the quotes is doubled where it is one.
@@ -95,10 +115,6 @@ pub fn expression(function: &Function) -> Option<Expr> {
         ("total", [value]) => {
             let sum = call("sum", vec![cast(value.clone(), DataType::DoublePrecision)]);
             call("coalesce", vec![sum, Expr::Value(Value::Number("0.0".into(), false).with_empty_span())])
-        }
-        ("group_concat", [value]) => call("string_agg", vec![cast(value.clone(), DataType::Text), text(",")]),
-        ("group_concat", [value, separator]) => {
-            call("string_agg", vec![cast(value.clone(), DataType::Text), separator.clone()])
         }
         _ => return None,
     })
