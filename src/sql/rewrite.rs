@@ -105,7 +105,8 @@ impl VisitorMut for NameColumns<'_> {
             let clashes = !is_column && (wildcard || self.depth == 1) && self.ambiguous.contains(&name);
             let qualified =
                 is_column && written.iter().any(|w| w.rsplit_once('.').is_some_and(|(_, last)| last == name));
-            let free = taken.insert(name.clone()) && !(wildcard && is_column) && !clashes && !qualified;
+            let unclear = (wildcard && is_column) || clashes || qualified;
+            let free = taken.insert(name.clone()) && !unclear;
             if free && is_column {
                 continue;
             }
