@@ -15,7 +15,7 @@ use datafusion::common::{DataFusionError, Result as DfResult, SchemaError, Table
 use datafusion::datasource::cte_worktable::CteWorkTable;
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, TypePlanner};
+use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::planner::SqlToRel;
@@ -23,6 +23,7 @@ use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::{self, Ident, ObjectName};
 
 use super::clauses;
+use super::column_names::ColumnNames;
 use super::datafusion_session;
 use super::errors::from_datafusion;
 use super::grouped_keys::{self, Columns};
@@ -189,7 +190,7 @@ pub async fn plan_within(
     let system_columns = wildcards::names_system_column(&statement);
     let (context, mut statement) = PlanContext::of(state, names, statement, extras, above, system_columns).await?;
     let wildcards = system_columns || using::has_wildcard(&statement);
-    if (wildcards || order_names::has_clash(&statement))
+    if (wildcards || using::has_natural(&statement) || order_names::has_clash(&statement))
         && let ast::Statement::Query(query) = &mut statement
     {
         context.expand(query, wildcards)?;
@@ -325,6 +326,7 @@ struct PlanContext<'a> {
     tables: HashMap<TableReference, Lookup>,
     /// Those that are read with their system columns.
     with_system_columns: HashSet<TableReference>,
+    relations: [Arc<dyn RelationPlanner>; 1],
 }
 
 impl<'a> PlanContext<'a> {
@@ -355,7 +357,8 @@ impl<'a> PlanContext<'a> {
             }
             tables.insert(reference, lookup);
         }
-        Ok((Self { state, tables, with_system_columns }, *statement))
+        let relations: [Arc<dyn RelationPlanner>; 1] = [Arc::new(ColumnNames)];
+        Ok((Self { state, tables, with_system_columns, relations }, *statement))
     }
 
     fn plan(&self, mut statement: ast::Statement) -> Result<LogicalPlan> {
@@ -451,6 +454,10 @@ impl ContextProvider for PlanContext<'_> {
 
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
         self.state.expr_planners()
+    }
+
+    fn get_relation_planners(&self) -> &[Arc<dyn RelationPlanner>] {
+        &self.relations
     }
 
     fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {

@@ -7,6 +7,7 @@ mod catalog;
 mod chains;
 mod clauses;
 mod coalesce;
+mod column_names;
 mod correlated;
 mod correlated_order;
 mod counting_windows;
@@ -81,6 +82,7 @@ mod views;
 mod walk;
 mod who;
 mod wildcards;
+mod with_names;
 mod written_order;
 
 pub use cursor::Cursor;

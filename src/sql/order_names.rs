@@ -102,6 +102,28 @@ pub fn qualify(
     Ok(qualified)
 }
 
+/// Names a window that ORDER BY sorts by, by its place in the SELECT list: of one without a name DataFusion asks over grouped
+/// rows that it be among the groups.
+pub fn name_windows(query: &mut Query) {
+    let (SetExpr::Select(select), Some(order_by)) = (query.body.as_mut(), &query.order_by) else { return };
+    let OrderByKind::Expressions(keys) = &order_by.kind else { return };
+    for key in keys {
+        let Expr::Value(ast::ValueWithSpan { value: ast::Value::Number(place, _), .. }) = &key.expr else { continue };
+        let place = place.parse::<usize>().ok().and_then(|place| place.checked_sub(1));
+        let Some(item) = place.and_then(|place| select.projection.get_mut(place)) else { continue };
+        if let SelectItem::UnnamedExpr(expr) = item
+            && own_level::visit_expressions(expr, |expr| match expr {
+                Expr::Function(function) if function.over.is_some() => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            })
+            .is_break()
+        {
+            let alias = Ident::with_quote('"', format!("{expr}{MARK}"));
+            *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+        }
+    }
+}
+
 /// Names that are taken twice become others within a query, and what they were around it: DataFusion sorts by no column
 /// that has the name of another.
 pub fn rename_outside(query: &mut Query, names: &HashSet<String>) -> Result<()> {

@@ -16,7 +16,10 @@ use super::catalog::fold;
 use super::fault::place_of;
 use super::handlers::query::item_name;
 use super::walk::walk_mut;
-use super::{intervals, named_windows, recursion, row_values, series, synonyms, templates, time_zones, using};
+use super::{
+    column_names, intervals, named_windows, order_names, recursion, row_values, series, synonyms, templates,
+    time_zones, using, with_names,
+};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::types::KalamDataType;
 
@@ -30,6 +33,7 @@ pub fn visible_name(name: &str) -> &str {
 
 /// Rewrites what needs no knowledge of tables.
 pub fn standardise(statement: &mut ast::Statement) -> Result<()> {
+    with_names::write_out(statement);
     match walk_mut(statement, &mut Standardise) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
@@ -100,7 +104,13 @@ impl VisitorMut for NameColumns<'_> {
             .collect();
         for item in &mut select.projection {
             let Some(name) = item_name(item) else { continue };
-            let is_column = matches!(item, SelectItem::UnnamedExpr(Expr::Identifier(_) | Expr::CompoundIdentifier(_)));
+            let is_column = match item {
+                SelectItem::UnnamedExpr(Expr::Identifier(_) | Expr::CompoundIdentifier(_)) => true,
+                SelectItem::ExprWithAlias { expr: Expr::CompoundIdentifier(parts), .. } => {
+                    wildcard && parts.last().is_some_and(|column| fold(column) == name)
+                }
+                _ => false,
+            };
             // Names of the rows that the statement gives are seen by its ORDER BY only, which goes by places now.
             let clashes = !is_column && (wildcard || self.depth == 1) && self.ambiguous.contains(&name);
             let qualified =
@@ -144,13 +154,14 @@ impl VisitorMut for Standardise {
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<KalamError> {
         series::name_columns(query);
-        using::write_out(query);
+        using::in_order(query);
+        order_names::name_windows(query);
         if let (SetExpr::Select(select), Some(order_by)) = (query.body.as_ref(), &mut query.order_by)
             && let Err(error) = named_windows::in_order(&select.named_window, order_by)
         {
             return ControlFlow::Break(error);
         }
-        if let Err(error) = recursion::write_out(query) {
+        if let Err(error) = column_names::in_with(query).and_then(|()| recursion::write_out(query)) {
             return ControlFlow::Break(error);
         }
         if let Some(operation) = counted_operation(&query.body) {
@@ -181,6 +192,7 @@ impl VisitorMut for Standardise {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<KalamError> {
+        using::in_select(select);
         if let Err(error) = named_windows::in_select(select) {
             return ControlFlow::Break(error);
         }

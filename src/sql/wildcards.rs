@@ -9,8 +9,8 @@ use std::ops::ControlFlow;
 
 use datafusion::common::{DFSchemaRef, TableReference};
 use datafusion::sql::sqlparser::ast::{
-    self, Cte, Expr, Ident, JoinConstraint, JoinOperator, ObjectName, Query, Select, SelectItem,
-    SelectItemQualifiedWildcardKind, SetExpr, TableFactor, TableWithJoins, VisitMut, Visitor, VisitorMut,
+    self, Cte, Expr, Ident, JoinConstraint, ObjectName, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
+    SetExpr, TableFactor, TableWithJoins, VisitMut, Visitor, VisitorMut,
 };
 
 use super::catalog::fold;
@@ -18,7 +18,7 @@ use super::handlers::dml::{select_from, unsupported};
 use super::order_names;
 use super::using;
 use super::walk::{walk, walk_mut};
-use crate::error::Result;
+use crate::error::{ErrorCode, KalamError, Result};
 use crate::tables::{DELETED_COLUMN, ROW_ID_COLUMN, SEQ_COLUMN};
 
 /// Whether a name is that of a system column which statements may name.
@@ -148,19 +148,23 @@ impl Expander<'_> {
 
     fn select(&self, select: &mut Select, scope: &Scope) -> Result<()> {
         self.subqueries(select, scope)?;
+        using::name_sides(select);
+        let mut hidden = Vec::new();
+        if self.wildcards {
+            let mut natural = false;
+            for from in &select.from {
+                self.relations(from, scope, &mut hidden, &mut natural);
+            }
+            if natural && !hidden.is_empty() {
+                // It would join by the system columns, too.
+                return unsupported("NATURAL JOIN in a statement that names a system column (write USING)");
+            }
+        }
+        self.natural_joins(select, scope)?;
         if !self.wildcards {
             return Ok(());
         }
         let is_wildcard = |i: &SelectItem| matches!(i, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
-        let mut hidden = Vec::new();
-        let mut natural = false;
-        for from in &select.from {
-            self.relations(from, scope, &mut hidden, &mut natural);
-        }
-        if natural && !hidden.is_empty() {
-            // It would join by the system columns, too.
-            return unsupported("NATURAL JOIN in a statement that names a system column (write USING)");
-        }
         if !select.projection.iter().any(is_wildcard) {
             return Ok(());
         }
@@ -182,9 +186,26 @@ impl Expander<'_> {
             let probe = self.probe(select, item, scope)?;
             let schema = (self.columns_of)(probe)?;
             let of_both = if is_bare { using::merged(&select.from) } else { Vec::new() };
-            for (qualifier, field) in schema.iter() {
+            let both = |qualifier: Option<&TableReference>, name: &str| {
+                let is_of = |c: &&using::Merged| qualifier.is_some_and(|q| c.tables.iter().any(|t| t == q.table()));
+                of_both.iter().find(|c| c.name == name && is_of(c))
+            };
+            let mut columns: Vec<_> = schema.iter().collect();
+            // The shared columns come first, in the order of USING.
+            if let (true, Some(from)) = (is_bare, select.from.first()) {
+                let (first, tables) = (using::first_names(from), using::tables(from));
+                columns.sort_by_key(|(qualifier, field)| {
+                    let place = first.iter().position(|name| name == field.name());
+                    let is_of = qualifier.is_some_and(|q| tables.iter().any(|table| table == q.table()));
+                    place.filter(|_| is_of).unwrap_or(first.len())
+                });
+            }
+            let begin = items.len();
+            for (qualifier, field) in columns {
                 let of_hidden = qualifier.is_some_and(|q| hidden.contains(q));
-                match of_both.iter().find(|c| c.differs && c.name == *field.name()) {
+                match both(qualifier, field.name()) {
+                    // Of a column that several joins share, the planner may give two.
+                    Some(column) if items[begin..].iter().any(|item| is_shared(item, column)) => {}
                     Some(column) => items.push(SelectItem::ExprWithAlias {
                         expr: column.expr.clone(),
                         alias: Ident::with_quote('"', field.name()),
@@ -195,6 +216,52 @@ impl Expander<'_> {
             }
         }
         select.projection = items;
+        Ok(())
+    }
+
+    /// NATURAL JOIN as JOIN … USING the columns that both sides have.
+    fn natural_joins(&self, select: &mut Select, scope: &Scope) -> Result<()> {
+        for from in 0..select.from.len() {
+            for join in 0..select.from[from].joins.len() {
+                if !using::is_natural(&select.from[from].joins[join].join_operator) {
+                    continue;
+                }
+                let names_of = |side: TableWithJoins| -> Option<Vec<String>> {
+                    let of_both = using::first_names(&side);
+                    let block = Select { from: vec![side], ..select.clone() };
+                    let probe = self.probe(&block, SelectItem::Wildcard(Default::default()), scope).ok()?;
+                    // What is wrong with FROM is said when the whole query is planned.
+                    let schema = (self.columns_of)(probe).ok()?;
+                    let mut names: Vec<String> = Vec::new();
+                    for field in schema.fields() {
+                        // Of a column that several joins share, the planner may give two.
+                        if !of_both.contains(field.name()) || !names.contains(field.name()) {
+                            names.push(field.name().clone());
+                        }
+                    }
+                    Some(names)
+                };
+                let sides = &select.from[from];
+                let left = TableWithJoins { relation: sides.relation.clone(), joins: sides.joins[..join].to_vec() };
+                let right = TableWithJoins { relation: sides.joins[join].relation.clone(), joins: Vec::new() };
+                let (Some(left), Some(right)) = (names_of(left), names_of(right)) else { return Ok(()) };
+                let shared: Vec<&String> = left.iter().filter(|name| right.contains(name)).collect();
+                if let Some((_, twice)) = shared.iter().enumerate().find(|(at, name)| shared[..*at].contains(name)) {
+                    let message = format!("NATURAL JOIN by '{twice}', of which there are two on its left side");
+                    return Err(KalamError::new(ErrorCode::AmbiguousColumn, message)
+                        .with_hint("Write JOIN … ON with the name of a table before each column."));
+                }
+                let name = |name: &String| ObjectName::from(vec![Ident::with_quote('"', name)]);
+                let names: Vec<ObjectName> = shared.into_iter().map(name).collect();
+                let always = || Expr::Value(ast::Value::Boolean(true).with_empty_span());
+                if let Some(constraint) = using::constraint(&mut select.from[from].joins[join].join_operator) {
+                    *constraint = match names.is_empty() {
+                        true => JoinConstraint::On(always()),
+                        false => JoinConstraint::Using(names),
+                    };
+                }
+            }
+        }
         Ok(())
     }
 
@@ -237,14 +304,14 @@ impl Expander<'_> {
                 _ => {}
             }
         }
-        *natural |= from.joins.iter().any(|j| is_natural(&j.join_operator));
+        *natural |= from.joins.iter().any(|j| using::is_natural(&j.join_operator));
     }
 
     /// Expands the queries directly in a part of a statement.
     fn subqueries(&self, part: &mut impl VisitMut, scope: &Scope) -> Result<()> {
         struct Children<'a, 'b>(&'a Expander<'b>, &'a Scope, usize);
         impl VisitorMut for Children<'_, '_> {
-            type Break = crate::error::KalamError;
+            type Break = KalamError;
 
             fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
                 self.2 += 1;
@@ -269,14 +336,9 @@ impl Expander<'_> {
     }
 }
 
-fn is_natural(operator: &JoinOperator) -> bool {
-    use JoinOperator as J;
-    match operator {
-        J::Join(c) | J::Inner(c) | J::Left(c) | J::LeftOuter(c) | J::Right(c) | J::RightOuter(c) | J::FullOuter(c) => {
-            matches!(c, JoinConstraint::Natural)
-        }
-        _ => false,
-    }
+/// Whether an item is what a shared column was written out as.
+fn is_shared(item: &SelectItem, column: &using::Merged) -> bool {
+    matches!(item, SelectItem::ExprWithAlias { expr, alias } if *expr == column.expr && alias.value == column.name)
 }
 
 fn column(qualifier: Option<&TableReference>, name: &str) -> SelectItem {
