@@ -1,4 +1,4 @@
-//! Row values: `(a, b) < (c, d)`, `(a, b) IN ((1, 2), …)`, `(a, b) IN (SELECT …)`.
+//! Row values: `(a, b) < (c, d)`, `(a, b) = (SELECT …)`, `(a, b) IN ((1, 2), …)`, `(a, b) IN (SELECT …)`.
 //!
 //! DataFusion makes structs of them, which it sorts with NULL as if it were a value. Invariant: what becomes of a comparison is
 //! made of comparisons of its columns alone, so that it is true, false or NULL as the standard says: rows are compared from
@@ -16,6 +16,8 @@ pub fn expanded(expr: &Expr) -> Result<Option<Expr>> {
     Ok(match expr {
         Expr::BinaryOp { left, op, right } => match (left.as_ref(), right.as_ref()) {
             (Expr::Tuple(a), Expr::Tuple(b)) => compared(a, op, b)?,
+            (Expr::Tuple(a), Expr::Subquery(query)) => compared(a, op, &templates::row_of(query, a.len())?)?,
+            (Expr::Subquery(query), Expr::Tuple(b)) => compared(&templates::row_of(query, b.len())?, op, b)?,
             _ => None,
         },
         // Each of its values is, or is not: a row with one NULL among others is neither NULL nor not.

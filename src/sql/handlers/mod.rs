@@ -15,6 +15,7 @@ pub mod prepare;
 pub mod query;
 pub mod returning;
 pub mod rewrite;
+mod set_list;
 pub mod show;
 pub mod storage;
 pub mod table;

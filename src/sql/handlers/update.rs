@@ -8,7 +8,7 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::{Int64Type, Schema};
 use arrow::record_batch::RecordBatch;
 use datafusion::sql::sqlparser::ast::{
-    Assignment, AssignmentTarget, Expr, Ident, ObjectName, Query, TableWithJoins, Update, UpdateTableFromKind, With,
+    Assignment, Expr, Ident, Query, TableWithJoins, Update, UpdateTableFromKind, With,
 };
 
 use super::super::catalog::{fold, single_ident};
@@ -19,6 +19,7 @@ use super::super::short_path;
 use super::dml::{Explained, TARGET, Target, column_item, item, select_from, target_name, unsupported};
 use super::insert::column_place;
 use super::returning::Others;
+use super::set_list;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::TableDefinition;
 use crate::tables::{POSITION_COLUMN, ROW_ID_COLUMN, prepare_rows};
@@ -170,49 +171,18 @@ fn assignments(definition: &TableDefinition, update: &Update) -> Result<Vec<Opti
 /// What a SET list assigns, by place in the table's column order.
 pub(super) fn by_place(definition: &TableDefinition, set: &[Assignment]) -> Result<Vec<Option<Assigned>>> {
     let mut assigned: Vec<Option<Assigned>> = definition.columns.iter().map(|_| None).collect();
-    for (name, value) in pairs(set)? {
+    for (name, value) in set_list::pairs(set)? {
         let ident = single_ident(name, "column")?;
         let slot = &mut assigned[column_place(definition, &ident)?];
         if slot.is_some() {
             return Err(KalamError::new(ErrorCode::DuplicateColumn, format!("column '{}' is set twice", fold(&ident)))
                 .at(super::super::parser::position_of(&ident)));
         }
-        let default = matches!(value,
+        let default = matches!(value.as_ref(),
             Expr::Identifier(i) if i.quote_style.is_none() && i.value.eq_ignore_ascii_case("default"));
-        *slot = Some(if default { Assigned::Default } else { Assigned::Expr(Box::new(value.clone())) });
+        *slot = Some(if default { Assigned::Default } else { Assigned::Expr(Box::new(value.into_owned())) });
     }
     Ok(assigned)
-}
-
-/// The columns of SET and their values: `a = x`, and `(a, b) = (x, y)`.
-fn pairs(set: &[Assignment]) -> Result<Vec<(&ObjectName, &Expr)>> {
-    let mut pairs = Vec::with_capacity(set.len());
-    for assignment in set {
-        match (&assignment.target, &assignment.value) {
-            (AssignmentTarget::ColumnName(name), value) => pairs.push((name, value)),
-            (AssignmentTarget::Tuple(names), Expr::Tuple(values)) if names.len() == values.len() => {
-                pairs.extend(names.iter().zip(values));
-            }
-            (AssignmentTarget::Tuple(names), Expr::Tuple(values)) => {
-                return Err(KalamError::new(
-                    ErrorCode::SyntaxError,
-                    format!("SET has {} columns and {} values", names.len(), values.len()),
-                ));
-            }
-            (AssignmentTarget::Tuple(_), Expr::Subquery(_)) => {
-                return unsupported("assignment of a subquery to a list of columns");
-            }
-            (AssignmentTarget::Tuple(_), value) => {
-                return Err(KalamError::new(
-                    ErrorCode::FeatureNotSupported,
-                    "a list of columns is assigned something else than a list of values",
-                )
-                .with_hint("Write SET (a, b) = (x, y).")
-                .at(fault::place_of(value)));
-            }
-        }
-    }
-    Ok(pairs)
 }
 
 /// The SELECT of the rows to change: position, row id if there is one, and every column as it is to become.
