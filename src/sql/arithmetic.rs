@@ -180,6 +180,16 @@ impl Checked {
     }
 }
 
+/// Whether an operator stands in a name outside of parentheses.
+fn has_sign(name: &str) -> bool {
+    let mut depth = 0_usize;
+    name.split(' ').any(|word| {
+        let is_sign = depth == 0 && matches!(word, "+" | "-" | "*" | "/" | "%");
+        depth = (depth + word.matches('(').count()).saturating_sub(word.matches(')').count());
+        is_sign
+    })
+}
+
 impl ScalarUDFImpl for Checked {
     fn name(&self) -> &str {
         match self.steps.as_slice() {
@@ -198,13 +208,10 @@ impl ScalarUDFImpl for Checked {
     fn schema_name(&self, args: &[Expr]) -> DfResult<String> {
         let signs = std::iter::once("").chain(self.steps.iter().map(|step| step.sign()));
         Ok(signs.zip(args).fold(String::new(), |name, (sign, arg)| {
-            let arg_name = arg.schema_name();
-            // a - (b - c) is not a - b - c.
-            if Self::of(arg).is_some() {
-                format!("{name}{sign}({arg_name})")
-            } else {
-                format!("{name}{sign}{arg_name}")
-            }
+            let arg_name = arg.schema_name().to_string();
+            // a - (b - c) is not a - b - c. The name alone decides: an optimizer that computes an argument once puts a
+            // column of the same name in its place, and the name of the whole must stay.
+            if has_sign(&arg_name) { format!("{name}{sign}({arg_name})") } else { format!("{name}{sign}{arg_name}") }
         }))
     }
 

@@ -34,6 +34,7 @@ use super::rewrite;
 use super::row_counts;
 use super::scalar_subqueries;
 use super::type_planner::KalamTypePlanner;
+use super::unnamed::{self, missing_column};
 use super::using;
 use super::views;
 use super::walk::visit_relations;
@@ -362,18 +363,26 @@ impl<'a> PlanContext<'a> {
     }
 
     fn plan(&self, mut statement: ast::Statement) -> Result<LogicalPlan> {
+        let mut original = statement.clone();
         rewrite::standardise(&mut statement)?;
         row_counts::write_out(&mut statement, &|name| self.columns_of(name))?;
         let is_aggregate = |name: &str| self.state.aggregate_functions().contains_key(name);
         grouped_keys::complete(&mut statement, &|name| self.columns_of(name), &is_aggregate);
         clauses::calls(&statement, self.state)?;
-        let written = statement.clone();
+        let mut written = statement.clone();
         let mut planned = SqlToRel::new(self).sql_statement_to_plan(statement.clone());
         let (mut ambiguous, mut hidden, mut unique) = (Vec::new(), Vec::new(), false);
+        let mut named: Vec<String> = Vec::new();
         // A name more in each round: of a statement with a mistake, one round is in vain.
         while let Err(error) = &planned {
             let new = |name: &&str, known: &[String]| !known.iter().any(|n| n == name);
-            if let Some(name) = ambiguous_name(error).filter(|name| new(name, &ambiguous)) {
+            if let Some(name) = missing_column(error).filter(|name| new(name, &named))
+                && unnamed::name(&mut original, name)
+            {
+                named.push(name.to_owned());
+                written = original.clone();
+                rewrite::standardise(&mut written)?;
+            } else if let Some(name) = ambiguous_name(error).filter(|name| new(name, &ambiguous)) {
                 ambiguous.push(name.to_owned());
                 unique = true;
             } else if let Some(table) = missing_table(error).filter(|table| new(table, &hidden)) {

@@ -162,6 +162,11 @@ fn is_grouped_join(subquery: &Subquery, schema: &DFSchema) -> DfResult<bool> {
     Ok(plain && outer.iter().all(|c| schema.has_column(c)) && has_filters_only(&aggregate.input, true)?)
 }
 
+/// Whether DataFusion plans a LATERAL subquery as a join.
+pub fn is_taken_apart(subquery: &Subquery, schema: &DFSchema) -> DfResult<bool> {
+    Ok(has_filters_only(&subquery.subquery, false)? || is_grouped_join(subquery, schema)?)
+}
+
 fn has_filters_only(plan: &LogicalPlan, equalities: bool) -> DfResult<bool> {
     match plan {
         _ if outer_columns(plan)?.is_empty() => Ok(true),

@@ -45,6 +45,7 @@ use super::index_order::IndexOrder;
 use super::interrupt::EnsureChecks;
 use super::intervals::Intervals;
 use super::json::JsonOperators;
+use super::lateral::Lateral;
 use super::not_in::NotIn;
 use super::one_input::{OneInput, Step};
 use super::subquery_places::SubqueryPlaces;
@@ -84,6 +85,7 @@ pub fn session_state(memory: Arc<dyn MemoryPool>, store: &Arc<TableStore>) -> Re
         Arc::new(SubqueryPlaces),
         Arc::new(NotIn),
         Arc::new(CorrelatedSubqueries),
+        Arc::new(Lateral),
         Arc::new(InLists),
         Arc::new(KalamCasts),
     ];

@@ -45,7 +45,7 @@ const BEFORE_QUERIES: [Keyword; 27] = {
 /// The tokens of a text, as the parser is to read them.
 pub(super) fn as_the_parser_reads_them(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let tokens = with_alias_words(with_key_columns(without_options_word(without_empty_parentheses(tokens))));
-    with_selects_for_tables(without_hints(with_json_operators(with_plain_numbers(tokens))))
+    with_selects_for_values(with_selects_for_tables(without_hints(with_json_operators(with_plain_numbers(tokens)))))
 }
 
 fn is_space(token: &TokenWithSpan) -> bool {
@@ -172,6 +172,53 @@ fn with_selects_for_tables(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
         } else {
             out.push(token);
         }
+    }
+    out
+}
+
+/// `x IN (VALUES (1), (2))` is `x IN (SELECT * FROM (VALUES (1), (2)))`, and so behind ANY and ALL.
+fn with_selects_for_values(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    use Keyword as K;
+    if !tokens.iter().any(|token| keyword(token) == Some(K::VALUES)) {
+        return tokens;
+    }
+    let places = written(&tokens);
+    let is = |n: usize, wanted: &Token| places.get(n).is_some_and(|&place| tokens[place].token == *wanted);
+    let word = |n: usize| places.get(n).and_then(|&place| keyword(&tokens[place]));
+    let mut ends = Vec::new();
+    let mut begins = Vec::new();
+    for n in 2..places.len() {
+        let behind = matches!(word(n - 2), Some(K::IN | K::ANY | K::ALL | K::SOME));
+        if word(n) != Some(K::VALUES) || !behind || !is(n - 1, &Token::LParen) || !is(n + 1, &Token::LParen) {
+            continue;
+        }
+        let mut depth = 0_usize;
+        let end = (n..places.len()).find(|&m| {
+            let closes = is(m, &Token::RParen);
+            if closes && depth == 0 {
+                return true;
+            }
+            depth = depth + usize::from(is(m, &Token::LParen)) - usize::from(closes);
+            false
+        });
+        if let Some(end) = end {
+            begins.push(places[n]);
+            ends.push(places[end]);
+        }
+    }
+    let mut out = Vec::with_capacity(tokens.len() + 5 * begins.len());
+    for (place, token) in tokens.into_iter().enumerate() {
+        let span = token.span;
+        let put = |out: &mut Vec<TokenWithSpan>, token| out.push(TokenWithSpan { token, span });
+        if begins.contains(&place) {
+            for token in [Token::make_keyword("SELECT"), Token::Mul, Token::make_keyword("FROM"), Token::LParen] {
+                put(&mut out, token);
+            }
+        }
+        if ends.contains(&place) {
+            put(&mut out, Token::RParen);
+        }
+        out.push(token);
     }
     out
 }
