@@ -13,7 +13,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::{DataFusionError, Result as DfResult, SchemaError, TableReference};
 use datafusion::datasource::cte_worktable::CteWorkTable;
-use datafusion::datasource::provider_as_source;
+use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
@@ -26,10 +26,12 @@ use super::clauses;
 use super::column_names::ColumnNames;
 use super::datafusion_session;
 use super::errors::from_datafusion;
+use super::grouped_keys::{self, Columns};
 use super::hidden_tables::{self, missing_table};
 use super::order_names;
 use super::parser::position_of;
 use super::rewrite;
+use super::row_counts;
 use super::scalar_subqueries;
 use super::type_planner::KalamTypePlanner;
 use super::unnamed::{self, missing_column};
@@ -38,8 +40,8 @@ use super::views;
 use super::walk::visit_relations;
 use super::wildcards::{self, Expander};
 use crate::error::{ErrorCode, KalamError, Position, Result};
-use crate::schema::{CachedTableData, SchemaRegistry, TableId, TableType};
-use crate::tables::{is_system_namespace, with_system_columns};
+use crate::schema::{CachedTableData, ColumnDefinition, SchemaRegistry, TableId, TableType};
+use crate::tables::{is_system_namespace, stored_core, with_system_columns};
 
 /// An identifier as SQL means it: folded to lower case unless quoted.
 pub fn fold(ident: &Ident) -> String {
@@ -363,6 +365,9 @@ impl<'a> PlanContext<'a> {
     fn plan(&self, mut statement: ast::Statement) -> Result<LogicalPlan> {
         let mut original = statement.clone();
         rewrite::standardise(&mut statement)?;
+        row_counts::write_out(&mut statement, &|name| self.columns_of(name))?;
+        let is_aggregate = |name: &str| self.state.aggregate_functions().contains_key(name);
+        grouped_keys::complete(&mut statement, &|name| self.columns_of(name), &is_aggregate);
         clauses::calls(&statement, self.state)?;
         let mut written = statement.clone();
         let mut planned = SqlToRel::new(self).sql_statement_to_plan(statement.clone());
@@ -399,6 +404,23 @@ impl<'a> PlanContext<'a> {
             planned = SqlToRel::new(self).sql_statement_to_plan(statement);
         }
         planned.and_then(scalar_subqueries::plain).map_err(from_datafusion)
+    }
+
+    /// The columns of a stored table whose live rows are read.
+    fn columns_of(&self, name: &ObjectName) -> Option<Columns> {
+        let parts: Vec<String> = name.0.iter().filter_map(|p| p.as_ident()).map(fold).collect();
+        let reference = match parts.as_slice() {
+            [table] => TableReference::bare(table.as_str()),
+            [namespace, table] => TableReference::partial(namespace.as_str(), table.as_str()),
+            _ => return None,
+        };
+        if self.with_system_columns.contains(&reference) {
+            return None;
+        }
+        let provider = source_as_provider(self.tables.get(&reference)?.as_ref().ok()?).ok()?;
+        let definition = stored_core(provider.as_ref())?.definition();
+        let names = |columns: Vec<&ColumnDefinition>| columns.iter().map(|c| c.name.clone()).collect();
+        Some(Columns { key: names(definition.key_columns()), all: names(definition.columns_in_order().collect()) })
     }
 
     fn expand(&self, query: &mut ast::Query, wildcards: bool) -> Result<()> {

@@ -35,6 +35,7 @@ use super::casts::{KalamCasts, KalamComparisons, NoNumbersForTimes};
 use super::correlated::CorrelatedSubqueries;
 use super::correlated_order::CorrelatedOrder;
 use super::counting_windows::CountingWindows;
+use super::framed::FramedAggregates;
 use super::dependencies::FalseDependencies;
 use super::extremes::Extremes;
 use super::guarded_rules;
@@ -122,6 +123,7 @@ fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
         Arc::new(CheckedArithmetic),
         Arc::new(JsonOperators),
         Arc::new(ArrayLiterals),
+        Arc::new(FramedAggregates),
         Arc::new(CountingWindows),
         Arc::new(datafusion_functions::datetime::planner::DatetimeFunctionPlanner),
         Arc::new(datafusion_functions::unicode::planner::UnicodeFunctionPlanner),

@@ -101,6 +101,10 @@ fn not_implemented(what: &str) -> KalamError {
         )
         .with_hint("Columns of the outer query can be compared with = ; otherwise write a JOIN with GROUP BY.");
     }
+    if misplaced("expression Wildcard") {
+        return KalamError::new(ErrorCode::InvalidStatement, "* is no value here: only count(*) takes it alone")
+            .with_hint("Name a column.");
+    }
     if misplaced("expression WindowFunction") {
         return KalamError::new(ErrorCode::InvalidStatement, "window functions are not allowed here")
             .with_hint("Put the window function into a subquery, or use QUALIFY.");

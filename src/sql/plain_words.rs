@@ -25,6 +25,11 @@ fn hinted(code: ErrorCode, message: String, hint: impl Into<Cow<'static, str>>) 
     Some(Reworded { code, message, hint: Some(hint.into()) })
 }
 
+/// What a subquery is told that gives more than one value.
+pub const SEVERAL_ROWS: &str = "a subquery that stands for one value has found several rows";
+/// What helps then.
+pub const ONE_ROW: &str = "Let its WHERE find one row, or take one with max(), min() or LIMIT 1.";
+
 /// Functions that only work over a window.
 const WINDOW_FUNCTIONS: &[&str] = &[
     "row_number",
@@ -150,6 +155,28 @@ pub fn reworded(what: &str) -> Option<Reworded> {
         let message = "two columns, or groups, that differ by a cast only".to_owned();
         return hinted(C::InvalidStatement, message, "Give them their names in a subquery, and group those.");
     }
+    if line.starts_with("Aggregate function calls cannot contain window function calls") {
+        return hinted(
+            C::InvalidStatement,
+            "an aggregate cannot be asked for a window function".into(),
+            "Put the window function into a subquery.",
+        );
+    }
+    if let Some(rest) = line.trim_start_matches("Execution error: ").strip_prefix("[return_type] ")
+        && let Some((name, found)) = rest.split_once(" not supported for ")
+    {
+        let message = format!("function {}({}) does not exist", name.to_lowercase(), translated(found));
+        return hinted(C::FunctionNotFound, message, "A cast says which type is meant.");
+    }
+    if let Some((name, types)) = line.trim_start_matches("Execution error: ").split_once("Accumulator for (")
+        && let Some((found, _)) = types.split_once(" --> ")
+    {
+        let message = format!("function {}({}) does not exist", name.to_lowercase(), translated(found));
+        return hinted(C::FunctionNotFound, message, "A cast says which type is meant.");
+    }
+    if line.trim_start_matches("Execution error: ") == "Scalar subquery returned more than one row" {
+        return hinted(C::TooManyRows, SEVERAL_ROWS.into(), ONE_ROW);
+    }
     if line.starts_with("Substring without for/from") {
         let message = "function substr with 1 argument does not exist".to_owned();
         return hinted(C::FunctionNotFound, message, "substr takes 2 or 3 arguments.");
@@ -260,7 +287,7 @@ fn is_near(a: &str, b: &str) -> bool {
 /// A call whose function exists, but not for its arguments.
 fn wrong_arguments(line: &str, call: &str) -> Option<Reworded> {
     let (name, types) = call.split_once('(').unwrap_or((call, ""));
-    let types = translated(types.trim_end_matches(')'));
+    let types = translated(types.strip_suffix(')').unwrap_or(types));
     let message = format!("function {name}({types}) does not exist");
     let hint: Cow<'static, str> = if name == "array_has" {
         // What `= ANY ($1)` is planned as.

@@ -93,6 +93,15 @@ impl VisitorMut for NameColumns<'_> {
             .projection
             .iter()
             .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
+        // A column's name is planned with its table: t.id AS "t.id" has taken that of t.id.
+        let written: Vec<String> = select
+            .projection
+            .iter()
+            .filter_map(|item| match item {
+                SelectItem::ExprWithAlias { alias, .. } => Some(fold(alias)),
+                _ => None,
+            })
+            .collect();
         for item in &mut select.projection {
             let Some(name) = item_name(item) else { continue };
             let is_column = match item {
@@ -104,7 +113,10 @@ impl VisitorMut for NameColumns<'_> {
             };
             // Names of the rows that the statement gives are seen by its ORDER BY only, which goes by places now.
             let clashes = !is_column && (wildcard || self.depth == 1) && self.ambiguous.contains(&name);
-            let free = taken.insert(name.clone()) && !(wildcard && is_column) && !clashes;
+            let qualified =
+                is_column && written.iter().any(|w| w.rsplit_once('.').is_some_and(|(_, last)| last == name));
+            let unclear = (wildcard && is_column) || clashes || qualified;
+            let free = taken.insert(name.clone()) && !unclear;
             if free && is_column {
                 continue;
             }
@@ -230,9 +242,9 @@ fn rewritten(expr: &mut Expr) -> Result<Option<Expr>> {
         return Err(error);
     }
     intervals::in_words(expr);
-    // National text is text.
+    // National text is text, and so is what is written with escapes.
     if let Expr::Value(value) = expr
-        && let Value::NationalStringLiteral(text) = &mut value.value
+        && let Value::NationalStringLiteral(text) | Value::UnicodeStringLiteral(text) = &mut value.value
     {
         value.value = Value::SingleQuotedString(std::mem::take(text));
     }

@@ -20,6 +20,16 @@ pub fn expanded(expr: &Expr) -> Result<Option<Expr>> {
             (Expr::Subquery(query), Expr::Tuple(b)) => compared(&templates::row_of(query, b.len())?, op, b)?,
             _ => None,
         },
+        // Each of its values is, or is not: a row with one NULL among others is neither NULL nor not.
+        Expr::IsNull(row) | Expr::IsNotNull(row) => {
+            let Some(row) = row_of(row) else { return Ok(None) };
+            let is_null = matches!(expr, Expr::IsNull(_));
+            let tests = row.iter().map(|value| match is_null {
+                true => Expr::IsNull(nested(value)),
+                false => Expr::IsNotNull(nested(value)),
+            });
+            joined(tests.collect(), BinaryOperator::And)
+        }
         Expr::IsDistinctFrom(left, right) | Expr::IsNotDistinctFrom(left, right) => {
             let (Expr::Tuple(a), Expr::Tuple(b)) = (left.as_ref(), right.as_ref()) else { return Ok(None) };
             check_lengths(a, b)?;
@@ -84,6 +94,15 @@ pub fn expand_conjuncts(condition: &mut Expr) -> Result<()> {
             Ok(())
         }
         _ => Ok(()),
+    }
+}
+
+/// The values of a row.
+fn row_of(expr: &Expr) -> Option<&[Expr]> {
+    match expr {
+        Expr::Tuple(row) => Some(row),
+        Expr::Nested(inner) => row_of(inner),
+        _ => None,
     }
 }
 

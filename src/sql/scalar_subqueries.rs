@@ -24,6 +24,7 @@ use datafusion::logical_expr::{
     ScalarUDFImpl, Signature, Subquery, Volatility,
 };
 
+use super::plain_words::{ONE_ROW, SEVERAL_ROWS};
 use super::unnest::{has_at_most_one_row, has_subquery};
 use crate::error::{ErrorCode, KalamError};
 
@@ -235,9 +236,7 @@ impl ScalarUDFImpl for Only {
         let pairs = arrays.first().and_then(|pairs| pairs.as_struct_opt()).ok_or_else(|| without_arguments(self))?;
         let (value, rows) = (pairs.column(0), pairs.column(1).as_primitive::<Int64Type>());
         if (0..pairs.len()).any(|row| pairs.is_valid(row) && rows.value(row) > 1) {
-            let message = "a subquery that stands for one value has found several rows";
-            let error = KalamError::new(ErrorCode::TooManyRows, message)
-                .with_hint("Let its WHERE find one row, or take one with max(), min() or LIMIT 1.");
+            let error = KalamError::new(ErrorCode::TooManyRows, SEVERAL_ROWS).with_hint(ONE_ROW);
             return Err(DataFusionError::External(Box::new(error)));
         }
         // Where there is no pair, what lies in its place is nobody's value.

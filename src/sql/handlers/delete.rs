@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::ast::{Delete, FromTable, Ident, Query, TableWith
 use super::super::executor::{Execution, StatementResult};
 use super::super::short_path;
 use super::dml::{Explained, TARGET, Target, column_item, select_from, target_name, unsupported};
+use super::returning::Others;
 use super::update::first_of_each_row;
 use crate::error::Result;
 use crate::tables::POSITION_COLUMN;
@@ -19,7 +20,10 @@ use crate::tables::POSITION_COLUMN;
 pub async fn delete(execution: &Execution<'_>, delete: &Delete, with: Option<&With>) -> Result<StatementResult> {
     let (name, alias) = target_name(&table_of(delete)?.relation)?;
     let target = Target::find(execution, name).await?;
-    let batches = found_rows(execution, &target, delete, &alias, with).await?;
+    let from = delete.using.as_deref().unwrap_or_default();
+    let others = Others::find(execution, from, with, delete.returning.as_ref()).await?;
+    let batches = found_rows(execution, &target, delete, &alias, with, &others).await?;
+    let width = target.definition().columns.len();
     let mut seen = HashSet::new();
     let mut positions = Vec::new();
     let mut old_rows = Vec::new();
@@ -27,10 +31,11 @@ pub async fn delete(execution: &Execution<'_>, delete: &Delete, with: Option<&Wi
         let batch = if delete.using.is_some() { first_of_each_row(&batch, &mut seen)? } else { batch };
         positions.extend(batch.column(0).as_primitive::<Int64Type>().values().iter().map(|&p| p as u64));
         if delete.returning.is_some() {
-            old_rows.push(target.batch(batch.columns()[1..].to_vec(), batch.num_rows(), 1)?);
+            let rows = target.batch(batch.columns()[1..=width].to_vec(), batch.num_rows(), 1)?;
+            old_rows.push(others.beside(rows, &batch)?);
         }
     }
-    let returned = target.returning(execution, delete.returning.as_ref(), &alias, old_rows).await?;
+    let returned = target.returning(execution, delete.returning.as_ref(), &alias, old_rows, &others).await?;
     let mut result = target.commit(execution, Vec::new(), Vec::new(), positions).await?;
     result.rows = returned;
     Ok(result)
@@ -43,6 +48,7 @@ async fn found_rows(
     delete: &Delete,
     alias: &Ident,
     with: Option<&With>,
+    others: &Others,
 ) -> Result<Vec<RecordBatch>> {
     if may_be_short(execution, delete, with) {
         let (core, request) = (target.core(execution)?, Arc::clone(&target.request));
@@ -53,7 +59,7 @@ async fn found_rows(
         }
     }
     let build = || {
-        let mut query = rows_query(target, delete, alias)?;
+        let mut query = rows_query(target, delete, alias, others)?;
         query.with = with.cloned();
         Ok((query, target.extras(execution)?))
     };
@@ -70,7 +76,7 @@ pub async fn explained(execution: &Execution<'_>, delete: &Delete, with: Option<
     } else {
         None
     };
-    let mut query = rows_query(&target, delete, &alias)?;
+    let mut query = rows_query(&target, delete, &alias, &Others::default())?;
     query.with = with.cloned();
     Ok(Explained { query, target, lookup })
 }
@@ -91,11 +97,12 @@ fn table_of(delete: &Delete) -> Result<&TableWithJoins> {
     }
 }
 
-fn rows_query(target: &Target, delete: &Delete, alias: &Ident) -> Result<Query> {
+fn rows_query(target: &Target, delete: &Delete, alias: &Ident, others: &Others) -> Result<Query> {
     let mut items = vec![column_item(alias, POSITION_COLUMN, "$position")];
     if delete.returning.is_some() {
         let columns = target.definition().columns_in_order().enumerate();
         items.extend(columns.map(|(place, c)| column_item(alias, &c.name, &format!("${place}"))));
+        items.extend(others.items());
     }
     select_from(TARGET, alias, |select| {
         select.projection = items;

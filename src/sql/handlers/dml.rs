@@ -1,4 +1,4 @@
-//! What INSERT, UPDATE and DELETE share: the target, checks on rows, the commit, RETURNING.
+//! What INSERT, UPDATE and DELETE share: the target, checks on rows, the commit.
 //!
 //! UPDATE and DELETE are bound here, not by DataFusion, whose providers are handed no filter when WHERE holds a
 //! subquery: the rows to change are found by a SELECT over the target with its hidden position column. Invariant:
@@ -10,15 +10,12 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::catalog::TableProvider;
-use datafusion::datasource::MemTable;
 use datafusion::sql::sqlparser::ast::{self, Expr, Ident, ObjectName, Select, SelectItem, SetExpr, TableFactor};
 
 use super::super::catalog::{Extras, Names, fold, position_of_name};
-use super::super::errors::from_datafusion;
-use super::super::executor::{Execution, Rows, StatementResult, finish_rows};
+use super::super::executor::{Execution, StatementResult};
 use super::super::parser::{self, Statement};
 use super::super::plan_cache::PlanFor;
-use super::query::item_names;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{CachedTableData, TableDefinition};
 use crate::tables::{
@@ -28,8 +25,6 @@ use crate::tables::{
 
 /// The relation that an UPDATE or DELETE changes, in the SELECT that finds its rows.
 pub const TARGET: &str = "$target";
-/// The relation that RETURNING reads.
-const RETURNING: &str = "$returning";
 
 /// How an UPDATE or DELETE finds its rows, for EXPLAIN.
 pub struct Explained {
@@ -196,22 +191,6 @@ impl Target {
             let Receipt { seq, durability } = submitted.await?;
             Ok(StatementResult { seq: Some(seq), durability: Some(durability), ..StatementResult::default() })
         })
-    }
-
-    /// The rows of a RETURNING list over `batches`, which have the table's columns.
-    pub async fn returning(
-        &self,
-        execution: &Execution<'_>,
-        items: Option<&Vec<SelectItem>>,
-        alias: &Ident,
-        batches: Vec<RecordBatch>,
-    ) -> Result<Option<Rows>> {
-        let Some(items) = items else { return Ok(None) };
-        let provider = MemTable::try_new(self.table.arrow_schema()?, vec![batches]).map_err(from_datafusion)?;
-        let extras = Extras::from([(RETURNING.to_owned(), Arc::new(provider) as _)]);
-        let query = select_from(RETURNING, alias, |select| select.projection.clone_from(items))?;
-        let (schema, batches) = Box::pin(execution.select(query, &extras, Arc::clone(&self.request))).await?;
-        Ok(Some(finish_rows(&schema, batches, item_names(items))?))
     }
 }
 

@@ -20,6 +20,7 @@ use super::super::params::Params;
 use super::super::parser::position_of;
 use super::super::plan_cache::PlanFor;
 use super::dml::{Target, item, select_from, unsupported};
+use super::returning::Others;
 use super::upsert::Upsert;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::TableDefinition;
@@ -57,7 +58,8 @@ pub async fn insert(execution: &Execution<'_>, insert: &Insert) -> Result<Statem
     if let Some(upsert) = upsert {
         return Box::pin(upsert.run(execution, target, insert, &alias, &batches)).await;
     }
-    let returned = target.returning(execution, insert.returning.as_ref(), &alias, batches.clone()).await?;
+    let returned =
+        target.returning(execution, insert.returning.as_ref(), &alias, batches.clone(), &Others::default()).await?;
     let mut prepared = Vec::new();
     for batch in &batches {
         prepared.extend(prepare_rows(target.definition(), batch, None)?);

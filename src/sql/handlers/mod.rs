@@ -13,6 +13,7 @@ pub mod job;
 pub mod namespace;
 pub mod prepare;
 pub mod query;
+pub mod returning;
 pub mod rewrite;
 mod set_list;
 pub mod show;

@@ -7,7 +7,9 @@ use arrow::array::{AsArray, Int64Array, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{Int64Type, Schema};
 use arrow::record_batch::RecordBatch;
-use datafusion::sql::sqlparser::ast::{Assignment, Expr, Ident, Query, Update, UpdateTableFromKind, With};
+use datafusion::sql::sqlparser::ast::{
+    Assignment, Expr, Ident, Query, TableWithJoins, Update, UpdateTableFromKind, With,
+};
 
 use super::super::catalog::{fold, single_ident};
 use super::super::defaults::default_column;
@@ -16,6 +18,7 @@ use super::super::fault;
 use super::super::short_path;
 use super::dml::{Explained, TARGET, Target, column_item, item, select_from, target_name, unsupported};
 use super::insert::column_place;
+use super::returning::Others;
 use super::set_list;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::TableDefinition;
@@ -27,7 +30,8 @@ pub async fn update(execution: &Execution<'_>, update: &Update, with: Option<&Wi
     let (name, alias) = target_name(&update.table.relation)?;
     let target = Target::find(execution, name).await?;
     let assigned = assignments(target.definition(), update)?;
-    let batches = found_rows(execution, &target, update, &alias, &assigned, with).await?;
+    let others = Others::find(execution, from_of(update), with, update.returning.as_ref()).await?;
+    let batches = found_rows(execution, &target, update, &alias, &assigned, with, &others).await?;
 
     let definition = target.definition();
     let has_row_ids = definition.primary_key.is_empty();
@@ -60,10 +64,10 @@ pub async fn update(execution: &Execution<'_>, update: &Update, with: Option<&Wi
         let rows = target.batch(columns, batch.num_rows(), first_row)?;
         prepared.extend(prepare_rows(definition, &rows, row_ids)?);
         if update.returning.is_some() {
-            new_rows.push(rows);
+            new_rows.push(others.beside(rows, &batch)?);
         }
     }
-    let returned = target.returning(execution, update.returning.as_ref(), &alias, new_rows).await?;
+    let returned = target.returning(execution, update.returning.as_ref(), &alias, new_rows, &others).await?;
     let (replaced, deleted) = if key_changes { (Vec::new(), positions) } else { (positions, Vec::new()) };
     let mut result = target.commit(execution, prepared, replaced, deleted).await?;
     result.rows = returned;
@@ -78,6 +82,7 @@ async fn found_rows(
     alias: &Ident,
     assigned: &[Option<Assigned>],
     with: Option<&With>,
+    others: &Others,
 ) -> Result<Vec<RecordBatch>> {
     if may_be_short(execution, update, assigned, with) {
         let (core, request) = (target.core(execution)?, Arc::clone(&target.request));
@@ -88,7 +93,7 @@ async fn found_rows(
         }
     }
     let build = || {
-        let mut query = rows_query(target.definition(), update, alias, assigned)?;
+        let mut query = rows_query(target.definition(), update, alias, assigned, others)?;
         query.with = with.cloned();
         Ok((query, target.extras(execution)?))
     };
@@ -141,7 +146,7 @@ pub async fn explained(execution: &Execution<'_>, update: &Update, with: Option<
     } else {
         None
     };
-    let mut query = rows_query(target.definition(), update, &alias, &assigned)?;
+    let mut query = rows_query(target.definition(), update, &alias, &assigned, &Others::default())?;
     query.with = with.cloned();
     Ok(Explained { query, target, lookup })
 }
@@ -186,6 +191,7 @@ fn rows_query(
     update: &Update,
     alias: &Ident,
     assigned: &[Option<Assigned>],
+    others: &Others,
 ) -> Result<Query> {
     let mut items = vec![column_item(alias, POSITION_COLUMN, "$position")];
     if definition.primary_key.is_empty() {
@@ -198,13 +204,20 @@ fn rows_query(
             _ => column_item(alias, &column.name, &name),
         });
     }
+    items.extend(others.items());
     select_from(TARGET, alias, |select| {
         select.projection = items;
         select.selection.clone_from(&update.selection);
-        if let Some(UpdateTableFromKind::BeforeSet(from) | UpdateTableFromKind::AfterSet(from)) = &update.from {
-            select.from.extend(from.iter().cloned());
-        }
+        select.from.extend(from_of(update).iter().cloned());
     })
+}
+
+/// The tables of FROM.
+fn from_of(update: &Update) -> &[TableWithJoins] {
+    match &update.from {
+        Some(UpdateTableFromKind::BeforeSet(from) | UpdateTableFromKind::AfterSet(from)) => from,
+        None => &[],
+    }
 }
 
 /// With FROM a row can be found more than once: the first match counts, as in PostgreSQL.

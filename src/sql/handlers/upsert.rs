@@ -24,6 +24,7 @@ use super::super::parser::position_of;
 use super::dml::{Target, unsupported};
 use super::do_update::{Updating, fates};
 use super::insert::column_place;
+use super::returning::Others;
 use super::update::first_of_each_row;
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform::Turns;
@@ -152,7 +153,8 @@ impl<'a> Upsert<'a> {
                 [] => proposed.slice(0, 0),
                 rows => interleave_record_batch(&[&proposed, updated], rows).map_err(KalamError::internal)?,
             };
-            returned = target.returning(execution, insert.returning.as_ref(), alias, vec![rows]).await?;
+            returned =
+                target.returning(execution, insert.returning.as_ref(), alias, vec![rows], &Others::default()).await?;
         }
         let commit = target.clone().commit(execution, prepared, changes.replaced, changes.deleted).await;
         let mut result = match commit {

@@ -11,10 +11,11 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanBuilder, Int32Builder, Strin
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type};
 use datafusion::common::{DFSchema, DataFusionError, Result as DfResult, ScalarValue};
-use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::expr::{Cast, ScalarFunction, TryCast};
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ExprSchemable, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility,
 };
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 use serde_json::Value as Tree;
@@ -98,8 +99,12 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
 pub struct JsonOperators;
 
 impl ExprPlanner for JsonOperators {
-    fn plan_binary_op(&self, expr: RawBinaryExpr, _: &DFSchema) -> DfResult<PlannerResult<RawBinaryExpr>> {
+    fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> DfResult<PlannerResult<RawBinaryExpr>> {
         use BinaryOperator as B;
+        if expr.op == B::StringConcat && is_json(&expr.left, schema) && is_json(&expr.right, schema) {
+            let error = KalamError::new(ErrorCode::FeatureNotSupported, "JSON || JSON is not supported");
+            return Err(external(error.with_hint("CAST(… AS TEXT) joins the texts.")));
+        }
         let kind = match expr.op {
             B::Arrow => Kind::Get,
             B::LongArrow => Kind::GetText,
@@ -126,6 +131,15 @@ struct JsonFunction {
     kind: Kind,
     aliases: Vec<String>,
     signature: Signature,
+}
+
+/// Whether an expression is JSON, and not any text. DataFusion's casts keep what is said of the value that they take.
+fn is_json(expr: &Expr, schema: &DFSchema) -> bool {
+    let field = match expr {
+        Expr::Cast(Cast { field, .. }) | Expr::TryCast(TryCast { field, .. }) => Some(Arc::clone(field)),
+        expr => expr.to_field(schema).ok().map(|(_, field)| field),
+    };
+    field.is_some_and(|field| KalamDataType::from_arrow_field(&field).is_ok_and(|t| t == KalamDataType::Json))
 }
 
 fn external(error: KalamError) -> DataFusionError {
