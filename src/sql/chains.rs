@@ -33,10 +33,10 @@ const UNSEEN: usize = 4;
 const CONDITIONS: usize = 500;
 
 /// How many queries UNION ALL may join one after the other.
-const UNIONS: usize = 400;
+const UNIONS: usize = 300;
 
 /// How many queries other set operations may join one after the other.
-const OTHER_QUERIES: usize = 200;
+const OTHER_QUERIES: usize = 64;
 
 /// The expression of an operator behind `left`, if it is a chain that is read here, or one that is refused.
 pub fn parse(parser: &mut Parser, left: &Expr, precedence: u8) -> Option<Result<Expr, ParserError>> {
