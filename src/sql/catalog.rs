@@ -362,15 +362,21 @@ impl<'a> PlanContext<'a> {
         Ok((Self { state, tables, with_system_columns, relations }, *statement))
     }
 
-    fn plan(&self, mut statement: ast::Statement) -> Result<LogicalPlan> {
-        let mut original = statement.clone();
+    /// A statement as DataFusion's planner takes it.
+    fn standardised(&self, mut statement: ast::Statement) -> Result<ast::Statement> {
         rewrite::standardise(&mut statement)?;
         row_counts::write_out(&mut statement, &|name| self.columns_of(name))?;
         let is_aggregate = |name: &str| self.state.aggregate_functions().contains_key(name);
         grouped_keys::complete(&mut statement, &|name| self.columns_of(name), &is_aggregate);
-        clauses::calls(&statement, self.state)?;
-        let mut written = statement.clone();
-        let mut planned = SqlToRel::new(self).sql_statement_to_plan(statement.clone());
+        Ok(statement)
+    }
+
+    fn plan(&self, mut original: ast::Statement) -> Result<LogicalPlan> {
+        let mut written = self.standardised(original.clone())?;
+        clauses::calls(&written, self.state)?;
+        let mut planned = SqlToRel::new(self).sql_statement_to_plan(written.clone());
+        // As it was planned last.
+        let mut changed = None;
         let (mut ambiguous, mut hidden, mut unique) = (Vec::new(), Vec::new(), false);
         let mut named: Vec<String> = Vec::new();
         // A name more in each round: of a statement with a mistake, one round is in vain.
@@ -380,8 +386,7 @@ impl<'a> PlanContext<'a> {
                 && unnamed::name(&mut original, name)
             {
                 named.push(name.to_owned());
-                written = original.clone();
-                rewrite::standardise(&mut written)?;
+                written = self.standardised(original.clone())?;
             } else if let Some(name) = ambiguous_name(error).filter(|name| new(name, &ambiguous)) {
                 ambiguous.push(name.to_owned());
                 unique = true;
@@ -392,14 +397,16 @@ impl<'a> PlanContext<'a> {
             } else {
                 break;
             }
-            statement = written.clone();
-            hidden_tables::qualify(&mut statement, &hidden);
+            let mut again = written.clone();
+            hidden_tables::qualify(&mut again, &hidden);
             if unique {
-                rewrite::name_columns(&mut statement, &ambiguous);
+                rewrite::name_columns(&mut again, &ambiguous);
             }
-            planned = SqlToRel::new(self).sql_statement_to_plan(statement.clone());
+            planned = SqlToRel::new(self).sql_statement_to_plan(again.clone());
+            changed = Some(again);
         }
         if matches!(&planned, Err(error) if wants_unique_names(error)) {
+            let mut statement = changed.unwrap_or(written);
             rewrite::name_casts(&mut statement);
             planned = SqlToRel::new(self).sql_statement_to_plan(statement);
         }
