@@ -354,14 +354,10 @@ fn mismatch(message: String, hint: &'static str) -> DataFusionError {
 
 /// The type of ours that a cast reads text as, if that is a date or a time: Arrow reads it by other rules.
 fn is_read(expr: &Expr, field: &FieldRef, schema: &DFSchema) -> Option<KalamDataType> {
-    let target = match field.data_type() {
-        DataType::Date32 => KalamDataType::Date,
-        DataType::Time64(_) => KalamDataType::Time,
-        DataType::Timestamp(_, None) => KalamDataType::Timestamp,
-        DataType::Timestamp(_, Some(_)) => KalamDataType::DateTime,
-        _ => return None,
-    };
-    expr.get_type(schema).is_ok_and(|source| is_text(&source)).then_some(target)
+    use KalamDataType as T;
+    let target = beside_written(field.data_type())?;
+    let is_time = matches!(target, T::Date | T::Time | T::Timestamp | T::DateTime);
+    (is_time && expr.get_type(schema).is_ok_and(|source| is_text(&source))).then_some(target)
 }
 
 /// The casts that type coercion added, by the rules of `types`.

@@ -25,7 +25,7 @@ use datafusion::sql::sqlparser::ast::{self, Ident, ObjectName};
 use super::clauses;
 use super::column_names::ColumnNames;
 use super::datafusion_session;
-use super::errors::from_datafusion;
+use super::errors::{from_datafusion, schema_error};
 use super::grouped_keys::{self, Columns};
 use super::hidden_tables::{self, missing_table};
 use super::order_names;
@@ -223,14 +223,9 @@ pub async fn plan_view(
 
 /// Whether planning failed because two columns have the same name.
 fn wants_unique_names(error: &DataFusionError) -> bool {
-    match error.find_root() {
-        DataFusionError::Plan(what) => what.contains("unique expression names"),
-        DataFusionError::SchemaError(inner, _) => {
-            matches!(
-                inner.as_ref(),
-                SchemaError::DuplicateUnqualifiedField { .. } | SchemaError::DuplicateQualifiedField { .. }
-            )
-        }
+    match (error.find_root(), schema_error(error)) {
+        (DataFusionError::Plan(what), _) => what.contains("unique expression names"),
+        (_, Some(SchemaError::DuplicateUnqualifiedField { .. } | SchemaError::DuplicateQualifiedField { .. })) => true,
         _ => false,
     }
 }
@@ -238,11 +233,8 @@ fn wants_unique_names(error: &DataFusionError) -> bool {
 /// The name that planning found to be ambiguous: of columns of a table and of a SELECT list, which DataFusion does not
 /// tell apart, or of both sides of INTERSECT and EXCEPT, which are planned as joins. It may as well be a mistake.
 fn ambiguous_name(error: &DataFusionError) -> Option<&str> {
-    match error.find_root() {
-        DataFusionError::SchemaError(inner, _) => match inner.as_ref() {
-            SchemaError::AmbiguousReference { field } => Some(field.name.as_str()),
-            _ => None,
-        },
+    match schema_error(error)? {
+        SchemaError::AmbiguousReference { field } => Some(field.name.as_str()),
         _ => None,
     }
 }

@@ -64,7 +64,10 @@ pub fn parse(parser: &mut Parser, left: &Expr, precedence: u8) -> Option<Result<
     if op == BinaryOperator::And && terms.iter().map(conditions).sum::<usize>() > CONDITIONS {
         return Some(Err(too_long(&format!("AND joins more than {CONDITIONS} conditions"), place)));
     }
-    Some(Ok(if terms.len() > FEW { flat(terms, &op) } else { nested(terms, &op) }))
+    let join = |left, right| operation(left, &op, right);
+    // Few are left as the parser nests them.
+    let whole = if terms.len() > FEW { flat(terms, join) } else { terms.into_iter().reduce(join) };
+    whole.map(Ok)
 }
 
 /// Fails at the query that is one too many of a set operation.
@@ -125,26 +128,20 @@ fn operation(left: Expr, op: &BinaryOperator, right: Expr) -> Expr {
     Expr::BinaryOp { left: Box::new(left), op: op.clone(), right: Box::new(right) }
 }
 
-/// The terms as the parser nests them.
-fn nested(terms: Vec<Expr>, op: &BinaryOperator) -> Expr {
-    let joined = terms.into_iter().reduce(|left, right| operation(left, op, right));
-    joined.unwrap_or(Expr::Tuple(Vec::new()))
-}
-
-/// The terms in a tree of few levels: neighbours are joined, until there is one.
-fn flat(mut terms: Vec<Expr>, op: &BinaryOperator) -> Expr {
-    while terms.len() > 2 {
+/// Terms in a tree of few levels: neighbours are joined, until there is one.
+pub fn flat(mut terms: Vec<Expr>, join: impl Fn(Expr, Expr) -> Expr) -> Option<Expr> {
+    while terms.len() > 1 {
         let mut rest = terms.into_iter();
         let mut joined = Vec::with_capacity(rest.len().div_ceil(2));
         while let Some(left) = rest.next() {
             joined.push(match rest.next() {
-                Some(right) => operation(left, op, right),
+                Some(right) => join(left, right),
                 None => left,
             });
         }
         terms = joined;
     }
-    nested(terms, op)
+    terms.pop()
 }
 
 /// Whether there are too many levels already.

@@ -86,20 +86,11 @@ const COLUMN_ALIASES: [Keyword; 8] = {
     [K::ANALYZE, K::CLUSTER, K::DISTRIBUTE, K::EXPLAIN, K::SORT, K::TOP, K::VALUES, K::VIEW]
 };
 
-/// What follows a table with its alias.
-const BEHIND_TABLES: [Keyword; 22] = {
+/// What follows an alias of either kind.
+const BEHIND_ALIASES: [Keyword; 12] = {
     use Keyword as K;
     [
         K::WHERE,
-        K::JOIN,
-        K::INNER,
-        K::LEFT,
-        K::RIGHT,
-        K::FULL,
-        K::CROSS,
-        K::NATURAL,
-        K::ON,
-        K::USING,
         K::GROUP,
         K::ORDER,
         K::HAVING,
@@ -111,28 +102,13 @@ const BEHIND_TABLES: [Keyword; 22] = {
         K::INTERSECT,
         K::WINDOW,
         K::FOR,
-        K::RETURNING,
     ]
 };
 
-/// What follows a SELECT list.
-const BEHIND_COLUMNS: [Keyword; 13] = {
+/// What follows a table with its alias besides.
+const BEHIND_TABLES: [Keyword; 10] = {
     use Keyword as K;
-    [
-        K::FROM,
-        K::WHERE,
-        K::GROUP,
-        K::ORDER,
-        K::HAVING,
-        K::LIMIT,
-        K::OFFSET,
-        K::FETCH,
-        K::UNION,
-        K::EXCEPT,
-        K::INTERSECT,
-        K::WINDOW,
-        K::FOR,
-    ]
+    [K::JOIN, K::INNER, K::LEFT, K::RIGHT, K::FULL, K::CROSS, K::NATURAL, K::ON, K::USING, K::RETURNING]
 };
 
 /// Whether an alias of a table can stand before a token.
@@ -140,10 +116,12 @@ pub fn ends_a_table(next: &Token) -> bool {
     ends_an_alias(next, &BEHIND_TABLES)
 }
 
-/// Whether an alias can stand before a token.
+/// Whether an alias can stand before a token, of a place where `keywords` follow besides.
 fn ends_an_alias(next: &Token, keywords: &[Keyword]) -> bool {
     match next {
-        Token::Word(word) => word.quote_style.is_none() && keywords.contains(&word.keyword),
+        Token::Word(word) => {
+            word.quote_style.is_none() && (BEHIND_ALIASES.contains(&word.keyword) || keywords.contains(&word.keyword))
+        }
         Token::Comma | Token::RParen | Token::SemiColon | Token::EOF => true,
         _ => false,
     }
@@ -213,7 +191,7 @@ impl Dialect for KalamDialect {
 
     fn is_column_alias(&self, keyword: &Keyword, parser: &mut Parser) -> bool {
         GenericDialect {}.is_column_alias(keyword, parser)
-            || (COLUMN_ALIASES.contains(keyword) && ends_an_alias(&parser.peek_token_ref().token, &BEHIND_COLUMNS))
+            || (COLUMN_ALIASES.contains(keyword) && ends_an_alias(&parser.peek_token_ref().token, &[Keyword::FROM]))
     }
 
     fn is_table_alias(&self, keyword: &Keyword, parser: &mut Parser) -> bool {

@@ -204,6 +204,14 @@ fn from_cast(what: &str) -> KalamError {
     KalamError::new(code, what.to_owned())
 }
 
+/// What an error says of names of columns, if that is what it is about.
+pub fn schema_error(error: &DataFusionError) -> Option<&SchemaError> {
+    match error.find_root() {
+        DataFusionError::SchemaError(inner, _) => Some(inner),
+        _ => None,
+    }
+}
+
 fn from_schema(error: SchemaError) -> KalamError {
     match error {
         SchemaError::FieldNotFound { field, valid_fields } => {

@@ -14,6 +14,7 @@ use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult};
 use datafusion::sql::sqlparser::ast::{self, Expr as SqlExpr, Ident, TableFactor, Visitor, VisitorMut};
 
 use super::catalog::fold;
+use super::errors::schema_error;
 use super::walk::{walk, walk_mut};
 
 /// The namespace of a table of which none was written: any does.
@@ -37,20 +38,17 @@ impl ExprPlanner for NoFields {
 
 /// The table of a column that was not found, if no namespace stands before it.
 pub fn missing_table(error: &DataFusionError) -> Option<&str> {
-    match error.find_root() {
-        DataFusionError::SchemaError(inner, _) => match inner.as_ref() {
-            SchemaError::FieldNotFound { field, .. } => match field.relation.as_ref()? {
-                TableReference::Bare { table } => Some(table),
-                _ => None,
-            },
+    if let DataFusionError::NotImplemented(what) = error.find_root() {
+        // The column is one of a table around a subquery, but not of the one that is meant.
+        let column = what.strip_prefix("Nested identifiers are not yet supported for OuterReferenceColumn ")?;
+        let (_, name) = column.rsplit_once('.')?;
+        return Some(name.trim_matches('"'));
+    }
+    match schema_error(error)? {
+        SchemaError::FieldNotFound { field, .. } => match field.relation.as_ref()? {
+            TableReference::Bare { table } => Some(table),
             _ => None,
         },
-        // The column is one of a table around a subquery, but not of the one that is meant.
-        DataFusionError::NotImplemented(what) => {
-            let column = what.strip_prefix("Nested identifiers are not yet supported for OuterReferenceColumn ")?;
-            let (_, name) = column.rsplit_once('.')?;
-            Some(name.trim_matches('"'))
-        }
         _ => None,
     }
 }

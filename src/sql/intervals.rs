@@ -22,6 +22,7 @@ use datafusion::logical_expr::{
     ScalarUDFImpl, Signature, Volatility, cast as cast_expr,
 };
 use datafusion::sql::sqlparser::ast::{self, BinaryOperator};
+use datafusion_functions::utils::make_scalar_function;
 
 use crate::error::{ErrorCode, KalamError};
 use crate::types::{interval_length, parse_interval};
@@ -262,9 +263,14 @@ impl ScalarUDFImpl for Function {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
-        let scalars = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
-        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
-        let result: ArrayRef = match (self.operation, arrays.as_slice()) {
+        make_scalar_function(|arrays: &[ArrayRef]| self.operation.of(arrays), Vec::new())(&args.args)
+    }
+}
+
+impl Operation {
+    /// What it gives, row by row.
+    fn of(self, arrays: &[ArrayRef]) -> DfResult<ArrayRef> {
+        Ok(match (self, arrays) {
             (Operation::Length, [intervals]) => Arc::new(length(intervals)?),
             (Operation::Difference, [left, right]) => Arc::new(difference(&micros(left)?, &micros(right)?)?),
             (Operation::Age, [left, right]) => {
@@ -293,11 +299,6 @@ impl ScalarUDFImpl for Function {
                 Arc::new(scaled(intervals, &doubles, |a, b| a / b)?)
             }
             _ => return Err(external(KalamError::internal("an operation has its arguments"))),
-        };
-        Ok(if scalars {
-            ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?)
-        } else {
-            ColumnarValue::Array(result)
         })
     }
 }

@@ -36,21 +36,25 @@ pub trait Step: fmt::Debug + Clone + Send + Sync + 'static {
         None
     }
 
-    /// What is stated of its rows.
-    fn properties(&self, input: &Arc<dyn ExecutionPlan>) -> Arc<PlanProperties>;
+    /// What is stated of its rows: what is of its input's.
+    fn properties(&self, input: &Arc<dyn ExecutionPlan>) -> Arc<PlanProperties> {
+        Arc::clone(input.properties())
+    }
 
     /// What a plan shows after the name.
     fn details(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
         Ok(())
     }
 
-    /// Its rows.
+    /// Its rows: those of its input.
     fn execute(
         &self,
         input: &Arc<dyn ExecutionPlan>,
         partition: usize,
         context: Arc<TaskContext>,
-    ) -> DfResult<SendableRecordBatchStream>;
+    ) -> DfResult<SendableRecordBatchStream> {
+        input.execute(partition, context)
+    }
 }
 
 /// The operator of a [`Step`].

@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    ExcludeSelectItem, Expr, Ident, Join, JoinConstraint, JoinOperator, ObjectName, Query, Select, SelectItem,
+    ExcludeSelectItem, Expr, Ident, Join, JoinConstraint, ObjectName, Query, Select, SelectItem,
     SelectItemQualifiedWildcardKind, SetExpr, Spanned, TableAlias, TableFactor, Value, ValueWithSpan, Visitor,
     WildcardAdditionalOptions,
 };
@@ -15,6 +15,7 @@ use datafusion::sql::sqlparser::tokenizer::Location;
 
 use super::catalog::fold;
 use super::parser::{Statement, position_at};
+use super::using;
 use super::walk::walk;
 use crate::error::{ErrorCode, KalamError};
 
@@ -119,19 +120,8 @@ impl Find {
     }
 
     fn joined(&mut self, join: &Join) {
-        use JoinOperator as J;
-        let constraint = match &join.join_operator {
-            J::Join(c)
-            | J::Inner(c)
-            | J::Left(c)
-            | J::LeftOuter(c)
-            | J::Right(c)
-            | J::RightOuter(c)
-            | J::FullOuter(c) => c,
-            _ => return,
-        };
-        match constraint {
-            JoinConstraint::None if self.subject == Subject::BareJoin => {
+        match using::constraint(&join.join_operator) {
+            Some(JoinConstraint::None) if self.subject == Subject::BareJoin => {
                 let name = match &join.relation {
                     TableFactor::Table { name, .. } => first(name),
                     TableFactor::Derived { alias: Some(alias), .. } => Some(&alias.name),
@@ -139,7 +129,7 @@ impl Find {
                 };
                 self.found.push(name.map_or(Location::empty(), |name| name.span.start));
             }
-            JoinConstraint::Using(columns) => self.columns(columns.iter().filter_map(last)),
+            Some(JoinConstraint::Using(columns)) => self.columns(columns.iter().filter_map(last)),
             _ => {}
         }
     }

@@ -6,6 +6,7 @@
 
 use datafusion::sql::sqlparser::ast::{self, BinaryOperator, Expr, Query, UnaryOperator};
 
+use super::chains;
 use super::fault::place_of;
 use super::handlers::query::column_names;
 use super::templates;
@@ -131,23 +132,11 @@ fn pair(a: &Expr, op: BinaryOperator, b: &Expr) -> Expr {
 }
 
 /// All of them by one operator, as flat a tree as can be.
-fn joined(mut parts: Vec<Expr>, op: BinaryOperator) -> Option<Expr> {
-    while parts.len() > 1 {
-        let mut halved = Vec::with_capacity(parts.len().div_ceil(2));
-        let mut rest = parts.into_iter();
-        while let Some(left) = rest.next() {
-            halved.push(match rest.next() {
-                Some(right) => Expr::Nested(Box::new(Expr::BinaryOp {
-                    left: Box::new(left),
-                    op: op.clone(),
-                    right: Box::new(right),
-                })),
-                None => left,
-            });
-        }
-        parts = halved;
-    }
-    parts.pop().map(|one| Expr::Nested(Box::new(one)))
+fn joined(parts: Vec<Expr>, op: BinaryOperator) -> Option<Expr> {
+    let join = |left, right| {
+        Expr::Nested(Box::new(Expr::BinaryOp { left: Box::new(left), op: op.clone(), right: Box::new(right) }))
+    };
+    chains::flat(parts, join).map(|one| Expr::Nested(Box::new(one)))
 }
 
 fn compared(a: &[Expr], op: &BinaryOperator, b: &[Expr]) -> Result<Option<Expr>> {

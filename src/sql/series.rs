@@ -3,14 +3,12 @@
 //! For PostgreSQL it is the table's alias, or `generate_series`; for SQLite it is `value`. Invariant: a query that names a
 //! column `value` keeps that name, and its series have it; so none of the two is refused, and no name has two meanings.
 
-use std::ops::ControlFlow;
-
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, ObjectName, Query, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, TableWithJoins, Visitor,
+    Ident, ObjectName, Query, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, TableWithJoins,
 };
 
 use super::catalog::fold;
-use super::walk::walk;
+use super::walk::names_column;
 
 /// Names the columns of a query's series.
 pub fn name_columns(query: &mut Query) {
@@ -19,10 +17,10 @@ pub fn name_columns(query: &mut Query) {
         .from
         .iter()
         .any(|from| is_series(&from.relation) || from.joins.iter().any(|join| is_series(&join.relation)));
-    if !has_series || walk(query, &mut Names("value")).is_break() {
+    if !has_series || names_column(query, |name| name == "value") {
         return;
     }
-    let is_named = walk(query, &mut Names("generate_series")).is_break();
+    let is_named = names_column(query, |name| name == "generate_series");
     let SetExpr::Select(select) = query.body.as_mut() else { return };
     for TableWithJoins { relation, joins } in &mut select.from {
         for factor in std::iter::once(relation).chain(joins.iter_mut().map(|join| &mut join.relation)) {
@@ -52,23 +50,4 @@ fn is_series(factor: &TableFactor) -> bool {
         _ => false,
     };
     matches!(factor, TableFactor::Table { name, args: Some(_), .. } if is_one(name))
-}
-
-/// Breaks at a column of a name.
-struct Names(&'static str);
-
-impl Visitor for Names {
-    type Break = ();
-
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-        let last = match expr {
-            Expr::Identifier(name) => Some(name),
-            Expr::CompoundIdentifier(names) => names.last(),
-            _ => None,
-        };
-        match last {
-            Some(name) if fold(name) == self.0 => ControlFlow::Break(()),
-            _ => ControlFlow::Continue(()),
-        }
-    }
 }

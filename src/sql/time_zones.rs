@@ -11,10 +11,11 @@ use arrow::array::{Array, ArrayRef, AsArray, TimestampMicrosecondArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef, TimeUnit, TimestampMicrosecondType};
 use chrono::{DateTime, LocalResult, NaiveDateTime, Offset, TimeDelta, TimeZone};
-use datafusion::common::{DataFusionError, Result as DfResult, ScalarValue};
+use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
+use datafusion_functions::utils::make_scalar_function;
 
 use super::plain_words::translated;
 use crate::error::{ErrorCode, KalamError};
@@ -101,49 +102,48 @@ impl ScalarUDFImpl for AtTimeZone {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
-        let scalars = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
-        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
-        let [zones, times] = arrays.as_slice() else {
-            return Err(external(KalamError::internal("AT TIME ZONE has two sides")));
-        };
-        let is_moment = is_moment(times.data_type());
-        let source = if is_moment { KalamDataType::DateTime } else { KalamDataType::Timestamp };
-        let times = coerce_array(times, &source, "").map_err(|e| external(super::casts::without_place(e)))?;
-        let (times, zones) = (times.as_primitive::<TimestampMicrosecondType>(), cast(zones, &DataType::Utf8)?);
-        let zones = zones.as_string::<i32>();
-        let mut last: Option<(String, Tz)> = None;
-        let mut results = Vec::with_capacity(times.len());
-        for row in 0..times.len() {
-            if times.is_null(row) || zones.is_null(row) {
-                results.push(None);
-                continue;
-            }
-            let name = zones.value(row);
-            let zone = match &last {
-                Some((known, zone)) if known == name => *zone,
-                _ => {
-                    let zone = zone_of(name)?;
-                    last = Some((name.to_owned(), zone));
-                    zone
-                }
-            };
-            let result = converted(times.value(row), &zone, is_moment);
-            results.push(Some(result.ok_or_else(|| {
-                external(KalamError::new(ErrorCode::OutOfRange, "a timestamp is out of range for its time zone"))
-            })?));
-        }
-        let results: ArrayRef = Arc::new(TimestampMicrosecondArray::from(results));
-        let wanted = if is_moment { KalamDataType::Timestamp } else { KalamDataType::DateTime };
-        let results = match wanted.arrow_type() {
-            // The numbers are of UTC already: a cast would take them for local ones.
-            DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) => {
-                Arc::new(results.as_primitive::<TimestampMicrosecondType>().clone().with_timezone(zone)) as ArrayRef
-            }
-            _ => results,
-        };
-        Ok(match scalars {
-            true => ColumnarValue::Scalar(ScalarValue::try_from_array(&results, 0)?),
-            false => ColumnarValue::Array(results),
-        })
+        make_scalar_function(at_time_zone, Vec::new())(&args.args)
     }
+}
+
+/// `timezone(zones, times)`, row by row.
+fn at_time_zone(arrays: &[ArrayRef]) -> DfResult<ArrayRef> {
+    let [zones, times] = arrays else {
+        return Err(external(KalamError::internal("AT TIME ZONE has two sides")));
+    };
+    let is_moment = is_moment(times.data_type());
+    let source = if is_moment { KalamDataType::DateTime } else { KalamDataType::Timestamp };
+    let times = coerce_array(times, &source, "").map_err(|e| external(super::casts::without_place(e)))?;
+    let (times, zones) = (times.as_primitive::<TimestampMicrosecondType>(), cast(zones, &DataType::Utf8)?);
+    let zones = zones.as_string::<i32>();
+    let mut last: Option<(String, Tz)> = None;
+    let mut results = Vec::with_capacity(times.len());
+    for row in 0..times.len() {
+        if times.is_null(row) || zones.is_null(row) {
+            results.push(None);
+            continue;
+        }
+        let name = zones.value(row);
+        let zone = match &last {
+            Some((known, zone)) if known == name => *zone,
+            _ => {
+                let zone = zone_of(name)?;
+                last = Some((name.to_owned(), zone));
+                zone
+            }
+        };
+        let result = converted(times.value(row), &zone, is_moment);
+        results.push(Some(result.ok_or_else(|| {
+            external(KalamError::new(ErrorCode::OutOfRange, "a timestamp is out of range for its time zone"))
+        })?));
+    }
+    let results: ArrayRef = Arc::new(TimestampMicrosecondArray::from(results));
+    let wanted = if is_moment { KalamDataType::Timestamp } else { KalamDataType::DateTime };
+    Ok(match wanted.arrow_type() {
+        // The numbers are of UTC already: a cast would take them for local ones.
+        DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) => {
+            Arc::new(results.as_primitive::<TimestampMicrosecondType>().clone().with_timezone(zone)) as ArrayRef
+        }
+        _ => results,
+    })
 }

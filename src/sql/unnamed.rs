@@ -10,16 +10,14 @@ use datafusion::common::{DataFusionError, SchemaError};
 use datafusion::sql::sqlparser::ast::{Expr, Ident, Query, Select, SelectItem, SetExpr, Statement, VisitorMut};
 
 use super::catalog::fold;
+use super::errors::schema_error;
 use super::handlers::query::item_name;
 use super::walk::walk_mut;
 
 /// The column that planning did not find.
 pub fn missing_column(error: &DataFusionError) -> Option<&str> {
-    match error.find_root() {
-        DataFusionError::SchemaError(inner, _) => match inner.as_ref() {
-            SchemaError::FieldNotFound { field, .. } => Some(field.name.as_str()),
-            _ => None,
-        },
+    match schema_error(error)? {
+        SchemaError::FieldNotFound { field, .. } => Some(field.name.as_str()),
         _ => None,
     }
 }

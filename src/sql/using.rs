@@ -40,12 +40,9 @@ fn of_joins(from: &TableWithJoins) -> Vec<Merged> {
     let tables = tables(from);
     for join in &from.joins {
         use JoinOperator as J;
-        let (constraint, right, full) = match &join.join_operator {
-            J::Join(c) | J::Inner(c) | J::Left(c) | J::LeftOuter(c) => (Some(c), false, false),
-            J::Right(c) | J::RightOuter(c) => (Some(c), true, false),
-            J::FullOuter(c) => (Some(c), true, true),
-            _ => (None, false, false),
-        };
+        let full = matches!(join.join_operator, J::FullOuter(_));
+        let right = full || matches!(join.join_operator, J::Right(_) | J::RightOuter(_));
+        let constraint = constraint(&join.join_operator);
         if let (Some(JoinConstraint::Using(names)), Some(other)) = (constraint, alias(&join.relation)) {
             for name in names.iter().filter_map(|n| n.0.last()?.as_ident()) {
                 let column = |table: &Ident| Expr::CompoundIdentifier(vec![table.clone(), name.clone()]);
@@ -78,10 +75,12 @@ pub fn tables(from: &TableWithJoins) -> Vec<String> {
     factors.filter_map(alias).map(|name| fold(&name)).collect()
 }
 
-fn alias(factor: &TableFactor) -> Option<Ident> {
+/// What the columns of one are qualified with.
+pub fn alias(factor: &TableFactor) -> Option<Ident> {
     match factor {
         TableFactor::Table { alias: Some(alias), .. }
         | TableFactor::Derived { alias: Some(alias), .. }
+        | TableFactor::TableFunction { alias: Some(alias), .. }
         | TableFactor::Function { alias: Some(alias), .. }
         | TableFactor::UNNEST { alias: Some(alias), .. }
         | TableFactor::NestedJoin { alias: Some(alias), .. } => Some(alias.name.clone()),
@@ -91,7 +90,18 @@ fn alias(factor: &TableFactor) -> Option<Ident> {
 }
 
 /// The condition of a join.
-pub fn constraint(operator: &mut JoinOperator) -> Option<&mut JoinConstraint> {
+pub fn constraint(operator: &JoinOperator) -> Option<&JoinConstraint> {
+    use JoinOperator as J;
+    match operator {
+        J::Join(c) | J::Inner(c) | J::Left(c) | J::LeftOuter(c) | J::Right(c) | J::RightOuter(c) | J::FullOuter(c) => {
+            Some(c)
+        }
+        _ => None,
+    }
+}
+
+/// The same, to be changed.
+pub fn constraint_mut(operator: &mut JoinOperator) -> Option<&mut JoinConstraint> {
     use JoinOperator as J;
     match operator {
         J::Join(c) | J::Inner(c) | J::Left(c) | J::LeftOuter(c) | J::Right(c) | J::RightOuter(c) | J::FullOuter(c) => {
@@ -103,11 +113,11 @@ pub fn constraint(operator: &mut JoinOperator) -> Option<&mut JoinConstraint> {
 
 /// Whether a join is by the columns that both sides have.
 pub fn is_natural(operator: &JoinOperator) -> bool {
-    matches!(constraint(&mut operator.clone()), Some(JoinConstraint::Natural))
+    matches!(constraint(operator), Some(JoinConstraint::Natural))
 }
 
 fn is_shared(operator: &JoinOperator) -> bool {
-    matches!(constraint(&mut operator.clone()), Some(JoinConstraint::Natural | JoinConstraint::Using(_)))
+    matches!(constraint(operator), Some(JoinConstraint::Natural | JoinConstraint::Using(_)))
 }
 
 /// Names the subqueries without a name beside such a join.
@@ -131,7 +141,7 @@ pub fn name_sides(select: &mut Select) {
 pub fn first_names(from: &TableWithJoins) -> Vec<String> {
     let mut first = Vec::new();
     for join in from.joins.iter().rev() {
-        if let Some(JoinConstraint::Using(names)) = constraint(&mut join.join_operator.clone()) {
+        if let Some(JoinConstraint::Using(names)) = constraint(&join.join_operator) {
             let names = names.iter().filter_map(|name| name.0.last()?.as_ident()).map(fold);
             for name in names {
                 if !first.contains(&name) {

@@ -10,6 +10,8 @@ use datafusion::sql::sqlparser::ast::{
     Expr, ObjectName, Query, Select, Statement, TableFactor, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
 };
 
+use super::catalog::fold;
+
 /// Shows a tree to a visitor.
 #[allow(clippy::disallowed_methods, reason = "this is where it is called")]
 pub fn walk<V: Visitor>(node: &impl Visit, visitor: &mut V) -> ControlFlow<V::Break> {
@@ -128,6 +130,28 @@ hands_on! {
     post_visit_statement: Statement,
     pre_visit_value: ValueWithSpan,
     post_visit_value: ValueWithSpan,
+}
+
+/// Whether a tree names a column that is meant, with a table before it or without.
+pub fn names_column(node: &impl Visit, is_meant: impl Fn(&str) -> bool) -> bool {
+    struct Names<F>(F);
+    impl<F: Fn(&str) -> bool> Visitor for Names<F> {
+        type Break = ();
+
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            let last = match expr {
+                Expr::Identifier(name) => Some(name),
+                Expr::CompoundIdentifier(names) => names.last(),
+                _ => None,
+            };
+            if last.is_some_and(|name| (self.0)(&fold(name))) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        }
+    }
+    walk(node, &mut Names(is_meant)).is_break()
 }
 
 #[cfg(test)]

@@ -10,14 +10,14 @@ use std::ops::ControlFlow;
 use datafusion::common::{DFSchemaRef, TableReference};
 use datafusion::sql::sqlparser::ast::{
     self, Cte, Expr, Ident, JoinConstraint, ObjectName, Query, Select, SelectItem, SelectItemQualifiedWildcardKind,
-    SetExpr, TableFactor, TableWithJoins, VisitMut, Visitor, VisitorMut,
+    SetExpr, TableFactor, TableWithJoins, VisitMut, VisitorMut,
 };
 
 use super::catalog::fold;
 use super::handlers::dml::{select_from, unsupported};
 use super::order_names;
 use super::using;
-use super::walk::{walk, walk_mut};
+use super::walk::{names_column, walk_mut};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::tables::{DELETED_COLUMN, ROW_ID_COLUMN, SEQ_COLUMN};
 
@@ -28,23 +28,7 @@ fn is_system_column(name: &str) -> bool {
 
 /// Whether a statement names a system column.
 pub fn names_system_column(statement: &ast::Statement) -> bool {
-    struct Finder;
-    impl Visitor for Finder {
-        type Break = ();
-
-        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
-            let last = match expr {
-                Expr::Identifier(ident) => Some(ident),
-                Expr::CompoundIdentifier(parts) => parts.last(),
-                _ => None,
-            };
-            match last {
-                Some(ident) if is_system_column(&fold(ident)) => ControlFlow::Break(()),
-                _ => ControlFlow::Continue(()),
-            }
-        }
-    }
-    walk(statement, &mut Finder).is_break()
+    names_column(statement, is_system_column)
 }
 
 /// What the planner and the catalog tell.
@@ -254,7 +238,7 @@ impl Expander<'_> {
                 let name = |name: &String| ObjectName::from(vec![Ident::with_quote('"', name)]);
                 let names: Vec<ObjectName> = shared.into_iter().map(name).collect();
                 let always = || Expr::Value(ast::Value::Boolean(true).with_empty_span());
-                if let Some(constraint) = using::constraint(&mut select.from[from].joins[join].join_operator) {
+                if let Some(constraint) = using::constraint_mut(&mut select.from[from].joins[join].join_operator) {
                     *constraint = match names.is_empty() {
                         true => JoinConstraint::On(always()),
                         false => JoinConstraint::Using(names),

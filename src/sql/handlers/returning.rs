@@ -21,6 +21,7 @@ use super::super::catalog::{Extras, fold};
 use super::super::errors::from_datafusion;
 use super::super::executor::{Execution, Rows, finish_rows};
 use super::super::parser::position_of;
+use super::super::using;
 use super::super::walk::{walk, walk_mut};
 use super::dml::{Target, column_item, item, select_from};
 use super::query::{item_name, item_names};
@@ -94,20 +95,8 @@ fn relation_names(from: &TableWithJoins, names: &mut Vec<Ident>) {
     for factor in std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)) {
         match factor {
             TableFactor::NestedJoin { table_with_joins, alias: None, .. } => relation_names(table_with_joins, names),
-            factor => names.extend(relation_name(factor)),
+            factor => names.extend(using::alias(factor)),
         }
-    }
-}
-
-fn relation_name(factor: &TableFactor) -> Option<Ident> {
-    match factor {
-        TableFactor::Table { alias: Some(alias), .. }
-        | TableFactor::Derived { alias: Some(alias), .. }
-        | TableFactor::TableFunction { alias: Some(alias), .. }
-        | TableFactor::Function { alias: Some(alias), .. }
-        | TableFactor::NestedJoin { alias: Some(alias), .. } => Some(alias.name.clone()),
-        TableFactor::Table { name, .. } => name.0.last()?.as_ident().cloned(),
-        _ => None,
     }
 }
 
@@ -118,7 +107,7 @@ impl Visitor for Tables {
     type Break = ();
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
-        self.0.extend(relation_name(factor));
+        self.0.extend(using::alias(factor));
         ControlFlow::Continue(())
     }
 }
