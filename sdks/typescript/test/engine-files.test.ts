@@ -14,6 +14,9 @@ import { code } from './code.js'
 const root = fs.mkdtempSync(path.join(os.tmpdir(), 'kalamdb-engine-'))
 after(() => fs.rmSync(root, { recursive: true, force: true }))
 
+// Of its own address, so that it is compiled within the test.
+const wasmUrl = `${new URL('../src/wasm/kalamdb_bg.wasm', import.meta.url).href}?given-up`
+
 describe('a database in files', () => {
   it('survives closing and is gone when it is deleted', async () => {
     const at = { path: path.join(root, 'survives'), name: 'a/b: ü.*' }
@@ -35,6 +38,22 @@ describe('a database in files', () => {
     assert.equal(fs.readdirSync(at.path).length, 0)
     await using db = await connect({ path: at.path })
     assert.equal(db.name, 'default')
+  })
+
+  it('is free again when connecting was given up', async () => {
+    const at = { path: path.join(root, 'given-up'), name: 'g' }
+    await (await connect(at)).close()
+    for (const phase of ['compile', 'open']) {
+      const giveUp = new AbortController()
+      const connecting = connect({
+        ...at,
+        wasm: wasmUrl,
+        signal: giveUp.signal,
+        onProgress: progress => progress.phase === phase && giveUp.abort(),
+      })
+      await assert.rejects(connecting, code('CANCELLED'))
+      await (await connect(at)).close()
+    }
   })
 
   it('tells the durability that was reached', async () => {

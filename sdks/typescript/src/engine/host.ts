@@ -51,6 +51,8 @@ export class EngineHost {
   /** Storage that was made for this engine, and ends with it. */
   private storage: HostStorage | undefined
   private trapped = false
+  /** The opening under way, or the last one. */
+  private opening: Promise<unknown> = Promise.resolve()
   private readonly running = new Map<number, Running>()
   /** Open cursors, by the id of the call that opened them. */
   private readonly cursors = new Map<number, Cursor>()
@@ -84,6 +86,16 @@ export class EngineHost {
         i += Math.max(1, together.length)
       }
     })
+  }
+
+  /**
+   * Closes the engine, if there is one, and gives the database free; for a host in the caller's thread, which would
+   * hold it for as long as the thread lives. A worker just ends.
+   */
+  dispose(): void {
+    const close = (): Promise<unknown> => this.close()
+    // Nobody is there to be told what went wrong.
+    this.opening.then(close, close).catch(() => {})
   }
 
   private take(message: ToHost): void {
@@ -212,7 +224,16 @@ export class EngineHost {
     return [await this.environment.instantiate(module, error => this.onTrap(error)), module]
   }
 
-  protected async open({ config, wasm, lockGraceMs }: Ops['open']['args'], id: number): Promise<Ops['open']['result']> {
+  protected open(args: Ops['open']['args'], id: number): Promise<Ops['open']['result']> {
+    const opening = this.openEngine(args, id)
+    this.opening = opening
+    return opening
+  }
+
+  private async openEngine(
+    { config, wasm, lockGraceMs }: Ops['open']['args'],
+    id: number,
+  ): Promise<Ops['open']['result']> {
     // The lock first: a second tab should not download the engine only to be turned away.
     // Storage that the caller supplies keeps others away by itself.
     const lock = config.storage === 'indexeddb' ? await this.environment.lock(config.name, lockGraceMs) : undefined
