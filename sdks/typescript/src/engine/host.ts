@@ -8,7 +8,7 @@ import { KalamError } from '../errors.js'
 import { openSource, runImport } from '../import.js'
 import type { HeldLock } from '../lock.js'
 import type { HostStorage } from '../storage.js'
-import type { ColumnInfo, ConnectProgress } from '../types.js'
+import type { ColumnInfo, ConnectProgress, RescueFinding } from '../types.js'
 import type { ResolvedWasm } from '../wasm.js'
 import { Outbox } from './outbox.js'
 import type { FromHost, HostSource, Op, Ops, Progress, ToHost } from './protocol.js'
@@ -385,8 +385,9 @@ export class EngineHost {
       const [surface] = await this.surface(wasm, id)
       const chunks: Uint8Array[] = []
       const supplied = typeof storage === 'function' ? await storage() : storage
+      const lost = typeof supplied === 'string' ? [] : await damageOf(supplied)
       const report = await surface.Engine.rescue({ name, storage: supplied }, bytes => void chunks.push(bytes))
-      return { chunks, report }
+      return { chunks, report: [...lost, ...report] }
     } finally {
       await lock?.release()
     }
@@ -401,6 +402,11 @@ export class EngineHost {
       await lock.release()
     }
   }
+}
+
+/** What a storage knows to be lost, as rows of a report. */
+async function damageOf(storage: HostStorage): Promise<RescueFinding[]> {
+  return ((await storage.damage?.()) ?? []).map(({ object, detail }) => ({ object, status: 'damaged', detail }))
 }
 
 type RunCall = Extract<ToHost, { op: 'run' }>
