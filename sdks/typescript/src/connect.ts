@@ -199,12 +199,12 @@ function chooseStorage({ storage, path, name }: Named, files: FileStorageOptions
   const stored = globalThis.indexedDB !== undefined
   if (storage === undefined) return stored ? 'indexeddb' : 'memory'
   if (storage === 'memory' || (storage === 'indexeddb' && stored)) return storage
-  const possible = stored ? "'indexeddb' or 'memory'" : "'memory'"
+  const possible = stored ? "'indexeddb', 'memory' or a HostStorage" : "'memory' or a HostStorage"
   if (storage === 'indexeddb' || storage === 'opfs') {
     throw new KalamError({
       code: 'FEATURE_NOT_SUPPORTED',
       message: `storage '${storage}' is not available here`,
-      hint: `Use ${possible}.`,
+      hint: hasFiles() ? `Give a \`path\` for files, or use ${possible}.` : `Use ${possible}.`,
     })
   }
   throw invalid(`storage is '${String(storage)}', expected ${possible}`)

@@ -60,7 +60,7 @@ describe('the memory budget', () => {
   })
 
   it('must be a number of bytes', async () => {
-    for (const memoryBudget of [0, -1, Number.NaN, '1GB' as never]) {
+    for (const memoryBudget of [0, -1, Number.NaN, Number.POSITIVE_INFINITY, '1GB' as never]) {
       await assert.rejects(connect({ name: 'x', storage: 'memory', memoryBudget }), code('INVALID_OPTION'))
     }
   })

@@ -48,6 +48,23 @@ describe('the real engine', () => {
     assert.match(status.version, /^\d+\.\d+\.\d+/)
   })
 
+  it('takes null for no options, and says what is wrong with the name of a table', async () => {
+    const none = null as never
+    await db.exec('CREATE TABLE plain (k INT PRIMARY KEY)', none, none)
+    await db.insert('plain', [{ k: 1 }], none)
+    await db.import('plain', new Blob(['k\n2\n'], { type: 'text/csv' }), none)
+    await db.transaction(tx => tx.exec('INSERT INTO plain VALUES (3)'), none)
+    for await (const rows of db.stream('SELECT k FROM plain ORDER BY k', none, none)) {
+      assert.deepEqual([...rows], [{ k: 1 }, { k: 2 }, { k: 3 }])
+    }
+    for (const name of [undefined, '', 5]) {
+      const wrong = code('INVALID_NAME', /name of the table is (undefined|string ""|number 5), expected text/)
+      await assert.rejects(db.insert(name as never, [{ k: 4 }]), wrong)
+      await assert.rejects(db.insert(name as never, new Uint8Array(8)), wrong)
+      await assert.rejects(db.import(name as never, new Blob(['k\n2\n'])), wrong)
+    }
+  })
+
   const TYPES = `b BOOLEAN, s SMALLINT, i INT, l BIGINT, d DOUBLE, f FLOAT, dec DECIMAL(12,2), t TEXT, ts TIMESTAMP,
     dt DATETIME, day DATE, clock TIME, j JSON, bin BYTES, e EMBEDDING(3), u UUID`
   const FULL = {
