@@ -41,7 +41,7 @@ const isPrecise = (value: unknown): boolean => value instanceof Timestamp
 
 /** Structured cloning would make a plain Date of a Timestamp: its microseconds travel as a BigInt64Array of one. */
 function onWire(value: unknown): Param {
-  return value instanceof Timestamp ? BigInt64Array.of(microsecondsOf(value) ?? 0n) : (value as Param)
+  return (value instanceof Timestamp ? BigInt64Array.of(microsecondsOf(value) ?? 0n) : value) as Param
 }
 
 function checkParam(value: unknown, place: string): void {

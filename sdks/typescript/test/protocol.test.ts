@@ -718,7 +718,7 @@ describe('workers', () => {
   it('report what cannot be sent', async () => {
     const world = new World()
     const db = await open(world.remote)
-    await assert.rejects(db.query('q', [{ f: () => 1 }]), code('PARAMETER_TYPE'))
+    await assert.rejects(db.query('q', [{ f: () => 1 } as never]), code('PARAMETER_TYPE'))
     assert.equal((await db.query('q')).length, 1)
     await db.close()
   })
