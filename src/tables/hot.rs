@@ -71,6 +71,8 @@ pub(super) struct State {
     pub cold: ColdTier,
     /// Segments whose delete vectors the manifest does not have as they are.
     pub dirty: HashSet<u32>,
+    /// How many changes of them the log holds, and the `_seq` of the first.
+    pub logged_marks: Option<(u64, Seq)>,
     /// The next segment's number.
     pub next_segment: u32,
     /// Segments that a rewrite replaced and whose blobs are still there.
@@ -123,6 +125,7 @@ impl HotTable {
                 indexes: HotIndexes::default(),
                 cold: ColdTier::default(),
                 dirty: HashSet::new(),
+                logged_marks: None,
                 next_segment: 1,
                 retired: Vec::new(),
             }),

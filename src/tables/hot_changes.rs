@@ -58,7 +58,7 @@ impl HotTable {
     pub fn replay_marks(&self, ended: &Ended) {
         let mut state = self.state.write();
         let marked = ended.mark(&state.cold);
-        state.dirty.extend(marked.iter().map(|s| s.meta().number));
+        state.note_marks(&marked, ended);
     }
 
     /// Ends the rows of `ended` (live ones, each once) and adds `rows`, or does neither. The result takes the change
@@ -76,7 +76,7 @@ impl HotTable {
             Ok(()) => {
                 applied.cold = ended.mark(&state.cold);
                 applied.cold_ends = [ended.replaced_at, ended.deleted_at];
-                state.dirty.extend(applied.cold.iter().map(|s| s.meta().number));
+                state.note_marks(&applied.cold, ended);
                 applied.rows = change.rows as u64;
                 state.live = state.live + applied.rows - applied.superseded.len() as u64;
                 for chunk in chunks.into_iter().filter_map(Arc::into_inner) {
@@ -130,6 +130,14 @@ struct Change {
 }
 
 impl State {
+    /// Remembers that a record of the log marks rows of these segments.
+    fn note_marks(&mut self, marked: &[Arc<Segment>], ended: &Ended) {
+        if !marked.is_empty() {
+            self.dirty.extend(marked.iter().map(|s| s.meta().number));
+            self.logged_marks.get_or_insert((0, ended.replaced_at)).0 += 1;
+        }
+    }
+
     fn apply(
         &mut self,
         spec: &KeySpec,
