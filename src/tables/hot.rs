@@ -3,7 +3,7 @@
 //! Row versions lie in [`Chunk`]s at ascending positions; an index leads from the encoded key to the newest version.
 //! Invariants: positions are in commit order; for each key at most one version is live, and the index points at the
 //! newest one (live or superseded) of every key it knows; [`HotTable::apply`] changes everything or nothing. Small
-//! chunks are merged with their neighbour once that is no larger, so a row is copied a logarithmic number of times
+//! chunks are merged with their neighbours once there are four of a size, so a row is copied a logarithmic number of times
 //! and a table has few chunks however it was written. The index knows hot rows only: whoever adds keys asks the segments
 //! before (`TableStore::check_keys`). Chunks and segments change together, under one lock (`switch.rs`).
 

@@ -11,12 +11,17 @@ const b = browser()
 /** LevelDB's log: blocks of this many bytes, records with a header of checksum (4), length (2) and type (1). */
 const [BLOCK, HEADER, FULL] = [32_768, 7, 1]
 
-/** Appends to the log of this origin a record that says it has `length` bytes and has only `written` of them. */
-async function tear(length, written) {
+/** The newest log of this origin. */
+async function newestLog() {
   const folder = `${b.profile}/Default/IndexedDB`
   const store = (await readdir(folder)).find(name => name.endsWith('.indexeddb.leveldb'))
   const logs = (await readdir(`${folder}/${store}`)).filter(name => name.endsWith('.log')).sort()
-  const log = `${folder}/${store}/${logs.at(-1)}`
+  return `${folder}/${store}/${logs.at(-1)}`
+}
+
+/** Appends to the log of this origin a record that says it has `length` bytes and has only `written` of them. */
+async function tear(length, written) {
+  const log = await newestLog()
   const left = BLOCK - ((await stat(log)).size % BLOCK)
   // A block's last bytes are filled up with zeros if no header fits: the record goes into the next one.
   const filling = left < HEADER + length ? left : 0
@@ -25,6 +30,7 @@ async function tear(length, written) {
   torn.writeUInt16LE(length, filling + 4)
   torn[filling + 6] = FULL
   await appendFile(log, torn)
+  return log
 }
 
 const insert = async from => {
@@ -39,9 +45,10 @@ test('a record torn by a kill costs nothing', async () => {
   for (let round = 1; round <= 3; round++) {
     await b.restart({ kill: true })
     await b.chromium.kill()
-    await tear(4000, round * 100)
+    const tornLog = await tear(4000, round * 100)
     await b.restart()
     assert.equal(await b.page.evaluate(insert, round * 20), BigInt(round * 20 + 20), `after ${round} torn records`)
+    assert.notEqual(await newestLog(), tornLog, 'rows are written into a new log')
   }
 })
 

@@ -13,6 +13,7 @@ import { KalamError } from './errors.js'
 import { Limit } from './limit.js'
 import { memoryLimits } from './memory.js'
 import { hasFiles } from './node/builtin.js'
+import type { FileStorageOptions } from './node/files.js'
 import { checkOptions, invalid } from './options.js'
 import type { ConnectOptions, ConnectProgress, Database, DeleteOptions, Rescued, WasmSource } from './types.js'
 import { compileResponse, type ResolvedWasm } from './wasm.js'
@@ -120,7 +121,7 @@ export async function deleteDatabase(name: string, options: DeleteOptions = {}):
 export async function rescue(options: string | ConnectOptions): Promise<Rescued> {
   const given = withName(typeof options === 'string' ? { name: options } : options)
   checkConnect(given)
-  const storage = chooseStorage(given, false)
+  const storage = chooseStorage(given, { salvage: true })
   const wasm = await resolveWasm(given.wasm)
   const limit = new Limit(given.signal)
   const done = new KalamError({ code: 'CONNECTION_CLOSED', message: 'the engine was started for one call only' })
@@ -188,11 +189,11 @@ function checkName(name: unknown): void {
   throw new KalamError({ code: 'INVALID_NAME', message })
 }
 
-function chooseStorage({ storage, path, name }: Named, create = true): EngineConfig['storage'] {
+function chooseStorage({ storage, path, name }: Named, files: FileStorageOptions = {}): EngineConfig['storage'] {
   if (path !== undefined) {
     if (storage !== undefined) throw invalid('path and storage are both given, expected one of them')
     const folder = folderOf(checkPath(path), name)
-    return async () => (await import('./node/files.js')).openFiles(folder, { create })
+    return async () => (await import('./node/files.js')).openFiles(folder, files)
   }
   if (typeof storage === 'object' && storage !== null) return storage
   const stored = globalThis.indexedDB !== undefined

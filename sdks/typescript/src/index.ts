@@ -10,6 +10,7 @@ export { connect, deleteDatabase, rescue } from './connect.js'
 export { KalamError, type KalamErrorInit, type Position } from './errors.js'
 export type {
   HostStorage,
+  StorageDamage,
   StorageOperation,
   StoragePartition,
   StorageRange,

@@ -38,6 +38,14 @@ export interface StorageStatistics {
   quota?: number
 }
 
+/** Something that a storage cannot give back any more. */
+export interface StorageDamage {
+  /** What is damaged. */
+  object: string
+  /** What is lost of it. */
+  detail: string
+}
+
 /**
  * An ordered map of bytes in five partitions, as an app or an edge worker supplies it: pass it as `storage` to
  * `connect`. Keys are ordered by their unsigned bytes, a shorter one before any that it is a prefix of. Values have at
@@ -73,6 +81,8 @@ export interface HostStorage {
   readBlob?(id: Uint8Array, offset: number, length: number): Promise<Uint8Array | undefined> | Uint8Array | undefined
   /** What it holds. */
   stats?(): Promise<StorageStatistics> | StorageStatistics
+  /** What it knows to be damaged or lost; the report of `rescue` has it. */
+  damage?(): readonly StorageDamage[]
   /** Gives space back. */
   compact?(): Promise<void> | void
   /** Ends its use, after the commits under way. */

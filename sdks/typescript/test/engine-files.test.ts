@@ -14,6 +14,9 @@ import { code } from './code.js'
 const root = fs.mkdtempSync(path.join(os.tmpdir(), 'kalamdb-engine-'))
 after(() => fs.rmSync(root, { recursive: true, force: true }))
 
+// Of its own address, so that it is compiled within the test.
+const wasmUrl = `${new URL('../src/wasm/kalamdb_bg.wasm', import.meta.url).href}?given-up`
+
 describe('a database in files', () => {
   it('survives closing and is gone when it is deleted', async () => {
     const at = { path: path.join(root, 'survives'), name: 'a/b: ü.*' }
@@ -35,6 +38,22 @@ describe('a database in files', () => {
     assert.equal(fs.readdirSync(at.path).length, 0)
     await using db = await connect({ path: at.path })
     assert.equal(db.name, 'default')
+  })
+
+  it('is free again when connecting was given up', async () => {
+    const at = { path: path.join(root, 'given-up'), name: 'g' }
+    await (await connect(at)).close()
+    for (const phase of ['compile', 'open']) {
+      const giveUp = new AbortController()
+      const connecting = connect({
+        ...at,
+        wasm: wasmUrl,
+        signal: giveUp.signal,
+        onProgress: progress => progress.phase === phase && giveUp.abort(),
+      })
+      await assert.rejects(connecting, code('CANCELLED'))
+      await (await connect(at)).close()
+    }
   })
 
   it('tells the durability that was reached', async () => {
@@ -112,6 +131,55 @@ describe('a database in files', () => {
     await using db = await connect({ name: 'rescued', storage: 'memory', restore: bytes })
     assert.deepEqual([...(await db.query('SELECT count(*) AS n FROM good'))], [{ n: 2n }])
     assert.deepEqual([...(await db.query('SELECT count(*) AS n FROM bad'))], [{ n: 0n }])
+  })
+
+  it('never gives other rows than were written, whichever byte is damaged, and can be rescued', async () => {
+    const at = { path: path.join(root, 'flipped'), name: 'f' }
+    const rows = { log: 60, segment: 4000, other: 1 }
+    const log = path.join(at.path, 'f.kalamdb', 'data-1.log')
+    {
+      await using db = await connect(at)
+      await db.exec('CREATE TABLE segment (k INT PRIMARY KEY, v TEXT); CREATE TABLE log (k INT PRIMARY KEY)')
+      await db.exec('CREATE TABLE other (k INT PRIMARY KEY)')
+      await db.insert(
+        'segment',
+        Array.from({ length: rows.segment }, (_, k) => ({ k, v: String((k * 7919) % 10007).repeat(9) })),
+      )
+      await db.exec('STORAGE FLUSH ALL')
+      for (let k = 0; k < rows.log; k++) await db.exec('INSERT INTO log VALUES ($1)', [k])
+      await db.exec('INSERT INTO other VALUES (1)')
+    }
+    const whole = fs.readFileSync(log)
+    const seen = new Set<string>()
+    const step = Math.floor(whole.length / 60)
+    for (let byte = 7; byte < whole.length - 32; byte += step) {
+      const damaged = Buffer.from(whole)
+      damaged[byte] = (damaged[byte] as number) ^ 0x20
+      fs.writeFileSync(log, damaged)
+      const opened = await connect(at).then(
+        db => db,
+        error => code('DATA_CORRUPTED')(error) && undefined,
+      )
+      if (opened === undefined) seen.add('not opened')
+      for (const [table, expected] of opened === undefined ? [] : Object.entries(rows)) {
+        await opened?.query(`SELECT count(k) AS n, min(k), max(_seq) FROM ${table}`).then(
+          ([found]) => assert.equal(Number(found?.n), expected, `${table}, byte ${byte}`),
+          error => code('DATA_CORRUPTED')(error) && seen.add(table),
+        )
+      }
+      await opened?.close()
+      fs.writeFileSync(log, damaged)
+      const { bytes, report } = await rescue(at)
+      assert.deepEqual(fs.readFileSync(log), damaged)
+      await using rescued = await connect({ name: 'rescued', storage: 'memory', restore: bytes })
+      const told = report.some(row => row.status !== 'ok')
+      for (const [table, expected] of Object.entries(rows)) {
+        const found = await rescued.query(`SELECT count(*) AS n FROM ${table}`).catch(() => undefined)
+        assert.ok(told || Number(found?.[0]?.n) === expected, `${table} lacks rows, and nothing says so`)
+      }
+    }
+    // Damage of the whole, of one table's log, and of a segment were all met.
+    for (const what of ['not opened', 'log', 'segment']) assert.ok(seen.has(what), what)
   })
 
   it('is not made by rescuing it', async () => {

@@ -8,7 +8,6 @@ import os from 'node:os'
 import path from 'node:path'
 import { after, describe, it } from 'node:test'
 import type { HostStorage, StorageOperation } from '../src/index.js'
-import { KalamError } from '../src/index.js'
 import { deleteFiles, openFiles } from '../src/node/index.js'
 import { SortedMap } from '../src/node/sorted-map.js'
 import { code } from './code.js'
@@ -90,42 +89,130 @@ describe('files', () => {
     }
   })
 
-  it('cut off an end that was written and not flushed, and refuse damage within what was flushed', async () => {
+  it('refuse damage of what was flushed, but for that of a value, and can be salvaged', async () => {
     const at = folder()
     const storage = await openFiles(at)
-    for (let n = 0; n < 6; n++) await storage.commit([put(`k${n}`, `value ${n}`)], strict)
+    for (let n = 0; n < 6; n++) await storage.commit([put(`k${n}`, `value ${n}`)], n % 2 === 0 ? strict : relaxed)
     await storage.close()
     const whole = fs.readFileSync(log(at))
-    const batch = (whole.length - 16) / 6
-    for (let byte = 0; byte < whole.length; byte += 3) {
+    // Closing has said that everything is flushed, in a batch of its own.
+    const mark = 32
+    const batch = (whole.length - 16 - mark) / 6
+    const keys = ['k0', 'k1', 'k2', 'k3', 'k4', 'k5']
+    for (let byte = 0; byte < whole.length; byte++) {
       const damaged = Buffer.from(whole)
       damaged[byte] = (damaged[byte] as number) ^ 0x10
       fs.writeFileSync(log(at), damaged)
-      if (byte < 16 + 5 * batch) {
-        await assert.rejects(openFiles(at), (error: unknown) => {
-          assert.ok(error instanceof KalamError)
-          // A version that is one bit off is told apart from a later one by the header's checksum.
-          return code('DATA_CORRUPTED')(error)
-        })
-      } else {
-        const again = await openFiles(at)
-        assert.equal(Object.keys(await records(again)).length, 5)
-        await again.close()
+      const place = (byte - 16) % batch
+      const hit = Math.floor((byte - 16) / batch)
+      if (byte < 16) {
+        // A version that is one bit off is told apart from a later one by the header's checksum.
+        await assert.rejects(openFiles(at), code('DATA_CORRUPTED'))
+        const salvaged = await openFiles(at, { salvage: true })
+        assert.deepEqual(Object.keys(await records(salvaged)), keys)
+        assert.equal((await salvaged.damage?.())?.length, 1)
+        await salvaged.close()
+        continue
       }
+      const inMark = byte >= whole.length - mark
+      const inValue = !inMark && place >= batch - 'value 0'.length
+      if (inMark || inValue) {
+        const again = await openFiles(at)
+        const found = await records(again)
+        assert.deepEqual(Object.keys(found), keys)
+        for (const key of keys) assert.equal(found[key] === `value ${key[1]}`, !inValue || key !== `k${hit}`)
+        await again.close()
+        continue
+      }
+      await assert.rejects(
+        openFiles(at),
+        code('DATA_CORRUPTED', /the file '.*data-1\.log' is damaged: the batch at byte/),
+      )
+      const salvaged = await openFiles(at, { salvage: true })
+      assert.deepEqual(
+        Object.keys(await records(salvaged)),
+        keys.filter(key => key !== `k${hit}`),
+      )
+      const lost = await salvaged.damage?.()
+      assert.deepEqual(
+        lost?.map(({ detail }) => detail),
+        [`bytes ${16 + hit * batch} to ${16 + (hit + 1) * batch} cannot be read: the changes in them are lost`],
+      )
+      assert.throws(() => salvaged.commit([put('x', 'y')], strict), code('STORAGE_ERROR'))
+      await salvaged.close()
+      assert.deepEqual(fs.readFileSync(log(at)), damaged)
     }
-    // A hole in what was only relaxed: the power went before the system had written it.
-    const other = folder()
-    const loose = await openFiles(other)
-    for (let n = 0; n < 6; n++) await loose.commit([put(`k${n}`, `value ${n}`)], relaxed)
-    await loose.close()
-    const torn = fs.readFileSync(log(other))
-    torn.fill(0, 16 + 2 * batch, 16 + 3 * batch)
-    fs.writeFileSync(log(other), torn)
-    const again = await openFiles(other)
-    assert.deepEqual(Object.keys(await records(again)), ['k0', 'k1'])
-    await again.close()
-    fs.writeFileSync(path.join(other, 'CURRENT'), 'data-7.log 0\n')
-    await assert.rejects(openFiles(other), code('DATA_CORRUPTED'))
+  })
+
+  it('cut off what was not flushed when the power went, wherever a hole is in it', async () => {
+    for (const hole of ['operations', 'value']) {
+      const at = folder()
+      const storage = await openFiles(at)
+      for (let n = 0; n < 6; n++) await storage.commit([put(`k${n}`, `value ${n}`)], relaxed)
+      const torn = fs.readFileSync(log(at))
+      await storage.close()
+      const batch = (torn.length - 16) / 6
+      const end = 16 + 3 * batch
+      torn.fill(0, hole === 'value' ? end - 7 : 16 + 2 * batch, end)
+      fs.writeFileSync(log(at), torn)
+      const again = await openFiles(at)
+      assert.deepEqual(Object.keys(await records(again)), ['k0', 'k1'])
+      await again.commit([put('next', 'x')], relaxed)
+      await again.close()
+      const third = await openFiles(at)
+      assert.deepEqual(Object.keys(await records(third)), ['k0', 'k1', 'next'])
+      await third.close()
+    }
+  })
+
+  it('are not begun anew because CURRENT is gone or damaged', async () => {
+    const at = folder()
+    const storage = await openFiles(at)
+    await storage.commit([put('a', '1')], relaxed)
+    await storage.close()
+    const current = path.join(at, 'CURRENT')
+    const content = fs.readFileSync(current)
+    for (const damage of [() => fs.writeFileSync(current, 'data-7.log 0\n'), () => fs.rmSync(current)]) {
+      damage()
+      await assert.rejects(openFiles(at), code('DATA_CORRUPTED', /CURRENT' is damaged/))
+      const salvaged = await openFiles(at, { salvage: true })
+      assert.deepEqual(await records(salvaged), { a: '1' })
+      await salvaged.close()
+    }
+    fs.writeFileSync(current, content)
+    assert.deepEqual(await openFiles(at).then(async again => [await records(again), await again.close()][0]), {
+      a: '1',
+    })
+    // A deletion that a crash interrupted is finished.
+    fs.renameSync(current, path.join(at, 'DELETED'))
+    await assert.rejects(openFiles(at, { create: false }), code('DATABASE_NOT_FOUND'))
+    const anew = await openFiles(at)
+    assert.deepEqual(await records(anew), {})
+    await anew.close()
+    assert.deepEqual(fs.readdirSync(at).sort(), ['CURRENT', 'data-1.log'])
+  })
+
+  it('of version 1 are read, and become files of this version', async () => {
+    const at = folder()
+    const version1 =
+      'S0FMQU1MT0cBAAAAYHDf/UtCQVTLIas6HAAAAAEAAAAAAAAAEAAAAAAAAAABAgEAAABhAwAAAG9uZQEEAQAAAHgDAAAAdHdvS0JBVMc/skQfAAAAAgAA' +
+      'AAAAAABIAAAAAAAAAAECAQAAAGIFAAAAdGhyZWUCAgEAAABhAwQBAQAAAHhLQkFUnWWPew8AAAADAAAAAAAAAIMAAAAAAAAAAQIBAAAAYwQAAABmb3Vy'
+    fs.mkdirSync(at, { recursive: true })
+    fs.writeFileSync(log(at), Buffer.from(version1, 'base64'))
+    fs.writeFileSync(path.join(at, 'CURRENT'), 'data-1.log 62a56fa4\n')
+    for (let round = 0; round < 2; round++) {
+      const storage = await openFiles(at)
+      assert.deepEqual(await records(storage), { b: 'three', c: 'four' })
+      assert.deepEqual(await storage.scan('blob', {}), [])
+      await storage.close()
+      assert.deepEqual(fs.readdirSync(at).sort(), ['CURRENT', 'data-2.log'])
+    }
+  })
+
+  it('say in words what the file system refuses', async () => {
+    const file = path.join(root, 'a file')
+    fs.writeFileSync(file, '')
+    await assert.rejects(openFiles(path.join(file, 'x.kalamdb')), code('STORAGE_ERROR', /cannot be used: ENOTDIR/))
   })
 
   it('take a write back that fails, and go on', async () => {

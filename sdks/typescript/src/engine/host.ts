@@ -8,7 +8,7 @@ import { KalamError } from '../errors.js'
 import { openSource, runImport } from '../import.js'
 import type { HeldLock } from '../lock.js'
 import type { HostStorage } from '../storage.js'
-import type { ColumnInfo, ConnectProgress } from '../types.js'
+import type { ColumnInfo, ConnectProgress, RescueFinding } from '../types.js'
 import type { ResolvedWasm } from '../wasm.js'
 import { Outbox } from './outbox.js'
 import type { FromHost, HostSource, Op, Ops, Progress, ToHost } from './protocol.js'
@@ -51,6 +51,8 @@ export class EngineHost {
   /** Storage that was made for this engine, and ends with it. */
   private storage: HostStorage | undefined
   private trapped = false
+  /** The opening under way, or the last one. */
+  private opening: Promise<unknown> = Promise.resolve()
   private readonly running = new Map<number, Running>()
   /** Open cursors, by the id of the call that opened them. */
   private readonly cursors = new Map<number, Cursor>()
@@ -84,6 +86,16 @@ export class EngineHost {
         i += Math.max(1, together.length)
       }
     })
+  }
+
+  /**
+   * Closes the engine, if there is one, and gives the database free; for a host in the caller's thread, which would
+   * hold it for as long as the thread lives. A worker just ends.
+   */
+  dispose(): void {
+    const close = (): Promise<unknown> => this.close()
+    // Nobody is there to be told what went wrong.
+    this.opening.then(close, close).catch(() => {})
   }
 
   private take(message: ToHost): void {
@@ -212,7 +224,16 @@ export class EngineHost {
     return [await this.environment.instantiate(module, error => this.onTrap(error)), module]
   }
 
-  protected async open({ config, wasm, lockGraceMs }: Ops['open']['args'], id: number): Promise<Ops['open']['result']> {
+  protected open(args: Ops['open']['args'], id: number): Promise<Ops['open']['result']> {
+    const opening = this.openEngine(args, id)
+    this.opening = opening
+    return opening
+  }
+
+  private async openEngine(
+    { config, wasm, lockGraceMs }: Ops['open']['args'],
+    id: number,
+  ): Promise<Ops['open']['result']> {
     // The lock first: a second tab should not download the engine only to be turned away.
     // Storage that the caller supplies keeps others away by itself.
     const lock = config.storage === 'indexeddb' ? await this.environment.lock(config.name, lockGraceMs) : undefined
@@ -364,8 +385,9 @@ export class EngineHost {
       const [surface] = await this.surface(wasm, id)
       const chunks: Uint8Array[] = []
       const supplied = typeof storage === 'function' ? await storage() : storage
+      const lost = typeof supplied === 'string' ? [] : await damageOf(supplied)
       const report = await surface.Engine.rescue({ name, storage: supplied }, bytes => void chunks.push(bytes))
-      return { chunks, report }
+      return { chunks, report: [...lost, ...report] }
     } finally {
       await lock?.release()
     }
@@ -380,6 +402,11 @@ export class EngineHost {
       await lock.release()
     }
   }
+}
+
+/** What a storage knows to be lost, as rows of a report. */
+async function damageOf(storage: HostStorage): Promise<RescueFinding[]> {
+  return ((await storage.damage?.()) ?? []).map(({ object, detail }) => ({ object, status: 'damaged', detail }))
 }
 
 type RunCall = Extract<ToHost, { op: 'run' }>

@@ -1,6 +1,7 @@
 // A host in the caller's thread.
 //
-// Invariant: messages are plain calls in both directions and nothing is copied; after the end nothing arrives.
+// Invariant: messages are plain calls in both directions and nothing is copied; after the end nothing arrives, and the
+// database is given free.
 
 import type { HostEnvironment } from './host.js'
 import { EngineHost } from './host.js'
@@ -17,6 +18,7 @@ export function spawnInline(receiver: Receiver, environment: HostEnvironment): T
     post: message => host.receive(message),
     terminate: () => {
       ended = true
+      host.dispose()
     },
   }
 }

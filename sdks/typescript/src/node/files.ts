@@ -2,9 +2,11 @@
 //
 // Beside the log (batch.ts) and the name of the one that counts (log-folder.ts) a folder holds LOCK: who has it open.
 // Invariants:
-// - A batch is one write at the end of the log. It counts when all of it is there and its checksum is right, so a batch
+// - A batch is one write at the end of the log. It counts when all of it is there and its checksums are right, so a batch
 //   that a crash cut off is not there; opening cuts it away. What is damaged before that, within what was flushed, is
-//   an error and never cut.
+//   never cut (log-reader.ts): a batch is an error, a value is left to the checksums of the engine.
+// - Closing and opening flush the log and say so in it, by a batch without operations: from then on all of it is what was
+//   flushed.
 // - A commit is acknowledged after its write (`relaxed`: the operating system has it) or after its flush (`strict`), and
 //   reads see it from then on. A write that fails is cut off again before the next one.
 // - Commits run one after the other, in the order of their calls.
@@ -12,24 +14,21 @@
 
 import { joined } from '../bytes.js'
 import { KalamError } from '../errors.js'
-import type { HostStorage, StorageOperation, StoragePartition, StorageScan, StorageStatistics } from '../storage.js'
+import { checkOptions } from '../options.js'
+import type {
+  HostStorage,
+  StorageDamage,
+  StorageOperation,
+  StoragePartition,
+  StorageScan,
+  StorageStatistics,
+} from '../storage.js'
 import type { Durability } from '../types.js'
-import {
-  BATCH_HEADER,
-  BatchWriter,
-  batchHeader,
-  bytesOf,
-  checkLogHeader,
-  damaged,
-  HEADER,
-  type Operations,
-  readOperations,
-  text,
-} from './batch.js'
+import { BatchWriter, bytesOf, damaged, HEADER, text, VERSION } from './batch.js'
 import { builtin, type NodeFs } from './builtin.js'
-import { crc32 } from './crc32.js'
 import { lockFolder } from './lock-file.js'
 import { LogFolder, writeAll } from './log-folder.js'
+import { readLog } from './log-reader.js'
 import { SortedMap } from './sorted-map.js'
 
 const PARTITIONS: readonly StoragePartition[] = ['meta', 'catalog', 'log', 'manifest', 'blob']
@@ -51,6 +50,11 @@ export interface FileStorageOptions {
   lockGraceMs?: number | undefined
   /** Whether a storage that is not there is made; `true` unless it is given. */
   create?: boolean | undefined
+  /**
+   * Reads what can be read of a damaged log and changes nothing: `damage` of the storage tells what cannot be read, and
+   * `commit` is refused. A storage that is not there is not made.
+   */
+  salvage?: boolean | undefined
 }
 
 /**
@@ -61,17 +65,23 @@ export interface FileStorageOptions {
  * `UNSUPPORTED_FORMAT` when a later version wrote it, `DATABASE_NOT_FOUND` with `create: false`.
  */
 export async function openFiles(folder: string, options: FileStorageOptions = {}): Promise<HostStorage> {
+  checkOptions(options, ['lockGraceMs', 'create', 'salvage'])
   const fs = builtin<NodeFs>('node:fs')
-  if (options.create === false && !fs.existsSync(`${folder}/CURRENT`)) {
+  const { create = true, salvage = false, lockGraceMs } = options
+  if ((!create || salvage) && !new LogFolder(fs, folder).exists()) {
     throw new KalamError({ code: 'DATABASE_NOT_FOUND', message: `there is no database in the folder '${folder}'` })
   }
-  fs.mkdirSync(folder, { recursive: true })
-  const unlock = await lockFolder(folder, options.lockGraceMs)
   try {
-    return new FileStorage(fs, folder, unlock)
+    fs.mkdirSync(folder, { recursive: true })
+    const unlock = await lockFolder(folder, lockGraceMs)
+    try {
+      return new FileStorage(fs, folder, unlock, salvage)
+    } catch (error) {
+      unlock()
+      throw error
+    }
   } catch (error) {
-    unlock()
-    throw error
+    throw fileError(error, folder)
   }
 }
 
@@ -79,18 +89,34 @@ export async function openFiles(folder: string, options: FileStorageOptions = {}
 export async function deleteFiles(folder: string): Promise<void> {
   const fs = builtin<NodeFs>('node:fs')
   if (!fs.existsSync(folder)) return
-  const unlock = await lockFolder(folder)
   try {
-    new LogFolder(fs, folder).clear()
-  } finally {
-    unlock()
+    const unlock = await lockFolder(folder)
+    try {
+      new LogFolder(fs, folder).clear()
+    } finally {
+      unlock()
+    }
+    if (fs.readdirSync(folder).length === 0) fs.rmSync(folder, { recursive: true })
+  } catch (error) {
+    throw fileError(error, folder)
   }
-  if (fs.readdirSync(folder).length === 0) fs.rmSync(folder, { recursive: true })
+}
+
+/** What the file system refuses, as an error of this package. */
+function fileError(error: unknown, folder: string): unknown {
+  const { code, message } = error as { code?: unknown; message?: unknown }
+  if (error instanceof KalamError || typeof code !== 'string') return error
+  return new KalamError({
+    code: code === 'ENOSPC' || code === 'EDQUOT' ? 'QUOTA_EXCEEDED' : 'STORAGE_ERROR',
+    message: `the folder '${folder}' cannot be used: ${String(message)}`,
+    hint: code === 'ENOTDIR' || code === 'EEXIST' ? '`path` is a folder, and databases are folders in it.' : undefined,
+    cause: error,
+  })
 }
 
 /** The storage; see the module's comment. */
 class FileStorage implements HostStorage {
-  private readonly maps = PARTITIONS.map(() => new SortedMap<Place>())
+  private maps = PARTITIONS.map(() => new SortedMap<Place>())
   private readonly files: LogFolder
   private generation: number
   private fd: number
@@ -99,20 +125,25 @@ class FileStorage implements HostStorage {
   /** So much of the log is flushed. */
   private synced = 0
   private number = 0
+  /** Where the last batch with operations ends, and how much of the log its batches say was flushed. */
+  private operationsEnd = HEADER
+  private saidSynced = HEADER
   /** Something may lie behind `end` that a failed write left. */
   private dirty = false
   private live = 0
   private closed = false
   private closing: Promise<void> | undefined
   private queue: Promise<unknown> = Promise.resolve()
+  private lost: StorageDamage[] = []
 
   constructor(
     private readonly fs: NodeFs,
     private readonly folder: string,
     private readonly unlock: () => void,
+    private readonly salvage: boolean,
   ) {
     this.files = new LogFolder(fs, folder)
-    this.generation = this.files.current()
+    this.generation = salvage ? this.files.best() : this.files.current()
     if (this.generation === 0) {
       this.generation = 1
       this.fd = this.files.create(1)
@@ -121,14 +152,14 @@ class FileStorage implements HostStorage {
       this.synced = HEADER
       return
     }
-    this.fd = fs.openSync(this.path, 'r+')
+    this.fd = fs.openSync(this.path, salvage ? 'r' : 'r+')
     try {
       this.load()
     } catch (error) {
       fs.closeSync(this.fd)
       throw error
     }
-    this.files.removeAllBut(this.generation)
+    if (!salvage) this.files.removeAllBut(this.generation)
   }
 
   /** The log that counts. */
@@ -147,55 +178,56 @@ class FileStorage implements HostStorage {
     return done === length ? bytes : bytes.subarray(0, done)
   }
 
-  /** Reads the log from its beginning, and cuts off what a crash left of its last batch. */
+  /** Reads the log, and cuts off what a crash left of its last batch. */
   private load(): void {
+    const { path, salvage } = this
     const size = this.fs.fstatSync(this.fd).size
-    checkLogHeader(this.read(0, HEADER), this.path)
-    let at = HEADER
-    while (at < size) {
-      const found = batchHeader(this.read(at, BATCH_HEADER))
-      const next = found === undefined ? size + 1 : at + BATCH_HEADER + found.length
-      if (found === undefined || next > size || found.number !== this.number + 1) break
-      const batch = this.read(at, BATCH_HEADER + found.length)
-      if (crc32(batch.subarray(8)) !== found.crc) break
-      this.replay(batch, at)
-      this.number = found.number
-      at = next
-    }
-    this.end = at
-    if (at < size) {
-      this.checkTail(at, size)
-      this.fs.ftruncateSync(this.fd, at)
-    }
+    const file = { path, size, read: (at: number, length: number) => this.read(at, length) }
+    const found = readLog(
+      file,
+      {
+        put: (partition, key, at, length) => this.set(partition, key, { at, length }),
+        delete: (partition, key) => this.remove(partition, key),
+        deleteRange: (partition, from, to) => this.removeRange(partition, from, to),
+        reset: () => {
+          this.maps = PARTITIONS.map(() => new SortedMap<Place>())
+          this.live = 0
+        },
+      },
+      salvage,
+    )
+    this.end = found.end
+    this.number = found.number
+    this.operationsEnd = found.operationsEnd
+    this.saidSynced = found.synced
+    this.lost = found.lost.map(({ from, to }) => ({
+      object: `file ${path}`,
+      detail: `bytes ${from} to ${to} cannot be read: the changes in them are lost`,
+    }))
+    if (salvage) return
+    if (found.end < size) this.fs.ftruncateSync(this.fd, found.end)
     // What was there before the crash is now promised to whoever reads it.
     this.fs.fsyncSync(this.fd)
-    this.synced = at
+    this.synced = found.end
+    if (found.version < VERSION) this.rewrite()
+    else this.saySynced()
   }
 
-  /** Fails if what lies behind `at` says that the log was flushed beyond it: then it is damage, and not a torn end. */
-  private checkTail(at: number, size: number): void {
-    const tail = this.read(at, Math.min(size - at, 256 << 20))
-    for (let i = 1; i + BATCH_HEADER <= tail.length; i++) {
-      if (tail[i] !== 0x4b || tail[i + 1] !== 0x42 || tail[i + 2] !== 0x41 || tail[i + 3] !== 0x54) continue
-      const found = batchHeader(tail.subarray(i))
-      if (found === undefined || found.number <= this.number || found.synced <= at) continue
-      const batch = tail.subarray(i, i + BATCH_HEADER + found.length)
-      if (batch.length === BATCH_HEADER + found.length && crc32(batch.subarray(8)) === found.crc) {
-        throw damaged(this.path, `the batch at byte ${at} does not have its checksum, and the file goes on after it`)
-      }
+  /** Says in the log that it was flushed, unless a batch has said so since the last operation. A full disk is no error. */
+  private saySynced(): void {
+    if (this.saidSynced >= this.operationsEnd) return
+    const batch = new BatchWriter().seal(this.number + 1, this.synced)
+    try {
+      this.cut()
+      this.dirty = true
+      writeAll(this.fs, this.fd, batch, this.end)
+    } catch {
+      return
     }
-  }
-
-  private replay(batch: Uint8Array, at: number): void {
-    const operations: Operations = {
-      put: (partition, key, place, length) => this.set(partition, key, { at: at + place, length }),
-      delete: (partition, key) => this.remove(partition, key),
-      deleteRange: (partition, from, to) => this.removeRange(partition, from, to),
-    }
-    const unknown = readOperations(batch, operations)
-    if (unknown !== undefined) {
-      throw damaged(this.path, `the batch at byte ${at} holds an operation of type ${unknown}`)
-    }
+    this.dirty = false
+    this.number += 1
+    this.end += batch.length
+    this.saidSynced = this.synced
   }
 
   private map(partition: number): SortedMap<Place> {
@@ -286,7 +318,13 @@ class FileStorage implements HostStorage {
     return { records, bytes: this.live, usage: this.end, ...(free !== undefined && { quota: this.end + free }) }
   }
 
+  damage(): StorageDamage[] {
+    return this.lost
+  }
+
   commit(operations: readonly StorageOperation[], { durability }: { durability: Durability }): Promise<Durability> {
+    if (this.salvage)
+      throw new KalamError({ code: 'STORAGE_ERROR', message: 'the files were opened to be rescued only' })
     return this.next(() => this.write(operations, durability))
   }
 
@@ -305,8 +343,8 @@ class FileStorage implements HostStorage {
       const partition = PARTITIONS.indexOf(operation.partition)
       if (operation.type === 'put') {
         const { key, value } = operation
-        const place = { at: start + writer.put(partition, key, value), length: value.length }
-        changes.push(() => this.set(partition, text(key), place))
+        const at = writer.put(partition, key, value)
+        changes.push(() => this.set(partition, text(key), { at: start + writer.valuesAt + at, length: value.length }))
       } else if (operation.type === 'delete') {
         const { key } = operation
         writer.delete(partition, key)
@@ -337,6 +375,8 @@ class FileStorage implements HostStorage {
       this.dirty = false
       this.number += 1
       this.end = start + batch.length
+      this.operationsEnd = this.end
+      this.saidSynced = this.synced
       for (const change of changes) change()
     } else if (strict) {
       await this.flush()
@@ -371,24 +411,28 @@ class FileStorage implements HostStorage {
     const moved: [Place, number][] = []
     let end = HEADER
     let number = 0
+    let synced = HEADER
     try {
       let writer = new BatchWriter()
       let places: [Place, number][] = []
       const seal = (): void => {
         number += 1
-        writeAll(fs, fd, writer.seal(number, 0), end)
-        for (const [place, at] of places) moved.push([place, end + at])
-        end += writer.length
+        writeAll(fs, fd, writer.seal(number, synced), end)
+        for (const [place, at] of places) moved.push([place, end + writer.valuesAt + at])
+        end += writer.size
         writer = new BatchWriter()
         places = []
       }
       this.maps.forEach((map, partition) => {
         for (const [key, place] of map.range(undefined, undefined)) {
           places.push([place, writer.put(partition, bytesOf(key), this.value(place))])
-          if (writer.length > REWRITE_BATCH) seal()
+          if (writer.size > REWRITE_BATCH) seal()
         }
       })
       if (places.length > 0) seal()
+      // It is read only if it was flushed, so it can say so before.
+      synced = end
+      seal()
       fs.fsyncSync(fd)
       files.makeCurrent(next)
       fs.closeSync(this.fd)
@@ -407,6 +451,8 @@ class FileStorage implements HostStorage {
     this.generation = next
     this.end = end
     this.synced = end
+    this.operationsEnd = synced
+    this.saidSynced = synced
     this.number = number
     this.dirty = false
   }
@@ -421,7 +467,11 @@ class FileStorage implements HostStorage {
     this.closed = true
     await this.queue
     try {
-      if (this.synced < this.end) await this.flush()
+      if (!this.salvage) {
+        if (this.synced < this.end) await this.flush()
+        this.synced = this.end
+        this.saySynced()
+      }
     } finally {
       this.fs.closeSync(this.fd)
       this.unlock()

@@ -8,6 +8,7 @@
 
 export type {
   HostStorage,
+  StorageDamage,
   StorageOperation,
   StoragePartition,
   StorageRange,

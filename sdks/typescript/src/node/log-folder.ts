@@ -2,14 +2,17 @@
 //
 //   CURRENT      the name of the log, with the CRC-32 of that name in hexadecimal
 //   data-N.log   a log (see batch.ts)
+//   DELETED      what CURRENT was, while everything is being deleted
 //
 // Invariant: `CURRENT` is replaced by renaming, after the log that it names was flushed and the folder knows both, so it
 // names a whole log at every moment.
 
-import { damaged, logHeader } from './batch.js'
+import { damaged, HEADER, logHeader } from './batch.js'
 import { type NodeFs, syncFolder } from './builtin.js'
 import { crc32 } from './crc32.js'
 
+/** What `CURRENT` is called while everything is being deleted. */
+const DELETED = 'DELETED'
 const LOG = /^data-\d+\.log$/
 const utf8 = new TextEncoder()
 
@@ -32,10 +35,33 @@ export class LogFolder {
     return `${this.folder}/data-${generation}.log`
   }
 
+  /** The logs that hold something, oldest first. */
+  private logs(): number[] {
+    const { fs, folder } = this
+    if (!fs.existsSync(folder)) return []
+    const found = fs.readdirSync(folder).filter(name => LOG.test(name) && sizeOf(fs, `${folder}/${name}`) > HEADER)
+    return found.map(name => Number(/\d+/.exec(name)?.[0])).sort((a, b) => a - b)
+  }
+
+  /** Whether there is a storage, sound or not. */
+  exists(): boolean {
+    return this.fs.existsSync(`${this.folder}/CURRENT`) || (!this.isDeleted() && this.logs().length > 0)
+  }
+
+  /** A deletion has begun and did not come to its end. */
+  private isDeleted(): boolean {
+    return this.fs.existsSync(`${this.folder}/${DELETED}`)
+  }
+
   /** The number of the log that counts; 0 if there is none. */
   current(): number {
     const path = `${this.folder}/CURRENT`
-    if (!this.fs.existsSync(path)) return 0
+    if (!this.fs.existsSync(path)) {
+      if (this.isDeleted()) this.clear()
+      const left = this.logs().at(-1)
+      if (left === undefined) return 0
+      throw damaged(path, `it is gone, but data-${left}.log is there`)
+    }
     const content = new TextDecoder().decode(this.fs.readFileSync(path))
     const found = /^data-(\d+)\.log ([0-9a-f]+)\n$/.exec(content)
     const generation = Number(found?.[1])
@@ -46,6 +72,17 @@ export class LogFolder {
       throw damaged(path, `it names data-${generation}.log, which is gone`)
     }
     return generation
+  }
+
+  /** The number of the log that counts, or of the newest one if nothing says which that is; fails if there is none. */
+  best(): number {
+    try {
+      return this.current()
+    } catch (error) {
+      const left = this.logs().at(-1)
+      if (left !== undefined) return left
+      throw error
+    }
   }
 
   /** Makes a log that was flushed the one that counts. */
@@ -87,11 +124,22 @@ export class LogFolder {
     }
   }
 
-  /** Removes all files of the storage, and nothing else. */
+  /** Removes all files of the storage, and nothing else. One that was interrupted is finished by the next opening. */
   clear(): void {
     const { fs, folder } = this
+    if (fs.existsSync(`${folder}/CURRENT`)) fs.renameSync(`${folder}/CURRENT`, `${folder}/${DELETED}`)
     for (const name of fs.readdirSync(folder)) {
-      if (name === 'CURRENT' || LOG.test(name) || name.endsWith('.tmp')) fs.rmSync(`${folder}/${name}`)
+      if (LOG.test(name) || name.endsWith('.tmp')) fs.rmSync(`${folder}/${name}`)
     }
+    fs.rmSync(`${folder}/${DELETED}`, { force: true })
+  }
+}
+
+function sizeOf(fs: NodeFs, path: string): number {
+  const fd = fs.openSync(path, 'r')
+  try {
+    return fs.fstatSync(fd).size
+  } finally {
+    fs.closeSync(fd)
   }
 }
