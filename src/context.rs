@@ -166,6 +166,7 @@ impl AppContext {
             Arc::clone(&registry),
             Arc::clone(&store),
             system,
+            Arc::clone(&gated),
             config.memory_limit,
             config.transaction_timeout,
         )?;
@@ -206,7 +207,7 @@ impl AppContext {
                 format!("the storage '{}' holds no database: it is empty", backend.kind()),
             ));
         }
-        let scrub = Scrub::run(&backend, None, true, || Ok(())).await?;
+        let scrub = Scrub::run(&backend, None, None, true, || Ok(())).await?;
         let findings = scrub.findings.clone();
         let about = serde_json::json!({
             "format": FORMAT,

@@ -251,3 +251,31 @@ fn what_does_not_come_as_sql_has_the_same_limit() -> Result<()> {
     assert_eq!(db.0.executor().query_memory(), 0);
     Ok(())
 }
+
+#[test]
+fn a_transaction_larger_than_the_limit_leaves_nothing_behind() -> Result<()> {
+    let db = Database::open()?;
+    db.exec("CREATE TABLE t (id INT PRIMARY KEY, n BIGINT, s TEXT); INSERT INTO t VALUES (-1, 0, 'there')")?;
+    let insert = |n: u32| format!("INSERT INTO t {}", rows(n * 5000, (n + 1) * 5000));
+    db.exec("BEGIN; UPDATE t SET n = 1; SAVEPOINT first")?;
+    // What is taken back takes no memory any more.
+    for n in 0..40 {
+        db.exec(&insert(n)).map_err(|e| e.in_context(n))?;
+        db.exec("ROLLBACK TO first")?;
+    }
+    let refused = (0..1000).find_map(|n| db.exec(&insert(n)).err()).expect("a transaction without end");
+    assert_eq!(refused.code(), ErrorCode::OutOfMemory, "{refused}");
+    assert!(refused.hint().is_some_and(|hint| hint.contains("memoryLimit")), "{refused:?}");
+    db.exec("ROLLBACK TO first; COMMIT")?;
+    assert_eq!(db.0.executor().query_memory(), 0);
+    assert_eq!(db.numbers("SELECT count(*), sum(n) FROM t")?, [1, 1]);
+    // Rows that are deleted are kept in mind as well.
+    db.changed(&format!("INSERT INTO t {}", rows(0, 60_000)))?;
+    db.exec("BEGIN")?;
+    db.changed("DELETE FROM t WHERE id < 30000")?;
+    assert!(db.0.executor().query_memory() > 1 << 20);
+    db.exec("ROLLBACK")?;
+    assert_eq!(db.0.executor().query_memory(), 0);
+    assert_eq!(db.numbers("SELECT count(*) FROM t")?, [60_001]);
+    Ok(())
+}

@@ -94,23 +94,28 @@ fn memory_is_given_back_by_the_second() -> Result<()> {
         let context = AppContext::open(Arc::new(MemoryBackend::new()), Config::default()).await?;
         sql(
             &context,
-            "CREATE STREAM TABLE e (id INT PRIMARY KEY) WITH (TTL_SECONDS = 60);
+            "CREATE STREAM TABLE e (id INT PRIMARY KEY, half INT UNIQUE) WITH (TTL_SECONDS = 60);
+             CREATE INDEX e_half ON e (half);
              CREATE STREAM TABLE bag (id INT) WITH (TTL_SECONDS = 120);
              CREATE TABLE t (id INT PRIMARY KEY);
-             INSERT INTO e SELECT value FROM generate_series(1, 10000) AS g(value);
+             INSERT INTO e SELECT value, value FROM generate_series(1, 10000) AS g(value);
              INSERT INTO bag VALUES (1), (2); INSERT INTO t VALUES (1)",
         )
         .await?;
         let store = context.store();
         let now = platform::now_ms();
         assert_eq!(store.statistics().hot_rows, 10_003);
+        assert_eq!(count(&context, "e WHERE half < 10 ORDER BY half").await?, 9);
+        assert!(store.statistics().hot_index_bytes > 10_000);
         assert_eq!(store.evict_expired_at(now + 50_000), 0);
         assert_eq!(store.evict_expired_at(now + 61_000), 10_000);
         assert_eq!(store.statistics().hot_rows, 3);
+        // What leads to them too.
+        assert!(store.statistics().hot_index_bytes < 1000, "{:?}", store.statistics());
         assert_eq!(store.evict_expired_at(now + 61_000), 0, "once");
         assert_eq!(store.evict_expired_at(now + 121_000), 2);
         assert_eq!(store.statistics().hot_rows, 1, "tables that are no streams keep their rows");
-        sql(&context, "INSERT INTO e VALUES (1)").await?;
+        sql(&context, "INSERT INTO e VALUES (1, 1)").await?;
         assert_eq!(count(&context, "t").await?, 1);
         Ok(())
     })

@@ -106,8 +106,8 @@ impl Names<'_> {
 
     /// The table of a name whose rows or definition a statement is about to change.
     pub async fn writable(&self, name: &ObjectName) -> Result<Arc<CachedTableData>> {
-        let id = table_id(name, self.namespace)?;
         let wrong = |what: &str| {
+            let id = table_id(name, self.namespace)?;
             let message = format!("'{id}' is a {what}, expected a table");
             Err(KalamError::new(ErrorCode::WrongObjectType, message).at(position_of_name(name)))
         };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use datafusion::execution::SessionState;
-use datafusion::execution::memory_pool::MemoryPool;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use web_time::Duration;
 
 use super::datafusion_session;
@@ -27,7 +27,8 @@ use super::transaction::Transactions;
 use crate::error::Result;
 use crate::platform::{self, Instant};
 use crate::schema::{Role, SchemaRegistry, check_user_name};
-use crate::storage::Durability;
+use crate::storage::gate::Closed;
+use crate::storage::{Durability, GatedBackend};
 use crate::tables::{Gauges, SystemTablesRegistry, TableStore};
 
 /// How a request is run.
@@ -63,6 +64,7 @@ pub struct SqlExecutor {
     registry: Arc<SchemaRegistry>,
     store: Arc<TableStore>,
     system: Arc<SystemTablesRegistry>,
+    gated: Arc<GatedBackend>,
     memory: Arc<QueryMemory>,
     state: Arc<SessionState>,
     transactions: Transactions,
@@ -83,12 +85,13 @@ impl Gauges for Caches {
 }
 
 impl SqlExecutor {
-    /// An executor over tables. Queries together use at most `memory_limit` bytes; a transaction that is idle for
-    /// `transaction_timeout` is rolled back.
+    /// An executor over tables, all of whose commits pass `gated`. Queries together use at most `memory_limit` bytes; a
+    /// transaction that is idle for `transaction_timeout` is rolled back.
     pub fn new(
         registry: Arc<SchemaRegistry>,
         store: Arc<TableStore>,
         system: Arc<SystemTablesRegistry>,
+        gated: Arc<GatedBackend>,
         memory_limit: usize,
         transaction_timeout: Duration,
     ) -> Result<Self> {
@@ -98,7 +101,7 @@ impl SqlExecutor {
         system.add_gauges(Arc::clone(&memory) as _);
         system.add_gauges(Arc::clone(&caches) as _);
         let transactions = Transactions::new(transaction_timeout);
-        Ok(Self { registry, store, system, memory, state, transactions, caches })
+        Ok(Self { registry, store, system, gated, memory, state, transactions, caches })
     }
 
     /// The registry.
@@ -114,6 +117,11 @@ impl SqlExecutor {
     /// The engine's own tables, the audit log among them.
     pub fn system(&self) -> &Arc<SystemTablesRegistry> {
         &self.system
+    }
+
+    /// Lets no commit begin until what it gives is dropped.
+    pub(super) async fn close_gate(&self) -> Closed {
+        self.gated.close_gate().await
     }
 
     /// The id of the node that this executor runs on.
@@ -157,6 +165,12 @@ impl SqlExecutor {
     /// The rows of a statement, which count against the memory of queries while it gathers them.
     pub(super) fn held_rows(&self) -> HeldRows {
         HeldRows::new(Arc::clone(&self.memory) as _)
+    }
+
+    /// The changes of a transaction, which count against the memory of queries until it ends.
+    pub(super) fn held_by_transaction(&self) -> MemoryReservation {
+        let pool: Arc<dyn MemoryPool> = Arc::clone(&self.memory) as _;
+        MemoryConsumer::new("transaction").register(&pool)
     }
 
     /// What a statement that is not SQL text runs in.

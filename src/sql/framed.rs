@@ -22,6 +22,8 @@ use datafusion::logical_expr::{
 };
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 
+use crate::types::slice_bytes;
+
 /// Their states are numbers, or a few values in order: rows are given back, and no order matters.
 const PLAIN: [&str; 5] = ["count", "sum", "avg", "min", "max"];
 
@@ -241,7 +243,7 @@ impl Accumulator for Anew {
     }
 
     fn size(&self) -> usize {
-        let columns = self.rows.iter().flatten().map(|column| column.to_data().get_slice_memory_size().unwrap_or(0));
+        let columns = self.rows.iter().flatten().map(|column| slice_bytes(column.as_ref()));
         size_of::<Self>() + columns.sum::<usize>()
     }
 

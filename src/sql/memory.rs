@@ -18,6 +18,7 @@ use datafusion::execution::memory_pool::{
 };
 
 use crate::tables::Gauges;
+use crate::types::slice_bytes;
 
 /// Memory that queries reserve, up to a limit for all together.
 #[derive(Debug)]
@@ -128,7 +129,7 @@ impl HeldRows {
         if self.are_few(|| batch.get_array_memory_size()) {
             return Ok(());
         }
-        let size = |column: &Arc<dyn Array>| column.to_data().get_slice_memory_size().unwrap_or(0) + COLUMN_BYTES;
+        let size = |column: &Arc<dyn Array>| slice_bytes(column.as_ref()) + COLUMN_BYTES;
         self.add_bytes(batch.columns().iter().map(size).sum())
     }
 

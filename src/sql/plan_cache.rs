@@ -248,9 +248,21 @@ impl Execution<'_> {
         part: PlanFor,
         build: impl FnOnce() -> Result<(ast::Query, Extras)>,
     ) -> Result<ReadyPlan> {
+        self.ready_plan_since(self.executor.registry().catalog_version(), part, build).await
+    }
+
+    /// As [`Execution::ready_plan`], where `build` knows tables that were looked up before: `catalog` is the catalog's
+    /// version from before that. If it is another one by now, the plan is of tables of the past: it is made anew, and not
+    /// kept.
+    pub async fn ready_plan_since(
+        &self,
+        catalog: u64,
+        part: PlanFor,
+        build: impl FnOnce() -> Result<(ast::Query, Extras)>,
+    ) -> Result<ReadyPlan> {
         let cache = self.executor.plan_cache();
-        let catalog = self.executor.registry().catalog_version();
-        let key = match self.origin.filter(|origin| self.options.caches && !origin.text.clock) {
+        let is_current = catalog == self.executor.registry().catalog_version();
+        let key = match self.origin.filter(|origin| is_current && self.options.caches && !origin.text.clock) {
             Some(origin) => Some(key_of(self, origin, part)?),
             None => None,
         };
@@ -538,13 +550,14 @@ mod tests {
     use super::super::parser::Statement;
     use super::*;
     use crate::schema::SchemaRegistry;
-    use crate::storage::{CountingBackend, MemoryBackend, StorageBackend};
+    use crate::storage::{CountingBackend, GatedBackend, MemoryBackend, StorageBackend};
     use crate::tables::{SystemProviders, SystemTablesRegistry, TableProviders, TableStore};
     use futures::executor::block_on;
     use web_time::Duration;
 
     async fn executor() -> Result<SqlExecutor> {
-        let counting = Arc::new(CountingBackend::new(Arc::new(MemoryBackend::new())));
+        let gated = Arc::new(GatedBackend::new(Arc::new(MemoryBackend::new())));
+        let counting = Arc::new(CountingBackend::new(Arc::clone(&gated) as _));
         let backend: Arc<dyn StorageBackend> = Arc::clone(&counting) as _;
         let store = TableStore::open(Arc::clone(&backend), 1).await?;
         let registry = Arc::new(SchemaRegistry::new(backend));
@@ -553,7 +566,7 @@ mod tests {
         let system = SystemTablesRegistry::open(node, counting, &registry, Arc::clone(&store)).await?;
         let providers = Arc::new(TableProviders::new(Arc::clone(&store)));
         registry.set_provider_factory(Arc::new(SystemProviders::new(Arc::clone(&system), providers)));
-        SqlExecutor::new(registry, store, system, 64 << 20, Duration::from_secs(30))
+        SqlExecutor::new(registry, store, system, gated, 64 << 20, Duration::from_secs(30))
     }
 
     /// Names of operators with the rows that they counted.

@@ -175,7 +175,7 @@ impl SqlExecutor {
     }
 
     fn open_transaction(&self, read_only: bool) -> Arc<OpenTransaction> {
-        let data = Some(Arc::new(Transaction::begin(Arc::clone(self.store()))));
+        let data = Some(Arc::new(Transaction::begin(Arc::clone(self.store()), self.held_by_transaction())));
         let progress = Progress { data, failed: None, used: Instant::now(), savepoints: Vec::new() };
         let open = Arc::new(OpenTransaction { read_only, turn: Arc::default(), progress: Mutex::new(progress) });
         self.transactions().open.lock().push(Arc::downgrade(&open));

@@ -15,7 +15,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayData, ArrayRef, UInt32Array, make_array};
+use arrow::array::{Array, ArrayData, ArrayRef, AsArray, UInt32Array, downcast_primitive_array, make_array};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
 use arrow::compute;
 use arrow::datatypes::DataType;
@@ -24,6 +24,7 @@ use bytes::Bytes;
 
 use super::bytes::Cursor;
 use crate::error::{ErrorCode, KalamError, Result};
+use crate::types::slice_bytes;
 
 /// Below this many bytes compression does not pay.
 const COMPRESS_FROM: usize = 512;
@@ -63,7 +64,8 @@ fn unsupported(data_type: &DataType) -> KalamError {
 
 /// Encodes all rows of a batch.
 pub fn encode(batch: &RecordBatch) -> Result<Bytes> {
-    let mut plain = vec![PLAIN];
+    let mut plain = Vec::with_capacity(1 + batch.num_columns() + memory_size(batch.columns()));
+    plain.push(PLAIN);
     for column in batch.columns() {
         encode_column(column, &mut plain)?;
     }
@@ -89,28 +91,45 @@ fn encode_column(column: &ArrayRef, out: &mut Vec<u8>) -> Result<()> {
         }
         None => out.push(0),
     }
-    let data = column.to_data();
-    match layout(column.data_type())? {
-        Layout::Bits => push_bits(&BooleanBuffer::new(data.buffers()[0].clone(), data.offset(), rows), out),
-        Layout::Fixed(width) => {
-            let (bytes, offset) = match column.data_type() {
-                DataType::FixedSizeList(_, n) => {
-                    let child = &data.child_data()[0];
-                    (&child.buffers()[0], data.offset() + child.offset() / *n as usize)
-                }
-                _ => (&data.buffers()[0], data.offset()),
-            };
-            out.extend_from_slice(&bytes[offset * width..(offset + rows) * width]);
+    downcast_primitive_array!(
+        column => out.extend_from_slice(column.values().inner()),
+        DataType::Boolean => push_bits(column.as_boolean().values(), out),
+        DataType::Utf8 => {
+            let texts = column.as_string::<i32>();
+            push_texts(texts.value_offsets(), texts.value_data(), out);
         }
-        Layout::Variable => {
-            let offsets = &data.buffers()[0].typed_data::<i32>()[data.offset()..=data.offset() + rows];
-            for pair in offsets.windows(2) {
-                out.extend_from_slice(&((pair[1] - pair[0]) as u32).to_le_bytes());
+        DataType::Binary => {
+            let texts = column.as_binary::<i32>();
+            push_texts(texts.value_offsets(), texts.value_data(), out);
+        }
+        DataType::FixedSizeBinary(width) => {
+            let (array, width) = (column.as_fixed_size_binary(), *width as usize);
+            let start = array.offset() * width;
+            out.extend_from_slice(&array.values()[start..start + rows * width]);
+        }
+        other => match layout(other)? {
+            Layout::Fixed(width) => {
+                let data = column.to_data();
+                let (child, items) = match (other, data.child_data()) {
+                    (DataType::FixedSizeList(_, items), [child]) => (child, *items as usize),
+                    _ => return Err(unsupported(other)),
+                };
+                let start = data.offset() + child.offset() / items;
+                out.extend_from_slice(&child.buffers()[0][start * width..(start + rows) * width]);
             }
-            out.extend_from_slice(&data.buffers()[1][offsets[0] as usize..offsets[rows] as usize]);
-        }
-    }
+            _ => return Err(unsupported(other)),
+        },
+    );
     Ok(())
+}
+
+fn push_texts(offsets: &[i32], bytes: &[u8], out: &mut Vec<u8>) {
+    for pair in offsets.windows(2) {
+        out.extend_from_slice(&((pair[1] - pair[0]) as u32).to_le_bytes());
+    }
+    if let (Some(first), Some(last)) = (offsets.first(), offsets.last()) {
+        out.extend_from_slice(&bytes[*first as usize..*last as usize]);
+    }
 }
 
 fn push_bits(bits: &BooleanBuffer, out: &mut Vec<u8>) {
@@ -195,16 +214,19 @@ fn decode_column(cursor: &mut Cursor<'_>, data_type: &DataType, rows: usize) -> 
 
 /// Bytes that a batch's rows hold in memory.
 pub fn memory_size(columns: &[ArrayRef]) -> usize {
-    columns.iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or(0)).sum()
+    columns.iter().map(|column| slice_bytes(column.as_ref())).sum()
 }
 
 /// The batch with columns that hold no more memory than its rows need: a slice of a much longer column is copied, because
 /// whoever keeps it would keep all of that.
 pub fn unshared(batch: &RecordBatch) -> Result<RecordBatch> {
     let shares = |column: &ArrayRef| {
-        let needed = column.to_data().get_slice_memory_size().unwrap_or(usize::MAX);
+        let needed = slice_bytes(column.as_ref());
         column.get_buffer_memory_size() > needed.saturating_mul(2).saturating_add(SHARED_BYTES)
     };
+    if !batch.columns().iter().any(shares) {
+        return Ok(batch.clone());
+    }
     let own = |column: &ArrayRef| {
         if !shares(column) {
             return Ok(Arc::clone(column));
@@ -271,6 +293,7 @@ mod tests {
             let back = decode(&encode(&part)?, &types, part.num_rows())?;
             for (a, b) in part.columns().iter().zip(&back) {
                 prop_assert_eq!(a, b);
+                prop_assert_eq!(slice_bytes(a), a.to_data().get_slice_memory_size()?);
             }
         }
 

@@ -243,30 +243,49 @@ impl Chunk {
         chunk
     }
 
-    /// One chunk of two neighbours with the same columns and schema version, `self` before `next`.
-    pub fn merge(&self, next: &Chunk) -> Result<Chunk> {
-        let concat = |a: &dyn Array, b: &dyn Array| compute::concat(&[a, b]).map_err(KalamError::internal);
-        let columns: Vec<ArrayRef> =
-            self.columns.iter().zip(&next.columns).map(|(a, b)| concat(a, b)).collect::<Result<_>>()?;
-        let ints = |a: &Int64Array, b: &Int64Array| -> Int64Array {
-            a.values().iter().chain(b.values().iter()).copied().collect()
+    /// Whether the two can be parts of one chunk.
+    pub fn goes_with(&self, other: &Chunk) -> bool {
+        let same_types = || self.columns.iter().zip(&other.columns).all(|(a, b)| a.data_type() == b.data_type());
+        self.schema_version == other.schema_version && self.column_ids == other.column_ids && same_types()
+    }
+
+    /// One chunk of some neighbours that go with each other, in their order. Fails if that would be more than an array
+    /// can hold.
+    pub fn merged(parts: &[Arc<Chunk>]) -> Result<Chunk> {
+        let first = parts.first().ok_or_else(|| KalamError::internal("no chunk was to be merged"))?;
+        let concat = |of: &dyn Fn(&Chunk) -> ArrayRef| {
+            let arrays: Vec<ArrayRef> = parts.iter().map(|part| of(part)).collect();
+            let arrays: Vec<&dyn Array> = arrays.iter().map(AsRef::as_ref).collect();
+            compute::concat(&arrays).map_err(KalamError::internal)
         };
-        let row_ids = self.row_ids.as_ref().zip(next.row_ids.as_ref()).map(|(a, b)| ints(a, b));
-        let seqs = ints(&self.seqs, &next.seqs);
+        let columns = (0..first.columns.len()).map(|place| concat(&|part| Arc::clone(&part.columns[place])));
+        let columns: Vec<ArrayRef> = columns.collect::<Result<_>>()?;
+        let seqs: Int64Array = parts.iter().flat_map(|part| part.seqs.values().iter().copied()).collect();
+        let row_ids: Option<Vec<&Int64Array>> = parts.iter().map(|part| part.row_ids.as_ref()).collect();
+        let row_ids: Option<Int64Array> =
+            row_ids.map(|ids| ids.iter().flat_map(|ids| ids.values().iter().copied()).collect());
         let keys = match &row_ids {
             Some(ids) => vec![Arc::new(ids.clone()) as ArrayRef],
             None => {
-                let key = |(a, b): (&ArrayRef, &ArrayRef)| match place_of(&self.columns, a) {
-                    place @ Some(column) if place == place_of(&next.columns, b) => Ok(Arc::clone(&columns[column])),
-                    _ => concat(a, b),
+                let key = |number: usize| {
+                    let place = |part: &Chunk| place_of(&part.columns, &part.keys[number]);
+                    match place(first) {
+                        Some(column) if parts.iter().all(|part| place(part) == Some(column)) => {
+                            Ok(Arc::clone(&columns[column]))
+                        }
+                        _ => concat(&|part| Arc::clone(&part.keys[number])),
+                    }
                 };
-                self.keys.iter().zip(&next.keys).map(key).collect::<Result<_>>()?
+                (0..first.keys.len()).map(key).collect::<Result<_>>()?
             }
         };
-        let ids = Arc::clone(&self.column_ids);
-        let merged = Chunk::new(self.base, self.schema_version, ids, columns, keys, row_ids, seqs);
-        merged.copy_superseded(self, 0, 0);
-        merged.copy_superseded(next, 0, self.len());
+        let ids = Arc::clone(&first.column_ids);
+        let merged = Chunk::new(first.base, first.schema_version, ids, columns, keys, row_ids, seqs);
+        let mut offset = 0;
+        for part in parts {
+            merged.copy_superseded(part, 0, offset);
+            offset += part.len();
+        }
         Ok(merged)
     }
 }
@@ -341,7 +360,8 @@ mod tests {
         let (a, b) = (chunk(0, &[1, 2]), chunk(2, &[3, 4]));
         a.supersede(0, 3, true);
         b.supersede(1, 7, false);
-        let merged = a.merge(&b)?;
+        let (a, b) = (Arc::new(a), Arc::new(b));
+        let merged = Chunk::merged(&[Arc::clone(&a), Arc::clone(&b)])?;
         for snapshot in 0..9 {
             for row in 0..4 {
                 let original = if row < 2 { a.visible(row, snapshot) } else { b.visible(row - 2, snapshot) };
@@ -357,7 +377,7 @@ mod tests {
     #[test]
     fn everything_a_chunk_holds_is_counted() -> Result<()> {
         let (column, seq, end, order) = (8, 8, 8, 4);
-        let c = chunk(0, &[1, 2, 3, 4]).merge(&chunk(4, &[5, 6]))?;
+        let c = Chunk::merged(&[Arc::new(chunk(0, &[1, 2, 3, 4])), Arc::new(chunk(4, &[5, 6]))])?;
         assert_eq!(c.memory_size(), 6 * (column + seq));
         assert_eq!(c.tail(2).memory_size(), 4 * (column + seq));
         c.supersede(1, 9, false);

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 
 use super::hot::View;
 use super::index::{self, IndexCodec};
-use super::scope_write::{ColdCheck, ScopeWrite};
+use super::scope_write::{ColdCheck, ScopeWrite, rows_of};
 use super::segment::{IndexBounds, cold_position};
 use super::store::TableStore;
 use super::store_cold::moved;
@@ -36,6 +36,23 @@ impl ScopeWrite {
             ColdCheck::At(_) => Err(moved()),
         }
     }
+
+    fn has_no_new_keys(&self) -> bool {
+        self.hot.key().is_row_id() || (self.deleted.is_empty() && self.replaced.len() as u64 == rows_of(self))
+    }
+
+    /// The answer, if there is nothing to ask the segments: no new key, no row, or no segment.
+    fn asks_nothing(&self, definition: &TableDefinition) -> Option<ColdCheck> {
+        if self.has_no_new_keys() && !has_unique(definition) {
+            return Some(ColdCheck::NoNewKeys);
+        }
+        let view = self.hot.view();
+        (view.segments.is_empty() || rows_of(self) == 0).then_some(ColdCheck::At(view.cold_version))
+    }
+}
+
+fn has_unique(definition: &TableDefinition) -> bool {
+    definition.indexes.iter().any(|index| index.unique)
 }
 
 /// A value that is new in a unique index, and its row among the new ones.
@@ -109,25 +126,20 @@ impl TableStore {
     }
 
     async fn ask_segments(&self, write: &ScopeWrite, definition: &TableDefinition) -> Result<ColdCheck> {
-        let key = write.hot.key();
-        let rows: usize = write.rows.iter().map(|r| r.len()).sum();
-        let no_new_keys = key.is_row_id() || (write.deleted.is_empty() && write.replaced.len() == rows);
-        let is_unique = definition.indexes.iter().any(|index| index.unique);
-        if no_new_keys && !is_unique {
-            return Ok(ColdCheck::NoNewKeys);
-        }
-        let view = write.hot.view();
-        let checked = ColdCheck::At(view.cold_version);
-        if view.segments.is_empty() || rows == 0 {
+        if let Some(checked) = write.asks_nothing(definition) {
             return Ok(checked);
         }
+        let key = write.hot.key();
+        let (no_new_keys, is_unique) = (write.has_no_new_keys(), has_unique(definition));
+        let view = write.hot.view();
+        let checked = ColdCheck::At(view.cold_version);
         if is_unique {
             self.ask_unique(write, definition, &view).await?;
         }
         if no_new_keys {
             return Ok(checked);
         }
-        let mut keys: Vec<Vec<u8>> = Vec::with_capacity(rows);
+        let mut keys: Vec<Vec<u8>> = Vec::new();
         for part in &write.rows {
             keys.extend(part.keys(key)?);
         }
@@ -202,7 +214,13 @@ impl TableStore {
             if writes[i].checked != ColdCheck::Unchecked && self.still_checked(&writes[i]) {
                 continue;
             }
-            match self.check_keys(&writes[i], &definitions(i)).await {
+            let definition = definitions(i);
+            // Most writes ask nothing, and then no future has to be made for the answer.
+            let checked = match writes[i].asks_nothing(&definition) {
+                Some(checked) => Ok(checked),
+                None => self.check_keys(&writes[i], &definition).await,
+            };
+            match checked {
                 Ok(checked) => writes[i].checked = checked,
                 Err(error) => {
                     if error.code() == ErrorCode::UniqueViolation {

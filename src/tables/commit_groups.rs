@@ -44,6 +44,11 @@ impl Commits {
     pub fn new(ceiling: Seq) -> Self {
         Self { ceiling, ..Self::default() }
     }
+
+    /// Whether a group is open, or being written.
+    pub fn are_under_way(&self) -> bool {
+        self.last.is_some()
+    }
 }
 
 struct OpenGroup {
@@ -105,6 +110,16 @@ impl TableStore {
         group.scopes.extend(member.scopes);
         group.segments.extend(member.segments);
         group.future.clone()
+    }
+
+    /// Sets the ceiling to the watermark, where no group is under way: a member of the chain like any other, so one that
+    /// comes later sets it higher again, and no earlier.
+    pub(super) fn lower_ceiling(self: &Arc<Self>, commits: &mut Commits) -> GroupFuture {
+        commits.ceiling = self.snapshot();
+        let mut batch = WriteBatch::new();
+        put_ceiling(&mut batch, commits.ceiling);
+        let (scopes, segments) = (Vec::new(), Vec::new());
+        self.join(commits, Member { batch, last_seq: 0, durability: Durability::Relaxed, scopes, segments })
     }
 
     async fn run_group(
@@ -178,7 +193,7 @@ impl TableStore {
 }
 
 /// Adds: no `_seq` is above `ceiling`.
-pub(super) fn put_ceiling(batch: &mut WriteBatch, ceiling: Seq) {
+fn put_ceiling(batch: &mut WriteBatch, ceiling: Seq) {
     let value = record::seal(RecordKind::Entity, CEILING_KEY, ceiling.to_string().as_bytes());
     batch.put(Partition::Meta, CEILING_KEY, value);
 }

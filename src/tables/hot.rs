@@ -3,7 +3,7 @@
 //! Row versions lie in [`Chunk`]s at ascending positions; an index leads from the encoded key to the newest version.
 //! Invariants: positions are in commit order; for each key at most one version is live, and the index points at the
 //! newest one (live or superseded) of every key it knows; [`HotTable::apply`] changes everything or nothing. Small
-//! chunks are merged with their neighbour once that is no larger, so a row is copied a logarithmic number of times
+//! chunks are merged with their neighbours once there are four of a size, so a row is copied a logarithmic number of times
 //! and a table has few chunks however it was written. The index knows hot rows only: whoever adds keys asks the segments
 //! before (`TableStore::check_keys`). Chunks and segments change together, under one lock (`switch.rs`).
 
@@ -71,6 +71,8 @@ pub(super) struct State {
     pub cold: ColdTier,
     /// Segments whose delete vectors the manifest does not have as they are.
     pub dirty: HashSet<u32>,
+    /// How many changes of them the log holds, and the `_seq` of the first.
+    pub logged_marks: Option<(u64, Seq)>,
     /// The next segment's number.
     pub next_segment: u32,
     /// Segments that a rewrite replaced and whose blobs are still there.
@@ -123,6 +125,7 @@ impl HotTable {
                 indexes: HotIndexes::default(),
                 cold: ColdTier::default(),
                 dirty: HashSet::new(),
+                logged_marks: None,
                 next_segment: 1,
                 retired: Vec::new(),
             }),

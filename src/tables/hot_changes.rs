@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array};
+use arrow::array::{ArrayRef, Int64Array};
 
 use super::{HotTable, State, changed_meanwhile, locate, lost};
 use crate::error::{KalamError, Result};
@@ -18,8 +18,12 @@ use crate::tables::key_spec::KeySpec;
 use crate::tables::segment::Segment;
 use crate::tables::seq::Seq;
 
-/// Chunks below this many rows are merged with their neighbours.
-const MERGE_BELOW_ROWS: usize = 4096;
+/// Chunks are merged with their neighbours as long as the result has at most so many rows, …
+const MERGED_ROWS: usize = 4096;
+/// … and so many bytes: rows that are large by themselves gain nothing from it.
+const MERGED_BYTES: usize = 4 << 20;
+/// So many chunks of one size become one of the next.
+const MERGED_CHUNKS: usize = 4;
 
 /// Rows to be added in one step.
 #[derive(Debug)]
@@ -58,7 +62,7 @@ impl HotTable {
     pub fn replay_marks(&self, ended: &Ended) {
         let mut state = self.state.write();
         let marked = ended.mark(&state.cold);
-        state.dirty.extend(marked.iter().map(|s| s.meta().number));
+        state.note_marks(&marked, ended);
     }
 
     /// Ends the rows of `ended` (live ones, each once) and adds `rows`, or does neither. The result takes the change
@@ -76,12 +80,10 @@ impl HotTable {
             Ok(()) => {
                 applied.cold = ended.mark(&state.cold);
                 applied.cold_ends = [ended.replaced_at, ended.deleted_at];
-                state.dirty.extend(applied.cold.iter().map(|s| s.meta().number));
+                state.note_marks(&applied.cold, ended);
                 applied.rows = change.rows as u64;
                 state.live = state.live + applied.rows - applied.superseded.len() as u64;
-                for chunk in chunks.into_iter().filter_map(Arc::into_inner) {
-                    state.push(chunk)?;
-                }
+                chunks.into_iter().for_each(|chunk| state.push(chunk));
                 Ok(applied)
             }
             Err(error) => {
@@ -130,6 +132,14 @@ struct Change {
 }
 
 impl State {
+    /// Remembers that a record of the log marks rows of these segments.
+    fn note_marks(&mut self, marked: &[Arc<Segment>], ended: &Ended) {
+        if !marked.is_empty() {
+            self.dirty.extend(marked.iter().map(|s| s.meta().number));
+            self.logged_marks.get_or_insert((0, ended.replaced_at)).0 += 1;
+        }
+    }
+
     fn apply(
         &mut self,
         spec: &KeySpec,
@@ -247,26 +257,45 @@ impl State {
     }
 
     /// Adds a chunk at the end and merges small neighbours.
-    fn push(&mut self, chunk: Chunk) -> Result<()> {
+    fn push(&mut self, chunk: Arc<Chunk>) {
         self.next = chunk.end();
         self.bytes += chunk.bytes;
         let chunks = Arc::make_mut(&mut self.chunks);
-        let mut last = chunk;
-        while let Some(previous) = chunks.last()
-            && previous.len() <= last.len()
-            && previous.len() + last.len() <= MERGE_BELOW_ROWS
-            && previous.schema_version == last.schema_version
-            && previous.column_ids == last.column_ids
-            && previous.columns.iter().zip(&last.columns).all(|(a, b)| a.data_type() == b.data_type())
-        {
-            let merged = previous.merge(&last)?;
-            self.bytes = self.bytes - previous.bytes - last.bytes + merged.bytes;
-            chunks.pop();
-            last = merged;
+        chunks.push(chunk);
+        while let Some(from) = merged_from(chunks) {
+            // What cannot be merged stays as it is.
+            let Ok(merged) = Chunk::merged(&chunks[from..]) else { return };
+            self.bytes = self.bytes + merged.bytes - chunks[from..].iter().map(|c| c.bytes).sum::<usize>();
+            chunks.truncate(from);
+            chunks.push(Arc::new(merged));
         }
-        chunks.push(Arc::new(last));
-        Ok(())
     }
+}
+
+/// How large a chunk is, in steps of [`MERGED_CHUNKS`].
+fn size_of_chunk(chunk: &Chunk) -> u32 {
+    chunk.len().max(1).ilog(MERGED_CHUNKS)
+}
+
+/// The place from which on the last chunks become one: smaller ones before the last, or else [`MERGED_CHUNKS`] of its
+/// size. So sizes never grow from the first chunk to the last, few chunks have the same, and a row is copied about once
+/// for each size.
+fn merged_from(chunks: &[Arc<Chunk>]) -> Option<usize> {
+    let (last, before) = chunks.split_last()?;
+    let (mut rows, mut bytes) = (last.len(), last.bytes);
+    let mut fits = |chunk: &&Arc<Chunk>| {
+        rows += chunk.len();
+        bytes += chunk.bytes;
+        rows <= MERGED_ROWS && bytes <= MERGED_BYTES && chunk.goes_with(last)
+    };
+    let size = size_of_chunk(last);
+    let tail = || before.iter().rev();
+    let smaller = tail().take_while(|chunk| size_of_chunk(chunk) < size).take_while(&mut fits).count();
+    if smaller > 0 {
+        return Some(before.len() - smaller);
+    }
+    let same = tail().take(MERGED_CHUNKS - 1).take_while(|chunk| size_of_chunk(chunk) == size);
+    (same.take_while(&mut fits).count() == MERGED_CHUNKS - 1).then(|| before.len() + 1 - MERGED_CHUNKS)
 }
 
 fn build_chunk(spec: &KeySpec, rows: &NewRows, base: u64) -> Result<Chunk> {

@@ -3,8 +3,8 @@
 //! A row's age is told by the time in its `_seq`. Invariants: what is older than the table's time to live is neither
 //! found by a scan, which asks [`HotTable::expired_below`] with its request's clock, nor in the way of a new row of the
 //! same key, because whoever fetches the tier to change it has [`HotTable::expire`] run first. Rows are given back to
-//! the allocator by the chunk: `_seq` ascends, so what has expired is a prefix of the chunks. A scan that holds chunks
-//! keeps them.
+//! the allocator by the chunk: `_seq` ascends, so what has expired is a prefix of the chunks; what leads to their rows
+//! goes with them. A scan that holds chunks keeps them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -109,6 +109,10 @@ impl State {
         let first = self.chunks.first().map_or(self.next, |c| c.base);
         if let Some(index) = &mut self.index {
             index.forget_below(first);
+        }
+        if self.indexes.remove(&dropped, 0).is_err() {
+            // Values that an ALTER since would refuse: what is left is indexed anew when it is next asked.
+            self.indexes.forget();
         }
         dropped.iter().map(|c| c.len() as u64).sum()
     }

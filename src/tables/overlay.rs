@@ -7,7 +7,8 @@
 //! statement's changes enter the overlay together, after all that can fail, so a statement that fails leaves nothing of
 //! itself; while it lives its snapshot stays readable and the scopes that it changes are held, so the positions that it
 //! keeps, in memory and in segments, stay those of the same rows; a view shows the changes of the statements that were done when it was taken, and of no later one; for each
-//! key at most one row is visible in a view, because every new row is checked against both own and committed rows.
+//! key at most one row is visible in a view, because every new row is checked against both own and committed rows; what it
+//! keeps in memory counts against the memory of queries, so a transaction that is too large ends in an error.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -17,9 +18,12 @@ use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::FilterBuilder;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion::common::DataFusionError;
+use datafusion::execution::memory_pool::MemoryReservation;
 use parking_lot::RwLock;
 use roaring::RoaringBitmap;
 
+use super::block;
 use super::chunk::{Chunk, LIVE, Visibility};
 use super::cold::Ended;
 use super::hot::{Applied, HotTable, OnLiveKey};
@@ -38,6 +42,9 @@ use crate::schema::{CachedTableData, TableDefinition};
 /// The first position of a transaction's own rows; committed rows lie below, or from twice this on.
 pub const OWN_ROWS: u64 = 1 << 61;
 
+/// Bytes that a committed row takes which the transaction has ended, about, beside its key.
+const HIDDEN_BYTES: usize = 80;
+
 fn is_own(position: u64) -> bool {
     position >> 61 == 1
 }
@@ -48,6 +55,8 @@ pub struct Transaction {
     store: Arc<TableStore>,
     pin: SnapshotPin,
     state: RwLock<State>,
+    /// What its changes take.
+    held: MemoryReservation,
 }
 
 #[derive(Debug)]
@@ -67,6 +76,7 @@ struct Change {
     overlay: Arc<Overlay>,
     applied: Applied,
     hidden: Vec<u64>,
+    bytes: usize,
 }
 
 /// The changes of one table scope.
@@ -106,11 +116,16 @@ pub struct StatementWrite<'a> {
 }
 
 impl Transaction {
-    /// A transaction that reads the newest snapshot.
-    pub fn begin(store: Arc<TableStore>) -> Self {
+    /// A transaction that reads the newest snapshot. What it keeps in memory is reserved from `held`.
+    pub fn begin(store: Arc<TableStore>, held: MemoryReservation) -> Self {
         let pin = store.pin();
         let state = State { at: pin.seq(), overlays: BTreeMap::new(), changes: None, upserts: false };
-        Self { store, pin, state: RwLock::new(state) }
+        Self { store, pin, state: RwLock::new(state), held }
+    }
+
+    /// Reserves memory for more changes.
+    fn hold(&self, bytes: usize) -> Result<()> {
+        self.held.try_grow(bytes).map_err(too_large)
     }
 
     /// What it reads.
@@ -160,7 +175,19 @@ impl Transaction {
         let span = self.store.seqs().take(rows.max(1) as u64);
         let new = numbered(&write.rows, write.table.schema_version(), span);
         let ended = Ended { replaced: own, replaced_at: span.last(), ..Ended::default() };
-        let applied = overlay.own.apply(&new, &ended, OnLiveKey::Fail)?;
+        let hidden_bytes = base.len() * HIDDEN_BYTES + keys.values().map(Vec::len).sum::<usize>();
+        let expected = hidden_bytes + new.iter().map(|rows| block::memory_size(&rows.columns)).sum::<usize>();
+        self.hold(expected)?;
+        let applied = match overlay.own.apply(&new, &ended, OnLiveKey::Fail) {
+            Ok(applied) => applied,
+            Err(error) => {
+                self.held.shrink(expected);
+                return Err(error);
+            }
+        };
+        let bytes = hidden_bytes + overlay.own.grown();
+        self.held.grow(bytes.saturating_sub(expected));
+        self.held.shrink(expected.saturating_sub(bytes));
         let mut hidden = overlay.hidden.write();
         for &position in &base {
             let replaced = keys.get(&position).cloned();
@@ -170,7 +197,7 @@ impl Transaction {
         let mut state = self.state.write();
         state.at = span.last();
         if let Some(changes) = &mut state.changes {
-            changes.push(Change { overlay, applied, hidden: base });
+            changes.push(Change { overlay, applied, hidden: base, bytes });
         }
         Ok(())
     }
@@ -278,6 +305,8 @@ impl Transaction {
             for position in change.hidden {
                 hidden.remove(&position);
             }
+            change.overlay.own.grown();
+            self.held.shrink(change.bytes);
         }
         Ok(())
     }
@@ -288,7 +317,7 @@ impl Transaction {
             self.state.read().overlays.iter().map(|(scope, overlay)| (scope.clone(), Arc::clone(overlay))).collect();
         let mut writes = Vec::with_capacity(overlays.len());
         for (scope, overlay) in overlays {
-            let rows = overlay.own_rows()?;
+            let rows = overlay.own_rows(|bytes| self.hold(bytes))?;
             let (mut replaced, mut deleted) = (Vec::new(), Vec::new());
             for (&position, hidden) in overlay.hidden.read().iter() {
                 // The version that replaced it may have been deleted since.
@@ -346,8 +375,8 @@ impl Overlay {
         Ok(found)
     }
 
-    /// The own rows that are left, encoded for the log.
-    fn own_rows(&self) -> Result<Vec<PreparedRows>> {
+    /// The own rows that are left, encoded for the log; `hold` is told how many bytes that takes.
+    fn own_rows(&self, hold: impl Fn(usize) -> Result<()>) -> Result<Vec<PreparedRows>> {
         let schema = self.table.arrow_schema()?;
         let mut rows = Vec::new();
         for chunk in self.own.chunks().iter() {
@@ -364,10 +393,20 @@ impl Overlay {
             let options = RecordBatchOptions::new().with_row_count(Some(predicate.count()));
             let batch = RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)
                 .map_err(KalamError::internal)?;
-            rows.extend(prepare_rows(self.table.definition(), &batch, ids.as_ref())?);
+            let prepared = prepare_rows(self.table.definition(), &batch, ids.as_ref())?;
+            hold(prepared.iter().map(PreparedRows::encoded_bytes).sum())?;
+            rows.extend(prepared);
         }
         Ok(rows)
     }
+}
+
+/// The error for a transaction whose changes do not fit into memory.
+fn too_large(error: DataFusionError) -> KalamError {
+    let what = error.to_string();
+    let what = what.lines().next().unwrap_or_default();
+    KalamError::new(ErrorCode::OutOfMemory, format!("the transaction needs more memory than its limit: {what}"))
+        .with_hint("Raise `memoryLimit`, or make the change in several transactions.")
 }
 
 /// The error for a table that was altered or dropped under a transaction that changes it.

@@ -16,7 +16,7 @@ use super::hot::{HotTable, NewRows, OnLiveKey};
 use super::key_spec::KeySpec;
 use super::log::{LogRecord, RowBlock};
 use super::segment::Segment;
-use super::seq::SeqSpan;
+use super::seq::{Seq, SeqSpan};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::schema::{SchemaChange, TableDefinition};
 use crate::types::coerce_array;
@@ -36,24 +36,28 @@ pub struct Replay<'a> {
     version: u32,
     run: Vec<(RowBlock, SeqSpan)>,
     rows: usize,
+    /// No snapshot below it is read.
+    horizon: Seq,
 }
 
 impl<'a> Replay<'a> {
     const RUN_ROWS: usize = 4096;
 
-    /// A replay of the log of a table as it is defined now, over its segments: how [`HotTable::set_cold`] takes them.
+    /// A replay of the log of a table as it is defined now, over its segments: how [`HotTable::set_cold`] takes them. No
+    /// snapshot below `horizon` is read: of rows of segments that ended before it need not be known when.
     pub fn new(
         definition: &'a TableDefinition,
         segments: Vec<Arc<Segment>>,
         next_segment: u32,
         retired: Vec<u32>,
+        horizon: Seq,
     ) -> Result<Self> {
         if segments.iter().any(|s| s.meta().schema_version > definition.schema_version) {
             return Err(outdated());
         }
         let mut hot = HotTable::new(KeySpec::at(definition, 1)?);
         hot.set_cold(segments, next_segment.max(1), retired);
-        Ok(Self { definition, hot, version: 1, run: Vec::new(), rows: 0 })
+        Ok(Self { definition, hot, version: 1, run: Vec::new(), rows: 0, horizon })
     }
 
     /// Replays the next record.
@@ -71,8 +75,9 @@ impl<'a> Replay<'a> {
             self.hot.apply(&[], &ended, OnLiveKey::Replace)?;
         }
         if !record.marks.is_empty() {
-            let cold = record.marks;
-            self.hot.replay_marks(&Ended { cold, deleted_at: ends.0, replaced_at: ends.1, ..Ended::default() });
+            let (cold, horizon) = (record.marks, self.horizon);
+            let (deleted_at, replaced_at) = ends;
+            self.hot.replay_marks(&Ended { cold, deleted_at, replaced_at, horizon, ..Ended::default() });
         }
         let Some(block) = record.rows else { return Ok(()) };
         let seqs = record.seqs.slice(deletions, block.rows as u64);

@@ -199,6 +199,8 @@ fn apply_one(
     batch: &mut WriteBatch,
 ) -> Result<Applied> {
     let mut ended = Ended::new(&write.replaced, &write.deleted);
+    // Rows that were moved since they were found have no key here: a conflict, as for those that others have changed.
+    write.hot.check_live(&ended.deleted)?;
     let keys = ended.deleted.iter().map(|&p| write.hot.key_at(p)).collect::<Result<Vec<_>>>()?;
     let deletions = keys.len() as u64 + ended.cold_deletions();
     ended.replaced_at = commit;

@@ -2,7 +2,8 @@
 //!
 //! Invariant: nothing is changed, and nothing stops a scrub but a storage that does not answer: what is damaged becomes a
 //! finding, and the next record is read. Memory holds a page of records at a time, the keys of damaged ones, and the
-//! manifest.
+//! manifest. Beside writers all records are read of one moment: while they are, commits wait. The files of segments are
+//! read after that, for they never change; whoever runs a scrub keeps them from being removed.
 //!
 //! Verified are, of every record, its frame and checksum; of entities, that they decode; of the log, that the parts of a
 //! record are there, that its columns decode, and that its number is the one of its key; of segments, every part of the
@@ -30,6 +31,7 @@ use super::system::{AuditRecord, JobRecord, StorageRecord, UserRecord};
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
 use crate::schema::{NamespaceDefinition, TableDefinition, TableId};
+use crate::storage::gate::Closed;
 use crate::storage::record::{self, PartReader, RecordKind, Whole};
 use crate::storage::{Entity, KeyRange, Pages, Partition, StorageBackend, WriteBatch, blob_prefix, key_after};
 
@@ -112,9 +114,10 @@ type Check = fn(&[u8]) -> Result<()>;
 
 impl Scrub {
     /// Reads a whole database, or what belongs to one table; with `recover` also what is left of damaged segments.
-    /// `check` is asked between pages whether to go on.
+    /// `closed` keeps writers away as long as is necessary. `check` is asked between pages whether to go on.
     pub async fn run(
         shared: &Arc<dyn StorageBackend>,
+        closed: Option<Closed>,
         only: Option<&TableId>,
         recover: bool,
         check: impl Fn() -> Result<()> + Sync,
@@ -127,6 +130,7 @@ impl Scrub {
         scrub.entities(backend, Partition::Catalog, only, &check).await?;
         scrub.log(backend, only, &check).await?;
         let scopes = scrub.manifest(backend, only, &check).await?;
+        drop(closed);
         scrub.segments(shared, scopes, recover, &check).await?;
         Ok(scrub)
     }

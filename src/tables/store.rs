@@ -41,7 +41,6 @@ mod scopes;
 mod whole;
 use dropped::Dropped;
 pub use dropped::dropped_table;
-use groups::put_ceiling;
 pub(super) use groups::{Commits, GroupFuture, Member};
 pub use whole::NewScope;
 
@@ -260,7 +259,8 @@ impl TableStore {
             Arc::new(Segment::new(source, meta, marks, None))
         });
         let mut reader = LogReader::default();
-        let mut replay = Replay::new(definition, segments.collect(), found.next_segment, found.retired)?;
+        let mut replay =
+            Replay::new(definition, segments.collect(), found.next_segment, found.retired, self.horizon())?;
         let mut pages = Pages::new(Partition::Log, scope.range());
         while let Some(page) = pages.next(self.backend.as_ref()).await? {
             for (key, value) in &page {
@@ -446,15 +446,20 @@ impl TableStore {
     }
 
     /// Waits for what is under way and writes the exact `_seq` ceiling, so that the next opening starts right after.
-    pub async fn close(&self) -> Result<()> {
-        self.barrier().await;
-        let watermark = self.snapshot();
-        if self.group_count.load(Ordering::Relaxed) > 0 {
-            let mut batch = WriteBatch::new();
-            put_ceiling(&mut batch, watermark);
-            self.backend.commit(batch, Durability::Relaxed).await?;
-        }
-        Ok(())
+    pub async fn close(self: &Arc<Self>) -> Result<()> {
+        let closing = loop {
+            self.barrier().await;
+            let mut commits = self.commits.lock();
+            // Statements may still be running: one that has committed meanwhile has a `_seq` above the watermark.
+            if commits.are_under_way() {
+                continue;
+            }
+            if self.group_count.load(Ordering::Relaxed) == 0 {
+                return Ok(());
+            }
+            break self.lower_ceiling(&mut commits);
+        };
+        closing.await.map(drop)
     }
 }
 

@@ -9,7 +9,7 @@ use futures::executor::block_on;
 
 use super::*;
 use crate::schema::{NewColumn, TableId, TableOptions};
-use crate::storage::{MemoryBackend, ScanOptions, StorageBackend};
+use crate::storage::{GatedBackend, MemoryBackend, ScanOptions, StorageBackend};
 use crate::tables::{ColdCheck, Due, DueWork, SEGMENT_ROWS, ScopeWrite, Seq, cold_position, prepare_rows};
 use crate::types::KalamDataType;
 
@@ -351,4 +351,94 @@ fn policies_and_memory_say_what_is_due() -> Result<()> {
         assert_eq!(due(None), [Due { scope: table.scope.clone(), work: DueWork::Compact }]);
         Ok(())
     })
+}
+
+/// Each change that ends rows of a segment is a record of the log, which grows by them alone too.
+#[test]
+fn what_ends_rows_of_segments_is_flushed_too() -> Result<()> {
+    block_on(async {
+        let mut table = Table::new(24).await?;
+        table.insert(0..100).await?;
+        table.flush().await?;
+        let due = |table: &Table| {
+            let mut definition = TableDefinition::clone(&table.definition);
+            definition.options.flush_policy.rows = Some(20);
+            let definition = Arc::new(definition);
+            table.store.due(move |_| Some(Arc::clone(&definition)))
+        };
+        for key in 0..19 {
+            table.delete(&[key]).await?;
+        }
+        assert_eq!(due(&table), []);
+        table.delete(&[19]).await?;
+        assert_eq!(due(&table), [Due { scope: table.scope.clone(), work: DueWork::Flush }]);
+        table.reopen().await?;
+        assert_eq!(table.keys(table.store.snapshot()).await?.len(), 80);
+        assert_eq!(due(&table), [Due { scope: table.scope.clone(), work: DueWork::Flush }]);
+        // Who opens a database reads no snapshot of the past: it is not remembered when each row ended.
+        let marks = table.hot().await?.segments()[0].marks();
+        assert!(marks.ended_after(Seq::MIN).count() <= 1, "{marks:?}");
+        assert_eq!((marks.ended_rows(), marks.tombstones().len()), (20, 20));
+        assert_eq!(table.flush().await?, Rewritten::default());
+        assert_eq!((due(&table), table.records(Partition::Log).await?), (Vec::new(), 0));
+        table.reopen().await?;
+        assert_eq!(table.keys(table.store.snapshot()).await?, (20..100).collect::<Vec<_>>());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_row_that_was_moved_before_it_is_deleted_is_a_conflict() -> Result<()> {
+    block_on(async {
+        let table = Table::new(0).await?;
+        table.insert(0..3).await?;
+        let found = table.positions(&[1]).await?;
+        table.flush().await?;
+        let error = table.write(&[], 0, Vec::new(), found).await.expect_err("it lies elsewhere");
+        assert_eq!(error.code(), ErrorCode::Conflict, "{error}");
+        assert_eq!(table.keys(table.store.snapshot()).await?, [0, 1, 2]);
+        Ok(())
+    })
+}
+
+/// What is acknowledged while the store is being closed is below the ceiling that the next opening finds.
+#[test]
+fn a_commit_beside_the_closing_is_seen_by_the_next_opening() -> Result<()> {
+    block_on(async {
+        let mut table = Table::new(0).await?;
+        let gated = Arc::new(GatedBackend::new(Arc::clone(&table.backend) as _));
+        table.store = TableStore::open(Arc::clone(&gated) as _, 0).await?;
+        table.insert(0..1).await?;
+        let others = gated.close_gate().await;
+        let closing = table.store.close();
+        let inserting = async {
+            a_turn().await;
+            let inserted = table.insert(1..2);
+            let open = async {
+                a_turn().await;
+                drop(others);
+            };
+            futures::join!(inserted, open).0
+        };
+        let (closed, inserted) = futures::join!(closing, inserting);
+        closed?;
+        let inserted = inserted?;
+        table.reopen().await?;
+        assert!(table.store.snapshot() >= inserted);
+        assert_eq!(table.keys(table.store.snapshot()).await?, [0, 1]);
+        Ok(())
+    })
+}
+
+/// Lets whatever else is polled beside this go on.
+async fn a_turn() {
+    let mut yielded = false;
+    futures::future::poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return std::task::Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
 }

@@ -56,11 +56,14 @@ impl TableStore {
             }
             let view = table.view();
             let rows: u64 = view.chunks.iter().map(|c| c.len() as u64).sum();
-            let oldest = view.chunks.first().filter(|c| !c.is_empty()).map(|c| SeqSpan::ms_of(c.seqs.value(0)));
+            let oldest = view.chunks.first().filter(|c| !c.is_empty()).map(|c| c.seqs.value(0));
+            // Rows of segments end by records of the log too, and nothing but a flush takes those out of it.
+            let (marks, first_mark) = table.logged_marks().map_or((0, None), |(marks, first)| (marks, Some(first)));
             let policy = &definition.options.flush_policy;
+            let oldest = oldest.into_iter().chain(first_mark).min().map(SeqSpan::ms_of);
             let age = oldest.map_or(0, |ms| now.saturating_sub(ms));
-            let flush = policy.rows.is_some_and(|n| rows >= n)
-                || (rows > 0 && policy.interval_seconds.is_some_and(|s| age >= s.saturating_mul(1000)))
+            let flush = policy.rows.is_some_and(|n| rows.max(marks) >= n)
+                || (oldest.is_some() && policy.interval_seconds.is_some_and(|s| age >= s.saturating_mul(1000)))
                 || (rows > 0 && greatest == Some(bytes));
             if flush {
                 due.push(Due { scope: scope.clone(), work: DueWork::Flush });

@@ -72,6 +72,11 @@ impl HotTable {
         !self.state.read().dirty.is_empty()
     }
 
+    /// How many changes of delete vectors the log holds that the manifest does not, and the `_seq` of the first.
+    pub fn logged_marks(&self) -> Option<(u64, Seq)> {
+        self.state.read().logged_marks
+    }
+
     /// Numbers of the segments that were replaced and whose blobs are still there.
     pub fn retired(&self) -> Vec<u32> {
         self.state.read().retired.clone()
@@ -116,6 +121,7 @@ impl HotTable {
         }
         state.cold = ColdTier::new(segments, state.cold.version() + 1);
         let dirty = std::mem::take(&mut state.dirty);
+        state.logged_marks = None;
         let write: Vec<Arc<Segment>> = dirty.iter().filter_map(|n| state.cold.get(*n).map(Arc::clone)).collect();
         for segment in &write {
             segment.change_marks(|marks| {

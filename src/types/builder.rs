@@ -6,12 +6,15 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, FixedSizeBinaryBuilder,
-    FixedSizeListArray, Float32Builder, Float64Builder, Int16Builder, Int32Builder, Int64Builder, NullBufferBuilder,
-    StringBuilder, Time64MicrosecondBuilder, TimestampMicrosecondBuilder,
+    ArrayRef, BinaryBuilder, BooleanBuilder, FixedSizeBinaryBuilder, FixedSizeListArray, NullBufferBuilder,
+    PrimitiveArray, StringBuilder,
+};
+use arrow::datatypes::{
+    ArrowPrimitiveType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
+    Time64MicrosecondType, TimestampMicrosecondType,
 };
 
-use super::data_type::{KalamDataType, embedding_item, utc};
+use super::data_type::{KalamDataType, embedding_item};
 use super::value::Value;
 use super::{assign, scalar};
 use crate::error::{KalamError, Result};
@@ -28,19 +31,47 @@ pub struct ColumnBuilder {
 #[derive(Debug)]
 enum Inner {
     Boolean(BooleanBuilder),
-    SmallInt(Int16Builder),
-    Int(Int32Builder),
-    BigInt(Int64Builder),
-    Float(Float32Builder),
-    Double(Float64Builder),
-    Decimal(Decimal128Builder),
+    SmallInt(Numbers<Int16Type>),
+    Int(Numbers<Int32Type>),
+    BigInt(Numbers<Int64Type>),
+    Float(Numbers<Float32Type>),
+    Double(Numbers<Float64Type>),
+    Decimal(Numbers<Decimal128Type>),
     Text(StringBuilder),
     Bytes(BinaryBuilder),
     Uuid(FixedSizeBinaryBuilder),
-    Moment(TimestampMicrosecondBuilder),
-    Date(Date32Builder),
-    Time(Time64MicrosecondBuilder),
-    Embedding { items: Float32Builder, valid: NullBufferBuilder },
+    Moment(Numbers<TimestampMicrosecondType>),
+    Date(Numbers<Date32Type>),
+    Time(Numbers<Time64MicrosecondType>),
+    Embedding { items: Vec<f32>, valid: NullBufferBuilder },
+}
+
+/// Values of one width. Arrow's builder makes an array by way of `ArrayData`, which for a column of one row is four times
+/// the work.
+#[derive(Debug)]
+struct Numbers<T: ArrowPrimitiveType> {
+    values: Vec<T::Native>,
+    valid: NullBufferBuilder,
+}
+
+impl<T: ArrowPrimitiveType> Numbers<T> {
+    fn with_capacity(capacity: usize) -> Self {
+        Self { values: Vec::with_capacity(capacity), valid: NullBufferBuilder::new(capacity) }
+    }
+
+    fn append_value(&mut self, value: T::Native) {
+        self.values.push(value);
+        self.valid.append_non_null();
+    }
+
+    fn append_null(&mut self) {
+        self.values.push(T::Native::default());
+        self.valid.append_null();
+    }
+
+    fn finish(&mut self) -> PrimitiveArray<T> {
+        PrimitiveArray::new(std::mem::take(&mut self.values).into(), self.valid.finish())
+    }
 }
 
 impl ColumnBuilder {
@@ -49,23 +80,20 @@ impl ColumnBuilder {
         use KalamDataType as T;
         let inner = match ty {
             T::Boolean => Inner::Boolean(BooleanBuilder::with_capacity(capacity)),
-            T::SmallInt => Inner::SmallInt(Int16Builder::with_capacity(capacity)),
-            T::Int => Inner::Int(Int32Builder::with_capacity(capacity)),
-            T::BigInt => Inner::BigInt(Int64Builder::with_capacity(capacity)),
-            T::Float => Inner::Float(Float32Builder::with_capacity(capacity)),
-            T::Double => Inner::Double(Float64Builder::with_capacity(capacity)),
-            T::Decimal { .. } => {
-                Inner::Decimal(Decimal128Builder::with_capacity(capacity).with_data_type(ty.arrow_type()))
-            }
+            T::SmallInt => Inner::SmallInt(Numbers::with_capacity(capacity)),
+            T::Int => Inner::Int(Numbers::with_capacity(capacity)),
+            T::BigInt => Inner::BigInt(Numbers::with_capacity(capacity)),
+            T::Float => Inner::Float(Numbers::with_capacity(capacity)),
+            T::Double => Inner::Double(Numbers::with_capacity(capacity)),
+            T::Decimal { .. } => Inner::Decimal(Numbers::with_capacity(capacity)),
             T::Text | T::Json | T::File => Inner::Text(StringBuilder::with_capacity(capacity, capacity * 16)),
             T::Bytes => Inner::Bytes(BinaryBuilder::with_capacity(capacity, capacity * 16)),
             T::Uuid => Inner::Uuid(FixedSizeBinaryBuilder::with_capacity(capacity, 16)),
-            T::Timestamp => Inner::Moment(TimestampMicrosecondBuilder::with_capacity(capacity)),
-            T::DateTime => Inner::Moment(TimestampMicrosecondBuilder::with_capacity(capacity).with_timezone(utc())),
-            T::Date => Inner::Date(Date32Builder::with_capacity(capacity)),
-            T::Time => Inner::Time(Time64MicrosecondBuilder::with_capacity(capacity)),
+            T::Timestamp | T::DateTime => Inner::Moment(Numbers::with_capacity(capacity)),
+            T::Date => Inner::Date(Numbers::with_capacity(capacity)),
+            T::Time => Inner::Time(Numbers::with_capacity(capacity)),
             T::Embedding(n) => Inner::Embedding {
-                items: Float32Builder::with_capacity(capacity * *n as usize),
+                items: Vec::with_capacity(capacity * *n as usize),
                 valid: NullBufferBuilder::new(capacity),
             },
         };
@@ -119,7 +147,7 @@ impl ColumnBuilder {
             Inner::Time(b) => b.append_value(assign::to_time(v)?),
             Inner::Embedding { items, valid } => {
                 if let KalamDataType::Embedding(n) = ty {
-                    items.append_slice(&assign::to_embedding(v, *n)?);
+                    items.extend_from_slice(&assign::to_embedding(v, *n)?);
                     valid.append_non_null();
                 }
             }
@@ -174,7 +202,7 @@ impl ColumnBuilder {
             Inner::Time(b) => b.append_null(),
             Inner::Embedding { items, valid } => {
                 if let KalamDataType::Embedding(n) = self.ty {
-                    items.append_value_n(0.0, n as usize);
+                    items.resize(items.len() + n as usize, 0.0);
                     valid.append_null();
                 }
             }
@@ -192,18 +220,18 @@ impl ColumnBuilder {
             Inner::BigInt(b) => Arc::new(b.finish()),
             Inner::Float(b) => Arc::new(b.finish()),
             Inner::Double(b) => Arc::new(b.finish()),
-            Inner::Decimal(b) => Arc::new(b.finish()),
+            Inner::Decimal(b) => Arc::new(b.finish().with_data_type(self.ty.arrow_type())),
             Inner::Text(b) => Arc::new(b.finish()),
             Inner::Bytes(b) => Arc::new(b.finish()),
             Inner::Uuid(b) => Arc::new(b.finish()),
-            Inner::Moment(b) => Arc::new(b.finish()),
+            Inner::Moment(b) => Arc::new(b.finish().with_data_type(self.ty.arrow_type())),
             Inner::Date(b) => Arc::new(b.finish()),
             Inner::Time(b) => Arc::new(b.finish()),
             Inner::Embedding { items, valid } => {
                 let KalamDataType::Embedding(dimension) = self.ty else {
                     unreachable!("only EMBEDDING has this builder")
                 };
-                let items = Arc::new(items.finish());
+                let items = Arc::new(PrimitiveArray::<Float32Type>::new(std::mem::take(items).into(), None));
                 Arc::new(FixedSizeListArray::new(embedding_item(), dimension as i32, items, valid.finish()))
             }
         }

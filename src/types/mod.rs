@@ -15,6 +15,7 @@ pub mod json_text;
 mod key;
 mod names;
 mod scalar;
+mod size;
 #[cfg(test)]
 pub(crate) mod testing;
 mod value;
@@ -25,4 +26,5 @@ pub use data_type::{FIELD_ID_KEY, KalamDataType, MAX_DECIMAL_PRECISION, MAX_EMBE
 pub use datetime::{format_date, format_datetime, format_time, parse_date, parse_datetime, parse_time};
 pub use interval::{format_interval, interval_length, parse_interval};
 pub use key::{KeyCodec, KeyRows};
+pub use size::slice_bytes;
 pub use value::Value;

@@ -49,12 +49,15 @@ pub struct Target {
     pub request: Arc<Request>,
     /// The table's provider, which keeps what all statements that change rows need.
     pub provider: Option<Arc<dyn TableProvider>>,
+    /// The catalog's version from before the table was looked up.
+    pub catalog: u64,
 }
 
 impl Target {
     /// Finds the table of a name and brings its rows into memory.
     pub async fn find(execution: &Execution<'_>, name: &ObjectName) -> Result<Self> {
         let namespace = execution.session.namespace();
+        let catalog = execution.executor.registry().catalog_version();
         let names = Names { registry: execution.executor.registry(), namespace: &namespace };
         let table = names.writable(name).await?;
         super::storage::make_room(execution).await?;
@@ -67,7 +70,7 @@ impl Target {
         // The snapshot comes after the rows are there: it must not be older than what a position points at.
         let request = execution.request();
         let provider = execution.executor.registry().provider(table.table_id()).await?;
-        Ok(Self { table, scope, hot, request, provider })
+        Ok(Self { table, scope, hot, request, provider, catalog })
     }
 
     /// Its definition.
@@ -93,7 +96,7 @@ impl Target {
         execution: &Execution<'_>,
         build: impl FnOnce() -> Result<(ast::Query, Extras)>,
     ) -> Result<Vec<RecordBatch>> {
-        let plan = execution.ready_plan(PlanFor::Rows, build).await?;
+        let plan = execution.ready_plan_since(self.catalog, PlanFor::Rows, build).await?;
         self.check_current(execution).await?;
         execution.collect_ready(&plan, Arc::clone(&self.request)).await
     }

@@ -58,8 +58,13 @@ pub async fn insert(execution: &Execution<'_>, insert: &Insert) -> Result<Statem
     if let Some(upsert) = upsert {
         return Box::pin(upsert.run(execution, target, insert, &alias, &batches)).await;
     }
-    let returned =
-        target.returning(execution, insert.returning.as_ref(), &alias, batches.clone(), &Others::default()).await?;
+    let returned = match &insert.returning {
+        Some(_) => {
+            let items = insert.returning.as_ref();
+            Box::pin(target.returning(execution, items, &alias, batches.clone(), &Others::default())).await?
+        }
+        None => None,
+    };
     let mut prepared = Vec::new();
     for batch in &batches {
         prepared.extend(prepare_rows(target.definition(), batch, None)?);
@@ -237,6 +242,13 @@ fn is_default(expr: &Expr) -> bool {
     matches!(expr, Expr::Identifier(i) if i.quote_style.is_none() && i.value.eq_ignore_ascii_case("default"))
 }
 
+/// Whether an expression is a parameter or a constant, told without its value.
+fn is_written(expr: &Expr) -> bool {
+    use SqlValue as V;
+    let Expr::Value(value) = expr else { return false };
+    matches!(value.value, V::Placeholder(_) | V::SingleQuotedString(_) | V::Boolean(_) | V::Null)
+}
+
 /// So many expressions of VALUES are computed by one query.
 const EXPRESSIONS_PER_QUERY: usize = 500;
 
@@ -248,9 +260,12 @@ async fn computed_values(
 ) -> Result<Vec<Value>> {
     let mut expressions = Vec::new();
     for expr in rows.iter().flat_map(|row| &row.content) {
-        if !is_default(expr) && literal(expr, execution.params)?.is_none() {
+        if !is_written(expr) && !is_default(expr) && literal(expr, execution.params)?.is_none() {
             expressions.push(expr);
         }
+    }
+    if expressions.is_empty() {
+        return Ok(Vec::new());
     }
     computed(execution, &expressions, Arc::clone(&target.request)).await
 }

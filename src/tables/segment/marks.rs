@@ -94,10 +94,8 @@ impl DeleteVector {
         for (_, known) in &self.recent {
             new -= known;
         }
-        let mut deleted = deleted - &(rows - &new);
-        for (_, known) in &self.tombstones {
-            deleted -= known;
-        }
+        // A row with a tombstone has ended, so it is not new: there may be very many tombstones to look through.
+        let deleted = deleted & &new;
         insert(&mut self.recent, seq, new);
         insert(&mut self.tombstones, seq, deleted);
     }
