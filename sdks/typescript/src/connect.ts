@@ -184,8 +184,11 @@ function checkConnect(options: Named): void {
 }
 
 function checkName(name: unknown): void {
-  if (typeof name === 'string' && name !== '') return
-  const message = `the name of a database is ${name === '' ? 'empty' : typeof name}, expected text`
+  const whole = typeof name === 'string' && !/\p{Surrogate}/u.test(name)
+  if (whole && name !== '') return
+  const is =
+    typeof name !== 'string' ? `is ${typeof name}` : name === '' ? 'is empty' : 'holds half of a surrogate pair'
+  const message = `the name of a database ${is}, expected text`
   throw new KalamError({ code: 'INVALID_NAME', message })
 }
 

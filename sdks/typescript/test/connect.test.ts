@@ -26,6 +26,7 @@ describe('connecting in Node', () => {
     await assert.rejects(connect({ name: 'x', durability: 'none' as never }), code('INVALID_OPTION'))
     await assert.rejects(connect({ name: 'x', wasm: 'nowhere' }), code('INVALID_OPTION'))
     await assert.rejects(connect(''), code('INVALID_NAME'))
+    await assert.rejects(connect({ name: 'half \ud83d', path: './data' }), code('INVALID_NAME', /surrogate/))
     await assert.rejects(connect(undefined as never), code('INVALID_OPTION'))
     await assert.rejects(deleteDatabase(''), code('INVALID_NAME'))
     await assert.rejects(deleteDatabase('x', { file: './data' } as never), code('INVALID_OPTION', /'file'/))

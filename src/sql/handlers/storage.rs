@@ -20,7 +20,7 @@ use crate::types::{KalamDataType, Value};
 /// A rewrite that keeps losing races fails after so many attempts,
 const ATTEMPTS: usize = 20;
 /// and in the browser, where others run meanwhile, not before so much time has passed.
-const PATIENCE_MS: u128 = if cfg!(target_arch = "wasm32") { 5000 } else { 0 };
+const PATIENCE_MS: u128 = 5000;
 
 /// `STORAGE FLUSH | COMPACT TABLE t | ALL`. The rows affected are those that went into new segments.
 pub async fn run(execution: &Execution<'_>, compact: bool, name: Option<&ObjectName>) -> Result<StatementResult> {
@@ -73,7 +73,8 @@ async fn rewrite(
         };
         match outcome {
             Err(error) if error.code() == ErrorCode::Conflict => {
-                if attempt >= ATTEMPTS && began.elapsed().as_millis() >= PATIENCE_MS {
+                let patient = cfg!(target_arch = "wasm32") && began.elapsed().as_millis() < PATIENCE_MS;
+                if attempt >= ATTEMPTS && !patient {
                     return Err(busy(table, compact));
                 }
                 attempt += 1;
