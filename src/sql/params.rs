@@ -41,7 +41,7 @@ impl Params {
 
     /// The value of a placeholder as it is written, with its `$`.
     pub fn get(&self, placeholder: &str) -> Result<&Value> {
-        let name = placeholder.trim_start_matches('$');
+        let name = placeholder.strip_prefix('$').unwrap_or(placeholder);
         let found = match self {
             Params::Positional(values) => {
                 name.parse::<usize>().ok().and_then(|n| n.checked_sub(1)).and_then(|i| values.get(i))
@@ -72,7 +72,7 @@ impl Params {
 
     /// Fails if positional parameters were given that no statement of the request uses. `used` holds the placeholders.
     pub fn check_all_used<'a>(&self, used: impl Iterator<Item = &'a str> + Clone) -> Result<()> {
-        let number = |placeholder: &str| placeholder.trim_start_matches('$').parse::<usize>().ok();
+        let number = |placeholder: &str| placeholder.strip_prefix('$').and_then(|name| name.parse::<usize>().ok());
         let values = match self {
             Params::Positional(values) => values,
             // An object may have more fields than the statement names; if it names none, they are meant as something else.

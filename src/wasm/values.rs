@@ -100,6 +100,15 @@ const MAX_SAFE_INTEGER: f64 = 9_007_199_254_740_991.0;
 
 fn to_value(value: &JsValue, name: &str) -> Result<Value> {
     let wrong = |what: String| KalamError::new(ErrorCode::ParameterType, format!("{name} {what}"));
+    // Each question is a call into JavaScript: what is most common comes first.
+    if let Some(number) = value.as_f64() {
+        let integer =
+            number.fract() == 0.0 && number.abs() <= MAX_SAFE_INTEGER && !(number == 0.0 && number.is_sign_negative());
+        return Ok(if integer { Value::BigInt(number as i64) } else { Value::Double(number) });
+    }
+    if let Some(text) = value.as_string() {
+        return Ok(Value::Text(text));
+    }
     if value.is_null() {
         return Ok(Value::Null);
     }
@@ -108,14 +117,6 @@ fn to_value(value: &JsValue, name: &str) -> Result<Value> {
     }
     if let Some(value) = value.as_bool() {
         return Ok(Value::Boolean(value));
-    }
-    if let Some(number) = value.as_f64() {
-        let integer =
-            number.fract() == 0.0 && number.abs() <= MAX_SAFE_INTEGER && !(number == 0.0 && number.is_sign_negative());
-        return Ok(if integer { Value::BigInt(number as i64) } else { Value::Double(number) });
-    }
-    if let Some(text) = value.as_string() {
-        return Ok(Value::Text(text));
     }
     if value.is_bigint() {
         return bigint(value).ok_or_else(|| wrong("is a bigint outside of BIGINT and DECIMAL(38,0)".into()));

@@ -116,6 +116,16 @@ pub async fn make_room(execution: &Execution<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Fails if a change of a scope would add to rows that stay in memory, where they take as much more than they may as a
+/// statement may: events of a stream, and rows that open transactions hold.
+pub fn check_room(execution: &Execution<'_>, table: &CachedTableData, scope: &ScopeKey) -> Result<()> {
+    let store = execution.executor.store();
+    let is_stream = table.definition().table_type == TableType::Stream;
+    // What a transaction changes itself counts as its own.
+    let stays = is_stream || (execution.transaction.is_none() && store.is_held(scope));
+    if stays { store.check_room(execution.executor.memory_limit()) } else { Ok(()) }
+}
+
 /// `SHOW MANIFEST [t]`: the segments of a table, or of all.
 pub async fn manifest(execution: &Execution<'_>, name: Option<&ObjectName>) -> Result<StatementResult> {
     let store = execution.executor.store();
