@@ -15,6 +15,7 @@ import { memoryLimits } from './memory.js'
 import { hasFiles } from './node/builtin.js'
 import type { FileStorageOptions } from './node/files.js'
 import { checkOptions, invalid } from './options.js'
+import { bytesIn, is } from './realm.js'
 import type { ConnectOptions, ConnectProgress, Database, DeleteOptions, Rescued, WasmSource } from './types.js'
 import { compileResponse, type ResolvedWasm } from './wasm.js'
 
@@ -162,7 +163,8 @@ function folderOf(path: string, name: string): string {
 }
 
 function checkBytes(restore: unknown): Uint8Array {
-  if (restore instanceof Uint8Array) return restore
+  const bytes = bytesIn(restore)
+  if (bytes !== undefined) return bytes
   throw invalid(`restore is ${restore === null ? 'null' : typeof restore}, expected the bytes of a backup`)
 }
 
@@ -243,7 +245,7 @@ async function resolveWasm(
   onProgress?: (progress: ConnectProgress) => void,
 ): Promise<ResolvedWasm | undefined> {
   if (wasm === undefined || wasm instanceof WebAssembly.Module) return wasm
-  if (wasm instanceof Response) return compileResponse(wasm, onProgress)
+  if (is(wasm, 'Response')) return compileResponse(wasm, onProgress)
   try {
     return new URL(wasm, globalThis.document?.baseURI ?? globalThis.location?.href).href
   } catch {

@@ -14,6 +14,7 @@ import { callOptions, invalid, rest } from './options.js'
 import { decodeRows } from './packed/decode.js'
 import { encodeRows, show } from './packed/encode.js'
 import { checkParams, checkSql, templateToSql } from './params.js'
+import { bytesIn, is } from './realm.js'
 import { type Caller, checkMayOpenSession, runTransaction } from './transaction.js'
 import type {
   CallOptions,
@@ -154,9 +155,8 @@ export class Connection implements Database {
   ): Promise<ExecResult> {
     const durability = callOptions(options)
     checkTable(table)
-    if (rows instanceof Uint8Array || rows instanceof ArrayBuffer) {
-      return this.insertArrow(table, rows instanceof Uint8Array ? rows : new Uint8Array(rows), options, durability)
-    }
+    const ipc = bytesIn(rows)
+    if (ipc !== undefined) return this.insertArrow(table, ipc, options, durability)
     if (!Array.isArray(rows)) {
       throw new KalamError({
         code: 'DATATYPE_MISMATCH',
@@ -381,21 +381,23 @@ function checkTable(table: unknown): void {
 
 /** How a source gets to the host: a handle that it reads by itself, or pieces that are read here. */
 function takeSource(source: ImportSource): { place: HostSource; opened?: OpenedSource } {
-  if (typeof source === 'string' || source instanceof URL) return { place: { kind: 'url', url: absolute(source) } }
-  if (source instanceof Blob) {
+  if (typeof source === 'string' || is(source, 'URL')) return { place: { kind: 'url', url: absolute(source) } }
+  if (is(source, 'Blob') || is(source, 'File')) {
     const { name } = source as Partial<File>
     return { place: { kind: 'blob', blob: source, ...(name !== undefined && { name }) } }
   }
   let opened: OpenedSource
-  if (source instanceof Response) opened = openResponse(source)
-  else if (source instanceof ReadableStream) opened = openStream(source)
-  else if (source instanceof Uint8Array) opened = openBytes(source)
-  else if (source instanceof ArrayBuffer) opened = openBytes(new Uint8Array(source))
+  if (is(source, 'Response')) opened = openResponse(source)
+  else if (is(source, 'ReadableStream')) opened = openStream(source)
   else {
-    throw invalid(
-      `cannot import from ${(source as object)?.constructor?.name ?? String(source)}`,
-      'Pass a File, a Blob, a Response, a ReadableStream, bytes, or an address.',
-    )
+    const bytes = bytesIn(source)
+    if (bytes === undefined) {
+      throw invalid(
+        `cannot import from ${(source as object)?.constructor?.name ?? String(source)}`,
+        'Pass a File, a Blob, a Response, a ReadableStream, bytes, or an address.',
+      )
+    }
+    opened = openBytes(bytes)
   }
   const { name, contentType, totalBytes } = opened
   return {
