@@ -22,7 +22,8 @@ const ATTEMPTS: usize = 20;
 /// and in the browser, where others run meanwhile, not before so much time has passed.
 const PATIENCE_MS: u128 = 5000;
 
-/// `STORAGE FLUSH | COMPACT TABLE t | ALL`. The rows affected are those that went into new segments.
+/// `STORAGE FLUSH | COMPACT TABLE t | ALL`. The rows affected are those that went into new segments. COMPACT ALL has the
+/// storage give back what it can, too.
 pub async fn run(execution: &Execution<'_>, compact: bool, name: Option<&ObjectName>) -> Result<StatementResult> {
     let store = execution.executor.store();
     let mut rows = 0;
@@ -31,6 +32,9 @@ pub async fn run(execution: &Execution<'_>, compact: bool, name: Option<&ObjectN
             rows += rewrite(execution, &table, &scope, compact).await?.rows;
             execution.request().check()?;
         }
+    }
+    if compact && name.is_none() {
+        store.give_space_back().await?;
     }
     Ok(StatementResult { rows_affected: rows, ..StatementResult::default() })
 }

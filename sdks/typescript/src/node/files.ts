@@ -34,7 +34,7 @@ import { SortedMap } from './sorted-map.js'
 const PARTITIONS: readonly StoragePartition[] = ['meta', 'catalog', 'log', 'manifest', 'blob']
 const BLOB_PART = 256 * 1024
 /** A log below this size is never rewritten by itself. */
-const REWRITE_BYTES = 64 << 20
+const REWRITE_BYTES = 8 << 20
 /** Batches of a rewritten log have about this size. */
 const REWRITE_BATCH = 1 << 20
 
