@@ -242,6 +242,32 @@ describe('files', () => {
     await again.close()
   })
 
+  it('give the room of garbage back when the disk is full', async () => {
+    const at = folder()
+    const storage = await openFiles(at)
+    const noise = new Uint8Array(50_000).fill(1)
+    for (let n = 0; n < 20; n++) await storage.commit([put('same', noise)], relaxed)
+    await storage.commit([put('kept', '1')], relaxed)
+    const { writeSync } = fs
+    const full = fs.statSync(log(at)).size
+    fs.writeSync = ((fd: number, buffer: Uint8Array, offset: number, length: number, position: number) => {
+      if (position + length > full) throw Object.assign(new Error('ENOSPC'), { code: 'ENOSPC' })
+      return writeSync(fd, buffer, offset, length, position)
+    }) as typeof fs.writeSync
+    try {
+      await storage.commit([put('more', noise)], strict)
+      await assert.rejects(Promise.resolve(storage.commit([put('huge', new Uint8Array(full))], strict)), /ENOSPC/)
+    } finally {
+      Object.assign(fs, { writeSync })
+    }
+    const found = await records(storage)
+    assert.deepEqual(Object.keys(found), ['kept', 'more', 'same'])
+    await storage.close()
+    const again = await openFiles(at)
+    assert.deepEqual(await records(again), found)
+    await again.close()
+  })
+
   it('are rewritten without garbage, whenever that is interrupted', async () => {
     const at = folder()
     let storage = await openFiles(at)

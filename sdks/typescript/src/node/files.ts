@@ -34,7 +34,7 @@ import { SortedMap } from './sorted-map.js'
 const PARTITIONS: readonly StoragePartition[] = ['meta', 'catalog', 'log', 'manifest', 'blob']
 const BLOB_PART = 256 * 1024
 /** A log below this size is never rewritten by itself. */
-const REWRITE_BYTES = 64 << 20
+const REWRITE_BYTES = 8 << 20
 /** Batches of a rewritten log have about this size. */
 const REWRITE_BATCH = 1 << 20
 
@@ -102,12 +102,14 @@ export async function deleteFiles(folder: string): Promise<void> {
   }
 }
 
+const isFull = (error: unknown): boolean => ['ENOSPC', 'EDQUOT'].includes(String((error as { code?: unknown })?.code))
+
 /** What the file system refuses, as an error of this package. */
 function fileError(error: unknown, folder: string): unknown {
   const { code, message } = error as { code?: unknown; message?: unknown }
   if (error instanceof KalamError || typeof code !== 'string') return error
   return new KalamError({
-    code: code === 'ENOSPC' || code === 'EDQUOT' ? 'QUOTA_EXCEEDED' : 'STORAGE_ERROR',
+    code: isFull(error) ? 'QUOTA_EXCEEDED' : 'STORAGE_ERROR',
     message: `the folder '${folder}' cannot be used: ${String(message)}`,
     hint: code === 'ENOTDIR' || code === 'EEXIST' ? '`path` is a folder, and databases are folders in it.' : undefined,
     cause: error,
@@ -335,7 +337,11 @@ class FileStorage implements HostStorage {
     return done
   }
 
-  private async write(operations: readonly StorageOperation[], durability: Durability): Promise<Durability> {
+  private async write(
+    operations: readonly StorageOperation[],
+    durability: Durability,
+    again = false,
+  ): Promise<Durability> {
     const writer = new BatchWriter()
     const changes: (() => void)[] = []
     const start = this.end
@@ -370,7 +376,8 @@ class FileStorage implements HostStorage {
         } catch {
           // It stays marked.
         }
-        throw error
+        if (again || !isFull(error) || !this.makeRoom()) throw error
+        return this.write(operations, durability, true)
       }
       this.dirty = false
       this.number += 1
@@ -384,6 +391,17 @@ class FileStorage implements HostStorage {
     if (strict) this.synced = this.end
     if (!this.closed && this.end > REWRITE_BYTES && this.end > 2.5 * this.live) void this.compact().catch(() => {})
     return strict ? 'strict' : 'relaxed'
+  }
+
+  /** Rewrites the log of a full disk if that gives room, and tells whether it did. */
+  private makeRoom(): boolean {
+    if (this.end < 1.25 * this.live) return false
+    try {
+      this.rewrite()
+      return true
+    } catch {
+      return false
+    }
   }
 
   /** Removes what a failed write may have left behind the end. */
