@@ -1,4 +1,4 @@
-//! One statement that is larger than the budget of memory: it works, or it fails cleanly.
+//! What is larger than the budget of memory, a statement, a transaction or a stream: it works, or it fails cleanly.
 #![cfg(not(target_arch = "wasm32"))]
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use futures::executor::block_on;
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::ingest::{CsvOptions, Format};
-use kalamdb::sql::{ExecuteOptions, ImportOptions, Importer, Params, StatementResult, insert_columns};
+use kalamdb::sql::{ExecuteOptions, ImportOptions, Importer, Params, Session, StatementResult, insert_columns};
 use kalamdb::storage::MemoryBackend;
 use kalamdb::types::{KalamDataType, Value};
 
@@ -277,5 +277,45 @@ fn a_transaction_larger_than_the_limit_leaves_nothing_behind() -> Result<()> {
     db.exec("ROLLBACK")?;
     assert_eq!(db.0.executor().query_memory(), 0);
     assert_eq!(db.numbers("SELECT count(*) FROM t")?, [60_001]);
+    Ok(())
+}
+
+/// Events of streams, and rows that an open transaction holds, stay in memory.
+#[test]
+fn what_cannot_be_flushed_has_a_limit_too() -> Result<()> {
+    let db = Database::open()?;
+    db.exec(
+        "CREATE STREAM TABLE e (id INT PRIMARY KEY, n BIGINT, s TEXT) WITH (TTL_SECONDS = 3600);
+         CREATE TABLE t (id INT PRIMARY KEY, n BIGINT, s TEXT)",
+    )?;
+    let insert = |table: &str, n: u32| db.exec(&format!("INSERT INTO {table} {}", rows(n * 5000, (n + 1) * 5000)));
+    let full = |table: &str| {
+        let refused = (0..1000).find_map(|n| insert(table, n).err()).expect("there is an end");
+        assert_eq!(refused.code(), ErrorCode::OutOfMemory, "{refused}");
+        assert!(refused.hint().is_some_and(|hint| hint.contains("memoryBudget")), "{refused:?}");
+        assert!(db.hot_bytes() < 2 * (HOT + QUERIES) as u64, "{} bytes", db.hot_bytes());
+    };
+    full("e");
+    // Other tables are flushed.
+    insert("t", 0)?;
+    insert("t", 1)?;
+    // What is too old makes room.
+    db.exec("ALTER TABLE e SET (TTL_SECONDS = 1)")?;
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    insert("e", 0)?;
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    db.0.store().evict_expired();
+
+    let other = Session::new("other");
+    let transact = |text: &str| {
+        let options = ExecuteOptions::default();
+        block_on(db.0.executor().execute(&other, text, &Params::default(), &options)).map(drop)
+    };
+    db.exec("TRUNCATE t")?;
+    transact("BEGIN; INSERT INTO t VALUES (-1, 0, NULL)")?;
+    full("t");
+    transact("COMMIT")?;
+    insert("t", 900)?;
+    assert!(db.hot_bytes() < 2 * HOT as u64, "{} bytes", db.hot_bytes());
     Ok(())
 }

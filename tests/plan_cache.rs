@@ -502,6 +502,30 @@ fn a_kept_plan_finds_a_smallint_through_its_index() -> Result<()> {
 
 /// Which of the queries are not kept, and that it is those that cannot be.
 #[test]
+fn a_value_that_does_not_fit_a_kept_plan_is_told_with_its_place() {
+    let told = |caches: bool, sql: &str, count: usize| {
+        block_on(async {
+            let database = Database::open(caches).await.expect("open");
+            let mut last = String::new();
+            for text in ["3", "4", "t"] {
+                let values = vec![Value::Text(text.into()); count];
+                last = match database.execute(0, sql, &Params::Positional(values), false).await {
+                    Ok(_) => String::new(),
+                    Err(error) => error.to_string(),
+                };
+            }
+            last
+        })
+    };
+    for (sql, count) in [("UPDATE t SET n = 5 WHERE id = $1", 1), ("SELECT id FROM t\nWHERE n > 0 AND id + 1 = $1", 1)]
+    {
+        let told_anew = told(false, sql, count);
+        assert!(told_anew.contains("'t'") && told_anew.contains("at line"), "{told_anew}");
+        assert_eq!(told(true, sql, count), told_anew);
+    }
+}
+
+#[test]
 fn what_is_not_kept() -> Result<()> {
     let database = block_on(Database::open(true))?;
     database.gauge("plan_cache_hits");

@@ -573,3 +573,17 @@ fn files_that_are_read_outlast_a_failed_commit_and_a_compaction() -> Result<()> 
         Ok(())
     })
 }
+
+#[test]
+fn compacting_everything_asks_the_storage_for_its_space_too() -> Result<()> {
+    block_on(async {
+        let backend = Faulty::new(MemoryBackend::new());
+        let context = AppContext::open(Arc::clone(&backend) as _, Config::default()).await?;
+        sql(&context, "CREATE TABLE t (k INT PRIMARY KEY); INSERT INTO t VALUES (1); STORAGE FLUSH ALL").await?;
+        sql(&context, "STORAGE COMPACT TABLE t").await?;
+        assert_eq!(backend.compactions.load(Ordering::Relaxed), 0);
+        sql(&context, "STORAGE COMPACT ALL").await?;
+        assert_eq!(backend.compactions.load(Ordering::Relaxed), 1);
+        Ok(())
+    })
+}

@@ -48,6 +48,7 @@ use super::json::JsonOperators;
 use super::lateral::Lateral;
 use super::not_in::NotIn;
 use super::one_input::{OneInput, Step};
+use super::parameter_lists::ParameterLists;
 use super::subquery_places::SubqueryPlaces;
 use super::type_planner::KalamTypePlanner;
 use super::unnest::has_subquery;
@@ -95,6 +96,7 @@ pub fn session_state(memory: Arc<dyn MemoryPool>, store: &Arc<TableStore>) -> Re
     let mut physical_rules = guarded_rules::physical_rules();
     physical_rules.push(Arc::new(IndexOrder));
     physical_rules.push(Arc::new(Extremes));
+    physical_rules.push(Arc::new(ParameterLists));
     physical_rules.push(Arc::new(InPlaceCoalesce));
     physical_rules.push(Arc::new(EnsureChecks));
     let table_functions =

@@ -157,6 +157,11 @@ impl SqlExecutor {
         self.memory.reserved()
     }
 
+    /// How many bytes queries may reserve together.
+    pub(super) fn memory_limit(&self) -> usize {
+        self.memory.limit()
+    }
+
     /// The most bytes that queries had reserved at one moment.
     pub fn query_memory_peak(&self) -> usize {
         self.memory.peak()

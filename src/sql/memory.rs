@@ -34,6 +34,11 @@ impl QueryMemory {
         Self { pool: GreedyMemoryPool::new(limit), peak: AtomicUsize::new(0), limit }
     }
 
+    /// The most bytes that may be reserved together.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// The most bytes that were ever reserved together.
     pub fn peak(&self) -> usize {
         self.peak.load(Ordering::Relaxed)

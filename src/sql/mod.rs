@@ -48,6 +48,7 @@ mod order_names;
 mod outer_pairs;
 mod own_level;
 pub mod packed;
+mod parameter_lists;
 mod params;
 mod parser;
 mod plain_words;

@@ -217,6 +217,8 @@ pub fn number_parameters(
 ) -> DfResult<(LogicalPlan, Vec<OpenParameter>)> {
     let expected = placeholder_types(planned)?;
     let mut parameters: Vec<OpenParameter> = Vec::new();
+    // The numbers of each placeholder, one for each type: a list may have a hundred thousand.
+    let mut numbers: HashMap<String, Vec<usize>> = HashMap::with_capacity(expected.len());
     let plan = plan.transform_up_with_subqueries(|plan| {
         plan.map_expressions(|expr| {
             expr.transform_up(|expr| {
@@ -224,13 +226,17 @@ pub fn number_parameters(
                     return Ok(Transformed::no(expr));
                 };
                 let data_type = field.data_type();
-                let known = parameters.iter().position(|p| p.placeholder == *id && p.data_type == *data_type);
-                let number = known.unwrap_or_else(|| {
-                    let expected = expected.get(id).cloned().flatten();
-                    let (placeholder, data_type) = (id.clone(), data_type.clone());
-                    parameters.push(OpenParameter { placeholder, expected, data_type });
-                    parameters.len() - 1
-                });
+                let known = numbers.entry(id.clone()).or_default();
+                let number = match known.iter().find(|number| parameters[**number].data_type == *data_type) {
+                    Some(number) => *number,
+                    None => {
+                        let expected = expected.get(id).cloned().flatten();
+                        let (placeholder, data_type) = (id.clone(), data_type.clone());
+                        known.push(parameters.len());
+                        parameters.push(OpenParameter { placeholder, expected, data_type });
+                        parameters.len() - 1
+                    }
+                };
                 Ok(Transformed::yes(ParameterFunction::call(id, number, data_type.clone())))
             })
         })
@@ -239,8 +245,7 @@ pub fn number_parameters(
     for (placeholder, expected) in expected {
         let value = params.scalar(&placeholder, expected.as_ref());
         let value = value.map_err(|e| DataFusionError::External(Box::new(e)))?;
-        let known = parameters.iter().any(|p| p.placeholder == placeholder);
-        if !known && !value.is_null() && !fixed.contains(&placeholder) {
+        if !numbers.contains_key(&placeholder) && !value.is_null() && !fixed.contains(&placeholder) {
             parameters.push(OpenParameter { placeholder, expected, data_type: value.data_type() });
         }
     }

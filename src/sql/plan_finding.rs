@@ -58,14 +58,23 @@ impl Execution<'_> {
             None => None,
         };
         let (key, entry) = self.find_plan(key, catalog)?;
-        if let Some(Entry::Plan(kept)) = &entry
-            && let Some(ready) = ready(kept, self.params)?
-        {
-            cache.hits.fetch_add(1, Ordering::Relaxed);
-            return Ok(ready);
+        let mut unfit = None;
+        if let Some(Entry::Plan(kept)) = &entry {
+            match ready(kept, self.params) {
+                Ok(Some(ready)) => {
+                    cache.hits.fetch_add(1, Ordering::Relaxed);
+                    return Ok(ready);
+                }
+                Ok(None) => {}
+                Err(error) => unfit = Some(error),
+            }
         }
         cache.misses.fetch_add(1, Ordering::Relaxed);
         let (query, extras) = build()?;
+        // A value that cannot be what its place wants is told as by planning with it.
+        if let Some(error) = unfit {
+            return Err(self.placed(error, &query, &extras).await);
+        }
         // Planning is large and rare: its state lies beside that of the statement, which moves.
         match Box::pin(self.plan_anew(query.clone(), &extras, key, entry, catalog)).await {
             Ok(plan) => Ok(plan),

@@ -152,24 +152,28 @@ impl PartReader {
         let part = open(kind, key, value)?;
         let (stem, number) = key.split_last_chunk::<2>().ok_or_else(|| damaged("its key is too short".into()))?;
         let number = u16::from_be_bytes(*number);
-        let payload = match self.pending.take() {
-            None if number == 0 => part,
+        // Bytes that are there already are not copied for each part that follows.
+        let before = match self.pending.take() {
+            None if number == 0 => None,
             Some((pending, mut bytes)) if pending == stem && number > 0 => {
                 bytes.extend_from_slice(&part);
-                Bytes::from(bytes)
+                Some(bytes)
             }
             _ => return Err(damaged(format!("part {number} does not follow the part before it"))),
         };
-        let expected = payload.first_chunk().map(|b| u32::from_le_bytes(*b) as usize);
+        let bytes = before.as_deref().unwrap_or(&part);
+        let (length, expected) = (bytes.len(), bytes.first_chunk().map(|b| u32::from_le_bytes(*b) as usize));
         match expected {
-            Some(expected) if expected == payload.len() => Ok(Some(Whole { stem: stem.to_vec(), payload })),
-            Some(expected) if expected > payload.len() => {
-                self.pending = Some((stem.to_vec(), payload.to_vec()));
+            Some(expected) if expected == length => {
+                Ok(Some(Whole { stem: stem.to_vec(), payload: before.map_or(part, Bytes::from) }))
+            }
+            Some(expected) if expected > length => {
+                self.pending = Some((stem.to_vec(), before.unwrap_or_else(|| part.to_vec())));
                 Ok(None)
             }
             expected => {
                 let expected = expected.map_or_else(|| "a length".to_owned(), |n| n.to_string());
-                Err(damaged(format!("its parts have {} bytes, expected {expected}", payload.len())))
+                Err(damaged(format!("its parts have {length} bytes, expected {expected}")))
             }
         }
     }

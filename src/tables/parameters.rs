@@ -70,6 +70,11 @@ pub async fn while_planning<T>(values: &ParameterValues, work: impl Future<Outpu
     futures::future::poll_fn(|context| in_scope(scope.clone(), || work.as_mut().poll(context))).await
 }
 
+/// The values of the run that is being worked for; none while a plan is made.
+pub fn values_of_run() -> Option<ParameterValues> {
+    SCOPE.with(|scope| scope.borrow().as_ref().filter(|scope| !scope.planning).map(|scope| Arc::clone(&scope.values)))
+}
+
 fn missing(what: impl fmt::Display) -> DataFusionError {
     DataFusionError::External(Box::new(KalamError::internal(what)))
 }
@@ -168,19 +173,25 @@ pub fn with_values(expr: Expr) -> DfResult<Expr> {
     .data()
 }
 
+/// As [`has_parameters`], for a physical expression.
+pub fn has_parameters_physical(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    // The closure never fails.
+    expr.exists(|e| Ok(of_physical(e).is_some())).unwrap_or(true)
+}
+
+/// The parameter that a physical expression is.
+fn of_physical(expr: &Arc<dyn PhysicalExpr>) -> Option<&ParameterFunction> {
+    expr.downcast_ref::<ScalarFunctionExpr>()?.fun().inner().downcast_ref::<ParameterFunction>()
+}
+
 /// As [`with_values`], for a physical expression.
 pub fn with_values_physical(expr: Arc<dyn PhysicalExpr>) -> DfResult<Arc<dyn PhysicalExpr>> {
-    expr.transform_up(|expr| {
-        let parameter = expr
-            .downcast_ref::<ScalarFunctionExpr>()
-            .and_then(|call| call.fun().inner().downcast_ref::<ParameterFunction>());
-        match parameter {
-            Some(parameter) => {
-                let literal: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(parameter.value()?));
-                Ok(Transformed::yes(literal))
-            }
-            None => Ok(Transformed::no(expr)),
+    expr.transform_up(|expr| match of_physical(&expr) {
+        Some(parameter) => {
+            let literal: Arc<dyn PhysicalExpr> = Arc::new(Literal::new(parameter.value()?));
+            Ok(Transformed::yes(literal))
         }
+        None => Ok(Transformed::no(expr)),
     })
     .data()
 }

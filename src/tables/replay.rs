@@ -36,12 +36,15 @@ pub struct Replay<'a> {
     version: u32,
     run: Vec<(RowBlock, SeqSpan)>,
     rows: usize,
+    /// Bytes of the blocks in `run`, not compressed.
+    bytes: usize,
     /// No snapshot below it is read.
     horizon: Seq,
 }
 
 impl<'a> Replay<'a> {
     const RUN_ROWS: usize = 4096;
+    const RUN_BYTES: usize = 4 << 20;
 
     /// A replay of the log of a table as it is defined now, over its segments: how [`HotTable::set_cold`] takes them. No
     /// snapshot below `horizon` is read: of rows of segments that ended before it need not be known when.
@@ -57,7 +60,7 @@ impl<'a> Replay<'a> {
         }
         let mut hot = HotTable::new(KeySpec::at(definition, 1)?);
         hot.set_cold(segments, next_segment.max(1), retired);
-        Ok(Self { definition, hot, version: 1, run: Vec::new(), rows: 0, horizon })
+        Ok(Self { definition, hot, version: 1, run: Vec::new(), rows: 0, bytes: 0, horizon })
     }
 
     /// Replays the next record.
@@ -83,10 +86,12 @@ impl<'a> Replay<'a> {
         let seqs = record.seqs.slice(deletions, block.rows as u64);
         let alone = block.row_ids.is_some() || block.rows > Self::RUN_ROWS;
         let fits = self.run.last().is_none_or(|(last, _)| last.columns == block.columns);
-        if alone || !fits || self.rows + block.rows > Self::RUN_ROWS {
+        let bytes = block::plain_len(&block.block);
+        if alone || !fits || self.rows + block.rows > Self::RUN_ROWS || self.bytes + bytes > Self::RUN_BYTES {
             self.flush()?;
         }
         self.rows += block.rows;
+        self.bytes += bytes;
         self.run.push((block, seqs));
         if alone { self.flush() } else { Ok(()) }
     }
@@ -119,7 +124,7 @@ impl<'a> Replay<'a> {
 
     /// Applies the rows that wait, all of one set of columns and one schema version.
     fn flush(&mut self) -> Result<()> {
-        self.rows = 0;
+        (self.rows, self.bytes) = (0, 0);
         let run = std::mem::take(&mut self.run);
         let Some((first, _)) = run.first() else { return Ok(()) };
         let types: Vec<arrow::datatypes::DataType> = first.columns.iter().map(|(_, t)| t.arrow_type()).collect();

@@ -197,11 +197,10 @@ pub async fn segment_sources(
     let mut turns = Turns::begin_short();
     let mut sources = Vec::new();
     for segment in segments {
-        let marks = segment.marks();
-        let deleted = deletions(&marks);
+        let ends = Ends::of(segment.marks());
         for group in 0..segment.meta().groups() {
             let range = segment.meta().group_rows(group);
-            let mut kept = kept_rows(&marks, &deleted, &range, keep);
+            let mut kept = kept_rows(&ends, &range, keep);
             if kept.is_empty() {
                 continue;
             }
@@ -225,10 +224,32 @@ pub fn deletions(marks: &DeleteVector) -> HashMap<u32, Seq> {
     marks.tombstones().iter().flat_map(|(seq, rows)| rows.iter().map(|row| (row, *seq))).collect()
 }
 
-fn kept_rows(marks: &DeleteVector, deleted: &HashMap<u32, Seq>, range: &Range<u32>, keep: Keep) -> Vec<(u32, Kept)> {
-    let why = |row| match marks.has_ended(row) {
+/// When the rows ended that are remembered as recent.
+fn recent_ends(marks: &DeleteVector) -> HashMap<u32, Seq> {
+    marks.ended_after(Seq::MIN).flat_map(|(seq, rows)| rows.iter().map(move |row| (row, seq))).collect()
+}
+
+/// How the rows of a segment have ended, by row.
+pub struct Ends {
+    /// Its delete vector.
+    pub marks: Arc<DeleteVector>,
+    /// When rows ended, as far as that is remembered.
+    pub recent: HashMap<u32, Seq>,
+    /// When rows were deleted that are tombstones.
+    pub deleted: HashMap<u32, Seq>,
+}
+
+impl Ends {
+    /// Those of a segment.
+    pub fn of(marks: Arc<DeleteVector>) -> Self {
+        Self { recent: recent_ends(&marks), deleted: deletions(&marks), marks }
+    }
+}
+
+fn kept_rows(ends: &Ends, range: &Range<u32>, keep: Keep) -> Vec<(u32, Kept)> {
+    let why = |row| match ends.marks.has_ended(row) {
         false => Some((row, Kept::Live)),
-        true => Some((row, keep.row(marks.ended_at(row), deleted.get(&row).copied())?)),
+        true => Some((row, keep.row(ends.recent.get(&row).copied(), ends.deleted.get(&row).copied())?)),
     };
     range.clone().filter_map(why).collect()
 }

@@ -210,6 +210,7 @@ fn apply_one(
     let new = numbered(&write.rows, write.schema_version, span.slice(deletions, rows_of(write)));
     let applied = write.hot.apply(&new, &ended, OnLiveKey::Fail)?;
     if write.hot.is_stream() {
+        write.hot.note_time(span.first());
         return Ok(applied);
     }
     let mut at = 0;

@@ -3,7 +3,8 @@
 //! A value is 41 bits of milliseconds since 2024-01-01, 10 bits of worker, 12 bits of counter, so it is a positive
 //! BIGINT. Invariant: values handed out are strictly increasing, also when the wall clock runs backwards and across
 //! reopenings, because the generator never goes below what it was last told with [`SeqGenerator::observe`]. When a
-//! millisecond's counter is used up it borrows from the next one.
+//! millisecond's counter is used up it borrows from the next one. A clock that is decades ahead is not believed: what it
+//! gave would have to be exceeded for ever, and there is an end.
 
 use parking_lot::Mutex;
 
@@ -14,6 +15,9 @@ const EPOCH_MS: u64 = 1_704_067_200_000;
 const COUNTER_BITS: u32 = 12;
 const WORKER_BITS: u32 = 10;
 const COUNTER: u64 = 1 << COUNTER_BITS;
+/// Clocks are believed up to so many milliseconds since the epoch, half of what a value can tell (2058). After that, values
+/// only count up.
+const LATEST_MS: u64 = 1 << 40;
 
 /// A sequence number; see the module's comment.
 pub type Seq = i64;
@@ -113,7 +117,7 @@ impl SeqGenerator {
     }
 
     fn take_at(&self, len: u64, now_ms: u64) -> SeqSpan {
-        let now = now_ms.saturating_sub(EPOCH_MS) * COUNTER;
+        let now = Some(now_ms.saturating_sub(EPOCH_MS)).filter(|ms| *ms < LATEST_MS).unwrap_or(0) * COUNTER;
         let mut next = self.next.lock();
         let first = (*next).max(now);
         *next = first + len;
@@ -148,6 +152,19 @@ mod tests {
             reopened.observe(last);
             prop_assert!(reopened.take_at(1, EPOCH_MS).first() > last);
         }
+    }
+
+    #[test]
+    fn a_clock_from_another_century_leaves_no_trace() {
+        let generator = SeqGenerator::new(5);
+        let year = 365 * 24 * 3_600_000;
+        let before = generator.take_at(1, EPOCH_MS + year).first();
+        for years in [35, 69, 70, 1000, 1 << 20] {
+            let wrong = generator.take_at(3, EPOCH_MS + years * year);
+            assert!(before < wrong.first() && wrong.first() < wrong.last());
+        }
+        assert!(generator.take_at(1, u64::MAX).first() > before);
+        assert_eq!(SeqSpan::ms_of(generator.take_at(1, EPOCH_MS + 2 * year).first()), EPOCH_MS + 2 * year);
     }
 
     #[test]

@@ -120,6 +120,8 @@ pub struct TableStore {
     pub(super) hot_limit: AtomicUsize,
     /// Bytes of rows that came since they were last counted.
     pub(super) grown: AtomicUsize,
+    /// Bytes of all rows in memory, no fewer than there are: those that were counted, and those that came since.
+    pub(super) most: AtomicUsize,
     /// Statements that change a table's definition go one after the other.
     turns: Mutex<HashMap<u32, Arc<futures::lock::Mutex<()>>>>,
     commit_count: AtomicU64,
@@ -162,6 +164,7 @@ impl TableStore {
             rewriting: futures::lock::Mutex::new(()),
             hot_limit: AtomicUsize::new(usize::MAX),
             grown: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
             turns: Mutex::default(),
             commit_count: AtomicU64::new(0),
             group_count: AtomicU64::new(0),
@@ -186,6 +189,11 @@ impl TableStore {
     /// Keeps the rows of a scope at their positions until the hold is dropped: what a transaction found stays there.
     pub fn hold(&self, scope: &ScopeKey) -> ScopeHold {
         self.pins.hold(Some(scope))
+    }
+
+    /// Whether the rows of a scope are kept at their positions.
+    pub fn is_held(&self, scope: &ScopeKey) -> bool {
+        self.pins.is_held(scope)
     }
 
     /// Keeps all rows at their positions until the hold is dropped.
@@ -242,6 +250,9 @@ impl TableStore {
             let slots = self.slots.lock();
             if slots.get(scope).is_some_and(|now| Arc::ptr_eq(now, &slot)) {
                 let hot = Arc::new(found?);
+                let bytes = hot.bytes();
+                self.grown.fetch_add(bytes, Ordering::Relaxed);
+                self.most.fetch_add(bytes, Ordering::Relaxed);
                 let before = slot.hot.lock().replace(Arc::clone(&hot));
                 before.iter().for_each(|before| self.remember_read(&before.segments()));
                 return Ok(hot);

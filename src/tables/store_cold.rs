@@ -119,6 +119,11 @@ impl TableStore {
         Ok(done)
     }
 
+    /// Has the storage give back the room of what was removed.
+    pub async fn give_space_back(&self) -> Result<()> {
+        self.backend.compact().await
+    }
+
     pub(super) fn keep(&self, definition: &TableDefinition) -> Keep {
         Keep { horizon: self.pins.horizon(), retained_since: retained_since(definition) }
     }

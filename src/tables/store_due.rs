@@ -1,4 +1,4 @@
-//! What should be flushed or compacted, and when writers flush first.
+//! What should be flushed or compacted, when writers flush first, and when there is no room for them at all.
 //!
 //! Invariant: this only says so, and changes nothing: whoever does the work decides again from what is there then.
 //! Streams, scopes whose positions are held, and tables that were dropped are never due.
@@ -12,6 +12,7 @@ use super::rewrite;
 use super::scope_write::ScopeWrite;
 use super::seq::SeqSpan;
 use super::store::TableStore;
+use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
 use crate::schema::TableDefinition;
 
@@ -97,6 +98,29 @@ impl TableStore {
     pub(super) fn count_grown(&self, writes: &[ScopeWrite]) {
         let bytes: usize = writes.iter().map(|w| w.hot.grown()).sum();
         self.grown.fetch_add(bytes, Ordering::Relaxed);
+        self.most.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Fails if the rows in memory take more than their limit and `more` bytes: for who would add to those that cannot be
+    /// flushed.
+    pub fn check_room(&self, more: usize) -> Result<()> {
+        let allowed = self.hot_limit.load(Ordering::Relaxed).saturating_add(more);
+        if self.most.load(Ordering::Relaxed) <= allowed {
+            return Ok(());
+        }
+        self.evict_expired();
+        let slots = self.slots.lock();
+        let bytes: usize = slots.values().filter_map(|slot| slot.hot.lock().as_ref().map(|hot| hot.bytes())).sum();
+        self.most.store(bytes, Ordering::Relaxed);
+        if bytes <= allowed {
+            return Ok(());
+        }
+        let message =
+            format!("rows in memory take {bytes} bytes, more than {allowed}, and these cannot be flushed now");
+        Err(KalamError::new(ErrorCode::OutOfMemory, message).with_hint(
+            "Events of streams stay in memory, and so do rows that an open transaction holds. Let events live shorter \
+             (TTL_SECONDS), end the transaction, or raise `memoryBudget`.",
+        ))
     }
 
     /// The scope with the most hot rows, if hot rows take more memory than they may: a writer flushes it first.

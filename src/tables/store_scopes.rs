@@ -17,6 +17,13 @@ impl TableStore {
         }
     }
 
+    /// Sets how long the events of a stream live that are in memory: whoever touches them does so too.
+    pub fn set_ttl(&self, table_no: u32, seconds: u64) {
+        let slots = self.slots.lock();
+        let of_table = slots.iter().filter(|(scope, _)| scope.table_no == table_no);
+        of_table.filter_map(|(_, slot)| slot.hot.lock().clone()).for_each(|hot| hot.set_ttl(seconds));
+    }
+
     /// Drops from memory the events that are too old; returns how many. Nobody sees them any more in any case: this
     /// is for streams that nobody touches.
     pub fn evict_expired(&self) -> u64 {

@@ -14,6 +14,7 @@ use roaring::RoaringBitmap;
 use super::chunk::{Chunk, LIVE};
 use super::cold::ColdTier;
 use super::hot::{HotTable, State, locate};
+use super::rewrite::Ends;
 use super::segment::{DeleteVector, Segment, cold_row};
 use super::seq::Seq;
 use crate::error::{KalamError, Result};
@@ -190,7 +191,9 @@ impl State {
                     }
                 }
                 Some((number, old)) => {
-                    let ends = sources.entry(number).or_insert_with(|| Ends::of(self.cold.get(number)));
+                    let ends = sources
+                        .entry(number)
+                        .or_insert_with(|| Ends::of(self.cold.get(number).map(|s| s.marks()).unwrap_or_default()));
                     if !ends.marks.has_ended(old) {
                         continue;
                     }
@@ -224,22 +227,5 @@ impl State {
             marks.keep_tombstones(*at, rows);
         }
         Ok(marks)
-    }
-}
-
-/// How the rows of a segment have ended, by row.
-struct Ends {
-    marks: Arc<DeleteVector>,
-    recent: HashMap<u32, Seq>,
-    deleted: HashMap<u32, Seq>,
-}
-
-impl Ends {
-    fn of(segment: Option<&Arc<Segment>>) -> Self {
-        let marks = segment.map(|s| s.marks()).unwrap_or_default();
-        let recent =
-            marks.ended_after(Seq::MIN).flat_map(|(seq, rows)| rows.iter().map(move |row| (row, seq))).collect();
-        let deleted = marks.tombstones().iter().flat_map(|(seq, rows)| rows.iter().map(|row| (row, *seq))).collect();
-        Self { marks, recent, deleted }
     }
 }

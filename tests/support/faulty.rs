@@ -65,6 +65,8 @@ pub struct Faulty {
     pub failures: AtomicU32,
     /// How often a commit is polled before it is begun: another group may fill while it is on its way.
     pub polls: AtomicU32,
+    /// How often it was asked to give space back.
+    pub compactions: AtomicU32,
     /// Whether it says that a commit is as durable as it was to be, as a disk does.
     pub durable: AtomicBool,
     /// The value that was spoiled, as it is stored.
@@ -97,6 +99,7 @@ impl Faulty {
             paused: AtomicBool::new(false),
             failures: AtomicU32::new(0),
             polls: AtomicU32::new(0),
+            compactions: AtomicU32::new(0),
             durable: AtomicBool::new(false),
             spoiled: Mutex::new(None),
             fired: AtomicBool::new(false),
@@ -359,6 +362,11 @@ impl StorageBackend for Faulty {
 
     async fn stats(&self) -> Result<StorageStats> {
         self.inner.stats().await
+    }
+
+    async fn compact(&self) -> Result<()> {
+        self.compactions.fetch_add(1, Ordering::Relaxed);
+        self.inner.compact().await
     }
 
     async fn close(&self) -> Result<()> {

@@ -36,6 +36,25 @@ fn a_table_that_changes_under_a_transaction_is_a_conflict() {
 }
 
 #[test]
+fn rows_that_a_transaction_has_changed_stay_where_they_are_and_a_flush_says_why() {
+    check(async {
+        let db = Db::new().await?;
+        let (client, other) = (db.session(), db.session());
+        client.run("BEGIN; UPDATE account SET amount = 5 WHERE id = 1").await?;
+        for (sql, what) in [("STORAGE FLUSH ALL", "flushed"), ("STORAGE COMPACT TABLE account", "compacted")] {
+            let error = other.run(sql).await.expect_err(sql);
+            assert_eq!(error.code(), ErrorCode::Conflict, "{sql}");
+            assert!(error.message().contains(&format!("table 'default.account' cannot be {what} now")), "{error}");
+            assert!(error.hint().is_some_and(|hint| hint.contains("Run it again")), "{sql}");
+        }
+        client.run("COMMIT").await?;
+        other.run("STORAGE FLUSH ALL; STORAGE COMPACT ALL").await?;
+        assert_eq!(other.accounts().await?, "1 5, 2 100");
+        Ok(())
+    });
+}
+
+#[test]
 fn reading_costs_nothing_at_commit() {
     check(async {
         let db = Db::new().await?;

@@ -15,6 +15,7 @@ import { memoryLimits } from './memory.js'
 import { hasFiles } from './node/builtin.js'
 import type { FileStorageOptions } from './node/files.js'
 import { checkOptions, invalid } from './options.js'
+import { bytesIn, is } from './realm.js'
 import type { ConnectOptions, ConnectProgress, Database, DeleteOptions, Rescued, WasmSource } from './types.js'
 import { compileResponse, type ResolvedWasm } from './wasm.js'
 
@@ -162,7 +163,8 @@ function folderOf(path: string, name: string): string {
 }
 
 function checkBytes(restore: unknown): Uint8Array {
-  if (restore instanceof Uint8Array) return restore
+  const bytes = bytesIn(restore)
+  if (bytes !== undefined) return bytes
   throw invalid(`restore is ${restore === null ? 'null' : typeof restore}, expected the bytes of a backup`)
 }
 
@@ -184,8 +186,11 @@ function checkConnect(options: Named): void {
 }
 
 function checkName(name: unknown): void {
-  if (typeof name === 'string' && name !== '') return
-  const message = `the name of a database is ${name === '' ? 'empty' : typeof name}, expected text`
+  const whole = typeof name === 'string' && !/\p{Surrogate}/u.test(name)
+  if (whole && name !== '') return
+  const is =
+    typeof name !== 'string' ? `is ${typeof name}` : name === '' ? 'is empty' : 'holds half of a surrogate pair'
+  const message = `the name of a database ${is}, expected text`
   throw new KalamError({ code: 'INVALID_NAME', message })
 }
 
@@ -199,12 +204,12 @@ function chooseStorage({ storage, path, name }: Named, files: FileStorageOptions
   const stored = globalThis.indexedDB !== undefined
   if (storage === undefined) return stored ? 'indexeddb' : 'memory'
   if (storage === 'memory' || (storage === 'indexeddb' && stored)) return storage
-  const possible = stored ? "'indexeddb' or 'memory'" : "'memory'"
+  const possible = stored ? "'indexeddb', 'memory' or a HostStorage" : "'memory' or a HostStorage"
   if (storage === 'indexeddb' || storage === 'opfs') {
     throw new KalamError({
       code: 'FEATURE_NOT_SUPPORTED',
       message: `storage '${storage}' is not available here`,
-      hint: `Use ${possible}.`,
+      hint: hasFiles() ? `Give a \`path\` for files, or use ${possible}.` : `Use ${possible}.`,
     })
   }
   throw invalid(`storage is '${String(storage)}', expected ${possible}`)
@@ -240,7 +245,7 @@ async function resolveWasm(
   onProgress?: (progress: ConnectProgress) => void,
 ): Promise<ResolvedWasm | undefined> {
   if (wasm === undefined || wasm instanceof WebAssembly.Module) return wasm
-  if (wasm instanceof Response) return compileResponse(wasm, onProgress)
+  if (is(wasm, 'Response')) return compileResponse(wasm, onProgress)
   try {
     return new URL(wasm, globalThis.document?.baseURI ?? globalThis.location?.href).href
   } catch {

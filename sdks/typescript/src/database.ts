@@ -10,10 +10,11 @@ import type { RunMode, RunResult } from './engine/surface.js'
 import { KalamError } from './errors.js'
 import { exportedFiles, packedRows } from './export.js'
 import { type OpenedSource, openBytes, openResponse, openStream } from './import.js'
-import { callOptions, invalid } from './options.js'
+import { callOptions, invalid, rest } from './options.js'
 import { decodeRows } from './packed/decode.js'
-import { encodeRows } from './packed/encode.js'
+import { encodeRows, show } from './packed/encode.js'
 import { checkParams, checkSql, templateToSql } from './params.js'
+import { bytesIn, is } from './realm.js'
 import { type Caller, checkMayOpenSession, runTransaction } from './transaction.js'
 import type {
   CallOptions,
@@ -85,7 +86,7 @@ export class Connection implements Database {
   ): Promise<RunResult> {
     const readOnly = checkSql(sql)
     const args: Ops['run']['args'] = { ...this.session(), sql, params: checkParams(params), mode }
-    if (options !== undefined) {
+    if (options !== undefined && options !== null) {
       Object.assign(args, callOptions(options), options.timeoutMs !== undefined && { timeoutMs: options.timeoutMs })
     }
     return this.client.call('run', args, options, { readOnly, untraced: true })
@@ -153,13 +154,13 @@ export class Connection implements Database {
     options?: CallOptions,
   ): Promise<ExecResult> {
     const durability = callOptions(options)
-    if (rows instanceof Uint8Array || rows instanceof ArrayBuffer) {
-      return this.insertArrow(table, rows instanceof Uint8Array ? rows : new Uint8Array(rows), options, durability)
-    }
+    checkTable(table)
+    const ipc = bytesIn(rows)
+    if (ipc !== undefined) return this.insertArrow(table, ipc, options, durability)
     if (!Array.isArray(rows)) {
       throw new KalamError({
         code: 'DATATYPE_MISMATCH',
-        message: `insert into ${table}: rows is ${typeof rows}, expected an array of objects or Arrow IPC bytes`,
+        message: `insert into ${table}: rows is ${show(rows)}, expected an array of objects or Arrow IPC bytes`,
       })
     }
     // Asked for each time: the table may have been altered since. The engine checks again under its own snapshot.
@@ -199,9 +200,10 @@ export class Connection implements Database {
     return receipt(result)
   }
 
-  async import(table: string, source: ImportSource, options: ImportOptions = {}): Promise<ExecResult> {
-    const { format, create, header, delimiter, onProgress } = options
+  async import(table: string, source: ImportSource, options?: ImportOptions): Promise<ExecResult> {
     const durability = callOptions(options, IMPORT)
+    const { format, create, header, delimiter, onProgress } = options ?? {}
+    checkTable(table)
     const { place, opened } = takeSource(source)
     try {
       const result = await this.client.call(
@@ -230,8 +232,8 @@ export class Connection implements Database {
     }
   }
 
-  async *stream<T = Row>(sql: string, params?: Params, options: StreamOptions = {}): AsyncGenerator<Rows<T>> {
-    for await (const { columns, piece } of packedRows(this.client, this.session(), sql, params, options)) {
+  async *stream<T = Row>(sql: string, params?: Params, options?: StreamOptions): AsyncGenerator<Rows<T>> {
+    for await (const { columns, piece } of packedRows(this.client, this.session(), sql, params, options ?? {})) {
       yield withColumns<T>(this.rowsOf<T>({ columns, packed: piece }), columns)
     }
   }
@@ -256,10 +258,10 @@ export class Connection implements Database {
     return joined(chunks)
   }
 
-  async transaction<T>(body: (tx: Transaction) => Promise<T> | T, options: TransactionOptions = {}): Promise<T> {
+  async transaction<T>(body: (tx: Transaction) => Promise<T> | T, options?: TransactionOptions): Promise<T> {
     const within = (client: Caller) => new Connection(this.name, client, this.int64, this.durability, this.scope)
     callOptions(options, ['retries', 'readOnly'])
-    return runTransaction(this.client, this.session(), within, body, options)
+    return runTransaction(this.client, this.session(), within, body, options ?? {})
   }
 
   async status(options?: CallOptions): Promise<DatabaseStatus> {
@@ -371,29 +373,31 @@ function withColumns<T>(rows: T[], columns: readonly ColumnInfo[]): Rows<T> {
   return rows as Rows<T>
 }
 
-/** The options of the second half of a call: what the first half took is gone from the time limit. */
-function rest(options: CallOptions | undefined, started: number): CallOptions | undefined {
-  if (options?.timeoutMs === undefined) return options
-  return { ...options, timeoutMs: Math.max(1, options.timeoutMs - (Date.now() - started)) }
+/** Checks the name of a table; what it names is looked up by the engine. */
+function checkTable(table: unknown): void {
+  if (typeof table === 'string' && table !== '') return
+  throw new KalamError({ code: 'INVALID_NAME', message: `the name of the table is ${show(table)}, expected text` })
 }
 
 /** How a source gets to the host: a handle that it reads by itself, or pieces that are read here. */
 function takeSource(source: ImportSource): { place: HostSource; opened?: OpenedSource } {
-  if (typeof source === 'string' || source instanceof URL) return { place: { kind: 'url', url: absolute(source) } }
-  if (source instanceof Blob) {
+  if (typeof source === 'string' || is(source, 'URL')) return { place: { kind: 'url', url: absolute(source) } }
+  if (is(source, 'Blob') || is(source, 'File')) {
     const { name } = source as Partial<File>
     return { place: { kind: 'blob', blob: source, ...(name !== undefined && { name }) } }
   }
   let opened: OpenedSource
-  if (source instanceof Response) opened = openResponse(source)
-  else if (source instanceof ReadableStream) opened = openStream(source)
-  else if (source instanceof Uint8Array) opened = openBytes(source)
-  else if (source instanceof ArrayBuffer) opened = openBytes(new Uint8Array(source))
+  if (is(source, 'Response')) opened = openResponse(source)
+  else if (is(source, 'ReadableStream')) opened = openStream(source)
   else {
-    throw invalid(
-      `cannot import from ${(source as object)?.constructor?.name ?? String(source)}`,
-      'Pass a File, a Blob, a Response, a ReadableStream, bytes, or an address.',
-    )
+    const bytes = bytesIn(source)
+    if (bytes === undefined) {
+      throw invalid(
+        `cannot import from ${(source as object)?.constructor?.name ?? String(source)}`,
+        'Pass a File, a Blob, a Response, a ReadableStream, bytes, or an address.',
+      )
+    }
+    opened = openBytes(bytes)
   }
   const { name, contentType, totalBytes } = opened
   return {

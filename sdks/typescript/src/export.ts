@@ -6,7 +6,7 @@
 import { joined } from './bytes.js'
 import type { Ops } from './engine/protocol.js'
 import type { SessionOptions } from './engine/surface.js'
-import { callOptions, invalid } from './options.js'
+import { callOptions, invalid, rest } from './options.js'
 import { checkParams, checkSql } from './params.js'
 import type { Caller } from './transaction.js'
 import type { CallOptions, ColumnInfo, ExportedFile, ExportOptions, ImportFormat, Params } from './types.js'
@@ -80,7 +80,10 @@ export async function* exportedFiles(
     ...(rowsPerFile !== undefined && { rowsPerFile: positive('rowsPerFile', rowsPerFile) }),
     ...durability,
   }
-  const fetch = (cursor: number) => client.call('fetchPiece', { ...session, cursor }, options, { readOnly: true })
+  // One file is one call, and the time limit is that of the whole; several are waited for one by one.
+  const started = Date.now()
+  const limit = (): CallOptions | undefined => (rowsPerFile === undefined ? rest(options, started) : options)
+  const fetch = (cursor: number) => client.call('fetchPiece', { ...session, cursor }, limit(), { readOnly: true })
   let parts: Uint8Array[] = []
   let number = 0
   for await (const { piece } of piecesOf(client, session, args, options, fetch)) {

@@ -7,6 +7,7 @@ import { joined } from './bytes.js'
 import type { Importer, ImporterOptions, SessionOptions } from './engine/surface.js'
 import { KalamError } from './errors.js'
 import { invalid } from './options.js'
+import { is } from './realm.js'
 import type { Durability, ExecResult, ImportFormat, ImportProgress } from './types.js'
 import { nodeFiles } from './wasm.js'
 
@@ -103,7 +104,7 @@ export function openStream(stream: ReadableStream<Uint8Array> | null): OpenedSou
       while (reader !== undefined && size < MIN_PIECE) {
         const { done, value } = await reader.read()
         if (done) break
-        if (!(value instanceof Uint8Array)) throw new TypeError('the stream gives something else than bytes')
+        if (!is(value, 'Uint8Array')) throw new TypeError('the stream gives something else than bytes')
         chunks.push(value)
         size += value.length
       }

@@ -35,6 +35,7 @@ export type {
   ImportProgress,
   ImportSource,
   Int64Mode,
+  JsonObject,
   JsonValue,
   Param,
   Params,

@@ -5,6 +5,7 @@
 
 import type { EngineConfig } from './engine/surface.js'
 import { invalid } from './options.js'
+import { show } from './packed/encode.js'
 import type { ConnectOptions } from './types.js'
 
 const MB = 1 << 20
@@ -32,8 +33,9 @@ export function memoryLimits({
   'memoryLimit' | 'hotLimit' | 'segmentCache'
 > {
   for (const [name, value] of Object.entries({ memoryBudget, memoryLimit })) {
-    if (value !== undefined && !(typeof value === 'number' && value > 0)) {
-      throw invalid(`${name} is ${String(value)}, expected bytes above 0`)
+    if (value !== undefined && !(typeof value === 'number' && value > 0 && Number.isFinite(value))) {
+      const found = typeof value === 'number' ? String(value) : show(value)
+      throw invalid(`${name} is ${found}, expected a number of bytes above 0`)
     }
   }
   const budget = memoryBudget ?? deviceBudget()

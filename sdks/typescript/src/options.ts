@@ -48,3 +48,9 @@ export function callOptions(
   checkOptions(options, [...CALL, ...more])
   return options.durability === undefined ? {} : { durability: options.durability }
 }
+
+/** The options of a later part of a call: what the parts before took is gone from the time limit. */
+export function rest(options: CallOptions | undefined, started: number): CallOptions | undefined {
+  if (options?.timeoutMs === undefined) return options
+  return { ...options, timeoutMs: Math.max(1, options.timeoutMs - (Date.now() - started)) }
+}

@@ -7,6 +7,7 @@
 import { KalamError } from './errors.js'
 import { invalid } from './options.js'
 import { isOpaque, show } from './packed/encode.js'
+import { here, is, isForeign } from './realm.js'
 import { microsecondsOf, Timestamp } from './timestamp.js'
 import type { Param, Params } from './types.js'
 
@@ -23,7 +24,7 @@ export function checkParams(params: unknown): Params | undefined {
     // Not forEach: it passes over holes, which are undefined values too.
     for (let i = 0; i < params.length; i++) checkParam(params[i], `$${i + 1}`)
     // A copy: it leaves at the end of this turn, and the caller may change the array before that.
-    return params.some(isPrecise) ? params.map(onWire) : params.slice()
+    return params.some(isOdd) ? params.map(onWire) : params.slice()
   }
   if (!isPlainObject(params)) {
     throw new KalamError({
@@ -33,25 +34,29 @@ export function checkParams(params: unknown): Params | undefined {
   }
   const entries = Object.entries(params)
   for (const [name, value] of entries) checkParam(value, `$${name}`)
-  if (!entries.some(([, value]) => isPrecise(value))) return { ...params } as Params
+  if (!entries.some(([, value]) => isOdd(value))) return { ...params } as Params
   return Object.fromEntries(entries.map(([name, value]) => [name, onWire(value)])) as Params
 }
 
-const isPrecise = (value: unknown): boolean => value instanceof Timestamp
+const isOdd = (value: unknown): boolean => value instanceof Timestamp || isForeign(value)
 
-/** Structured cloning would make a plain Date of a Timestamp: its microseconds travel as a BigInt64Array of one. */
+/**
+ * Structured cloning would make a plain Date of a Timestamp: its microseconds travel as a BigInt64Array of one. In one
+ * thread nothing is cloned, so what another realm made is made anew.
+ */
 function onWire(value: unknown): Param {
-  return value instanceof Timestamp ? BigInt64Array.of(microsecondsOf(value) ?? 0n) : (value as Param)
+  if (value instanceof Timestamp) return BigInt64Array.of(microsecondsOf(value) ?? 0n) as unknown as Param
+  return (isForeign(value) ? here(value) : value) as Param
 }
 
 function checkParam(value: unknown, place: string): void {
-  const invalidDate = value instanceof Date && microsecondsOf(value) === undefined
-  const numbers = ArrayBuffer.isView(value) && !(value instanceof Uint8Array || value instanceof Float32Array)
+  const invalidDate = is(value, 'Date') && microsecondsOf(value) === undefined
+  const numbers = ArrayBuffer.isView(value) && !(is(value, 'Uint8Array') || is(value, 'Float32Array'))
   const nothing = value === undefined || typeof value === 'function' || typeof value === 'symbol'
   if (!invalidDate && !numbers && !nothing && !isOpaque(value)) return
   let hint: string | undefined
   if (value === undefined) hint = 'Pass null for NULL.'
-  else if (value instanceof Promise) hint = 'Await it first.'
+  else if (Object.prototype.toString.call(value) === '[object Promise]') hint = 'Await it first.'
   else if (numbers) hint = 'Pass a Float32Array for EMBEDDING, a Uint8Array for BYTES, an array for = ANY ($1).'
   throw new KalamError({
     code: 'PARAMETER_TYPE',

@@ -83,7 +83,7 @@ export interface HostStorage {
   stats?(): Promise<StorageStatistics> | StorageStatistics
   /** What it knows to be damaged or lost; the report of `rescue` has it. */
   damage?(): readonly StorageDamage[]
-  /** Gives space back. */
+  /** Gives space back: `STORAGE COMPACT ALL` asks for it. */
   compact?(): Promise<void> | void
   /** Ends its use, after the commits under way. */
   close(): Promise<void> | void

@@ -34,7 +34,17 @@ export type Value = null | boolean | number | bigint | string | Date | Timestamp
 export type Row = Record<string, Value>
 
 /** A value that may stand for `$n`: the same types that queries return; plain objects and arrays are JSON. */
-export type Param = Value | readonly unknown[] | object
+export type Param = Value | readonly unknown[] | JsonObject
+
+/**
+ * An object that stands for its JSON form. Promises (that nobody awaited), functions, Maps and Sets are objects for
+ * TypeScript too, and no values: they are told by what they all can do.
+ */
+export type JsonObject = object & {
+  readonly then?: never
+  readonly bind?: never
+  readonly forEach?: never
+}
 
 /** Parameters of a statement: an array for `$1`, `$2`, …, or an object for `$name`. */
 export type Params = readonly Param[] | { readonly [name: string]: Param }

@@ -26,6 +26,7 @@ describe('connecting in Node', () => {
     await assert.rejects(connect({ name: 'x', durability: 'none' as never }), code('INVALID_OPTION'))
     await assert.rejects(connect({ name: 'x', wasm: 'nowhere' }), code('INVALID_OPTION'))
     await assert.rejects(connect(''), code('INVALID_NAME'))
+    await assert.rejects(connect({ name: 'half \ud83d', path: './data' }), code('INVALID_NAME', /surrogate/))
     await assert.rejects(connect(undefined as never), code('INVALID_OPTION'))
     await assert.rejects(deleteDatabase(''), code('INVALID_NAME'))
     await assert.rejects(deleteDatabase('x', { file: './data' } as never), code('INVALID_OPTION', /'file'/))
@@ -60,7 +61,7 @@ describe('the memory budget', () => {
   })
 
   it('must be a number of bytes', async () => {
-    for (const memoryBudget of [0, -1, Number.NaN, '1GB' as never]) {
+    for (const memoryBudget of [0, -1, Number.NaN, Number.POSITIVE_INFINITY, '1GB' as never]) {
       await assert.rejects(connect({ name: 'x', storage: 'memory', memoryBudget }), code('INVALID_OPTION'))
     }
   })

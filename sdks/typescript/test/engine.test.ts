@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { after, before, describe, it } from 'node:test'
+import { runInNewContext } from 'node:vm'
 import { parquetWriteBuffer } from 'hyparquet-writer'
 import { connect, type Database, type ImportProgress, KalamError, Timestamp } from '../src/index.js'
 import { code } from './code.js'
@@ -46,6 +47,49 @@ describe('the real engine', () => {
     assert.equal(status.role, 'single')
     assert.ok(status.memory.wasm > 0)
     assert.match(status.version, /^\d+\.\d+\.\d+/)
+  })
+
+  it('takes values of another realm: of a frame, of Node beside the context that Jest runs in', async () => {
+    const other = (code: string) => runInNewContext(code) as never
+    assert.ok(!((other('new Uint8Array(1)') as unknown) instanceof Uint8Array))
+    const params = [
+      'new Uint8Array([1, 2]).subarray(1)',
+      'new Date(5)',
+      'new Float32Array([1])',
+      '({ a: [1] })',
+      'new ArrayBuffer(1)',
+    ]
+    const found = await db.queryOne('SELECT $1 AS b, $2 AS d, $3 AS e, $4 AS j, $5 AS a', params.map(other))
+    const [b, d, e, j, a] = [new Uint8Array([2]), new Date(5), new Float32Array([1]), '{"a":[1]}', new Uint8Array(1)]
+    assert.deepEqual(found, { b, d, e, j, a })
+    await db.exec('CREATE TABLE realm (k INT PRIMARY KEY, b BYTES, d TIMESTAMP, day DATE, u UUID, e EMBEDDING(1))')
+    const row =
+      '[{ k: 1, b: new Uint8Array([7]), d: new Date(0), day: new Date(0), u: new Uint8Array(16), e: new Float32Array(1) }]'
+    await db.insert('realm', other(row))
+    await db.insert('realm', other('[{ k: 2, b: new ArrayBuffer(2), d: new Date(1), day: "2000-01-01" }]'))
+    await db.import('realm', other('new Uint8Array([107, 10, 51, 10])'), { format: 'csv' })
+    assert.equal((await db.query('SELECT k FROM realm')).length, 3)
+    await assert.rejects(db.insert('realm', other('new Uint8Array(3)')), code('INVALID_DATA', /Arrow/))
+    await assert.rejects(db.query('SELECT $1', [other('new Date(NaN)')]), code('PARAMETER_TYPE', /invalid Date/))
+    await assert.rejects(db.query('SELECT $1', [other('new Float64Array(1)')]), code('PARAMETER_TYPE'))
+    await assert.rejects(connect({ name: 'r', restore: other('new Uint8Array(40)') }), code('INVALID_DATA'))
+  })
+
+  it('takes null for no options, and says what is wrong with the name of a table', async () => {
+    const none = null as never
+    await db.exec('CREATE TABLE plain (k INT PRIMARY KEY)', none, none)
+    await db.insert('plain', [{ k: 1 }], none)
+    await db.import('plain', new Blob(['k\n2\n'], { type: 'text/csv' }), none)
+    await db.transaction(tx => tx.exec('INSERT INTO plain VALUES (3)'), none)
+    for await (const rows of db.stream('SELECT k FROM plain ORDER BY k', none, none)) {
+      assert.deepEqual([...rows], [{ k: 1 }, { k: 2 }, { k: 3 }])
+    }
+    for (const name of [undefined, '', 5]) {
+      const wrong = code('INVALID_NAME', /name of the table is (undefined|string ""|number 5), expected text/)
+      await assert.rejects(db.insert(name as never, [{ k: 4 }]), wrong)
+      await assert.rejects(db.insert(name as never, new Uint8Array(8)), wrong)
+      await assert.rejects(db.import(name as never, new Blob(['k\n2\n'])), wrong)
+    }
   })
 
   const TYPES = `b BOOLEAN, s SMALLINT, i INT, l BIGINT, d DOUBLE, f FLOAT, dec DECIMAL(12,2), t TEXT, ts TIMESTAMP,

@@ -31,6 +31,14 @@ const records = async (storage: HostStorage): Promise<Record<string, string>> =>
   return Object.fromEntries((await storage.scan('log', {})).map(([key, value]) => [decode(key), decode(value)]))
 }
 const log = (at: string): string => path.join(at, 'data-1.log')
+/** What lies in a folder now, as a process that dies leaves it; gives the function that puts it there again. */
+const crash = (at: string): ((whole?: Uint8Array) => void) => {
+  const [current, data] = [fs.readFileSync(path.join(at, 'CURRENT')), fs.readFileSync(log(at))]
+  return (whole = data) => {
+    fs.writeFileSync(path.join(at, 'CURRENT'), current)
+    fs.writeFileSync(log(at), whole)
+  }
+}
 
 describe('files', () => {
   it('keep what was committed, and tell the durability', async () => {
@@ -70,10 +78,11 @@ describe('files', () => {
       await storage.commit([put(`k${n}`, 'v'.repeat(20 * n))], relaxed)
       ends.push(fs.statSync(log(at)).size)
     }
-    await storage.close()
     const whole = fs.readFileSync(log(at))
+    const crashed = crash(at)
+    await storage.close()
     for (let size = 16; size <= whole.length; size++) {
-      fs.writeFileSync(log(at), whole.subarray(0, size))
+      crashed(whole.subarray(0, size))
       const again = await openFiles(at)
       const left = ends.filter(end => end <= size).length
       assert.deepEqual(
@@ -87,6 +96,46 @@ describe('files', () => {
       assert.equal((await records(third)).next, 'x')
       await third.close()
     }
+  })
+
+  it('tell a log that was cut after it was flushed from one whose end is torn', async () => {
+    const at = folder()
+    const storage = await openFiles(at)
+    for (let n = 0; n < 5; n++) await storage.commit([put(`k${n}`, 'v'.repeat(20))], relaxed)
+    await storage.close()
+    const whole = fs.readFileSync(log(at))
+    const mark = 32
+    for (let size = 0; size <= whole.length; size++) {
+      fs.writeFileSync(log(at), whole.subarray(0, size))
+      if (size < whole.length - mark) {
+        await assert.rejects(openFiles(at), code('DATA_CORRUPTED'))
+        const salvaged = await openFiles(at, { salvage: true })
+        const found = Object.keys(await records(salvaged))
+        assert.deepEqual(found, ['k0', 'k1', 'k2', 'k3', 'k4'].slice(0, found.length))
+        assert.ok(((await salvaged.damage?.())?.length ?? 0) > 0)
+        await salvaged.close()
+      } else {
+        const again = await openFiles(at)
+        assert.equal(Object.keys(await records(again)).length, 5)
+        await again.close()
+      }
+    }
+  })
+
+  it('stay where they are when the process goes to another folder', async () => {
+    const here = process.cwd()
+    process.chdir(root)
+    try {
+      const storage = await openFiles('moving')
+      process.chdir(os.tmpdir())
+      await storage.commit([put('a', '1')], relaxed)
+      await storage.compact?.()
+      await storage.close()
+    } finally {
+      process.chdir(here)
+    }
+    assert.deepEqual(fs.readdirSync(path.join(root, 'moving')).sort(), ['CURRENT', 'data-2.log'])
+    await assert.rejects(openFiles(5 as never), code('INVALID_OPTION', /number 5/))
   })
 
   it('refuse damage of what was flushed, but for that of a value, and can be salvaged', async () => {
@@ -150,11 +199,12 @@ describe('files', () => {
       const storage = await openFiles(at)
       for (let n = 0; n < 6; n++) await storage.commit([put(`k${n}`, `value ${n}`)], relaxed)
       const torn = fs.readFileSync(log(at))
+      const crashed = crash(at)
       await storage.close()
       const batch = (torn.length - 16) / 6
       const end = 16 + 3 * batch
       torn.fill(0, hole === 'value' ? end - 7 : 16 + 2 * batch, end)
-      fs.writeFileSync(log(at), torn)
+      crashed(torn)
       const again = await openFiles(at)
       assert.deepEqual(Object.keys(await records(again)), ['k0', 'k1'])
       await again.commit([put('next', 'x')], relaxed)
@@ -239,6 +289,32 @@ describe('files', () => {
     await storage.close()
     const again = await openFiles(at)
     assert.deepEqual(await records(again), { a: '1', c: '3' })
+    await again.close()
+  })
+
+  it('give the room of garbage back when the disk is full', async () => {
+    const at = folder()
+    const storage = await openFiles(at)
+    const noise = new Uint8Array(50_000).fill(1)
+    for (let n = 0; n < 20; n++) await storage.commit([put('same', noise)], relaxed)
+    await storage.commit([put('kept', '1')], relaxed)
+    const { writeSync } = fs
+    const full = fs.statSync(log(at)).size
+    fs.writeSync = ((fd: number, buffer: Uint8Array, offset: number, length: number, position: number) => {
+      if (position + length > full) throw Object.assign(new Error('ENOSPC'), { code: 'ENOSPC' })
+      return writeSync(fd, buffer, offset, length, position)
+    }) as typeof fs.writeSync
+    try {
+      await storage.commit([put('more', noise)], strict)
+      await assert.rejects(Promise.resolve(storage.commit([put('huge', new Uint8Array(full))], strict)), /ENOSPC/)
+    } finally {
+      Object.assign(fs, { writeSync })
+    }
+    const found = await records(storage)
+    assert.deepEqual(Object.keys(found), ['kept', 'more', 'same'])
+    await storage.close()
+    const again = await openFiles(at)
+    assert.deepEqual(await records(again), found)
     await again.close()
   })
 

@@ -248,6 +248,8 @@ class World {
   compiled: unknown[] = []
   deaf = false
   failOpen: object | undefined
+  /** What compiling waits for. */
+  download: Promise<void> | undefined
   deaths: (() => void)[] = []
 
   get engine(): ScriptedEngine {
@@ -257,6 +259,7 @@ class World {
   readonly environment: HostEnvironment = {
     compile: async (wasm, onProgress) => {
       this.compiled.push(wasm)
+      await this.download
       onProgress?.({ phase: 'compile', bytes: 8, totalBytes: 8 })
       return MODULE
     },
@@ -479,6 +482,28 @@ for (const kind of ['remote', 'inline'] as const) {
       assert.equal(world.locks, 0)
       world.failOpen = undefined
       await (await open(world[kind])).close()
+    })
+
+    it('lets go of the database when opening is given up, also in the middle of a download', async () => {
+      const world = new World()
+      const client = (): EngineClient =>
+        new EngineClient({ spawn: world[kind], config: { name: 'shop', storage: 'indexeddb' }, wasm: undefined })
+      let arrive = (): void => {}
+      world.download = new Promise(resolve => {
+        arrive = resolve
+      })
+      const givenUp = new AbortController()
+      const opening = client().open(givenUp.signal)
+      while (world.compiled.length === 0) await new Promise(resolve => setImmediate(resolve))
+      assert.equal(world.locks, 1)
+      givenUp.abort()
+      await assert.rejects(opening, code('CANCELLED'))
+      // In this thread only what has ended lets go.
+      if (kind === 'inline') arrive()
+      for (let turn = 0; turn < 10; turn++) await new Promise(resolve => setImmediate(resolve))
+      assert.equal(world.locks, 0)
+      arrive()
+      assert.ok(world.engines.every(engine => engine.closed))
     })
 
     it('cancels by signal and by time', async () => {
@@ -718,7 +743,7 @@ describe('workers', () => {
   it('report what cannot be sent', async () => {
     const world = new World()
     const db = await open(world.remote)
-    await assert.rejects(db.query('q', [{ f: () => 1 }]), code('PARAMETER_TYPE'))
+    await assert.rejects(db.query('q', [{ f: () => 1 } as never]), code('PARAMETER_TYPE'))
     assert.equal((await db.query('q')).length, 1)
     await db.close()
   })

@@ -127,6 +127,13 @@ export async function surface(signal: AbortSignal, response: Response, file: Fil
   await db.exec('SELECT $1', [undefined])
   // @ts-expect-error a single value is no list of parameters
   await db.exec('SELECT $1', 5)
+  await db.exec('SELECT $1, $2, $3', [item, { of: [item] }, Object.create(null)])
+  // @ts-expect-error a promise that nobody awaited
+  await db.exec('SELECT $1', [db.queryOne('SELECT 1')])
+  // @ts-expect-error a Map is no value
+  await db.exec('SELECT $1', [new Map()])
+  // @ts-expect-error a function is no value
+  await db.sql`SELECT ${() => 1}`
   // @ts-expect-error unknown durability
   await db.exec('SELECT 1', [], { durability: 'none' })
   // @ts-expect-error unknown option

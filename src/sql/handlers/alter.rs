@@ -101,6 +101,8 @@ pub async fn change(
         // Rows in memory are found by keys of the old types, or of the new ones if it came to nothing.
         store.evict_table(number);
     }
+    let ttl = steps.now.options.ttl_seconds.filter(|_| outcome.is_ok());
+    ttl.into_iter().for_each(|seconds| store.set_ttl(number, seconds));
     outcome.map_err(|e| if e.position().is_some() { e } else { e.at(position_of_name(name)) })?;
     Ok(StatementResult { durability: Some(Durability::Strict), ..StatementResult::default() })
 }

@@ -67,6 +67,7 @@ impl Target {
             Some(transaction) => transaction.target(&table, &scope).await?,
             None => execution.executor.store().hot(&scope, table.definition()).await?,
         };
+        super::storage::check_room(execution, &table, &scope)?;
         // The snapshot comes after the rows are there: it must not be older than what a position points at.
         let request = execution.request();
         let provider = execution.executor.registry().provider(table.table_id()).await?;

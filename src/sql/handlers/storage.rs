@@ -1,7 +1,7 @@
 //! STORAGE FLUSH and COMPACT, SHOW MANIFEST, and the room that writers make in memory.
 //!
 //! Invariant: none of these changes what any statement reads. A flush or compaction that loses a race against an ALTER or
-//! a transaction waits for it and tries again.
+//! a transaction waits for it and tries again, and says so if that takes too long.
 
 use std::sync::Arc;
 
@@ -12,14 +12,18 @@ use datafusion::sql::sqlparser::ast::ObjectName;
 use super::super::catalog::Names;
 use super::super::executor::{Execution, Rows, StatementResult, finish_rows};
 use crate::error::{ErrorCode, KalamError, Result};
+use crate::platform::{self, Instant};
 use crate::schema::{CachedTableData, TableType};
 use crate::tables::{HotTable, KeySpec, Rewritten, ScopeKey, Segment, is_system_namespace};
 use crate::types::{KalamDataType, Value};
 
-/// A rewrite that keeps losing races fails after so many attempts.
+/// A rewrite that keeps losing races fails after so many attempts,
 const ATTEMPTS: usize = 20;
+/// and in the browser, where others run meanwhile, not before so much time has passed.
+const PATIENCE_MS: u128 = 5000;
 
-/// `STORAGE FLUSH | COMPACT TABLE t | ALL`. The rows affected are those that went into new segments.
+/// `STORAGE FLUSH | COMPACT TABLE t | ALL`. The rows affected are those that went into new segments. COMPACT ALL has the
+/// storage give back what it can, too.
 pub async fn run(execution: &Execution<'_>, compact: bool, name: Option<&ObjectName>) -> Result<StatementResult> {
     let store = execution.executor.store();
     let mut rows = 0;
@@ -28,6 +32,9 @@ pub async fn run(execution: &Execution<'_>, compact: bool, name: Option<&ObjectN
             rows += rewrite(execution, &table, &scope, compact).await?.rows;
             execution.request().check()?;
         }
+    }
+    if compact && name.is_none() {
+        store.give_space_back().await?;
     }
     Ok(StatementResult { rows_affected: rows, ..StatementResult::default() })
 }
@@ -56,6 +63,7 @@ async fn rewrite(
     compact: bool,
 ) -> Result<Rewritten> {
     let (registry, store) = (execution.executor.registry(), execution.executor.store());
+    let began = Instant::now();
     let mut attempt = 1;
     loop {
         // An ALTER may have come meanwhile; a table that is gone has nothing to rewrite.
@@ -68,14 +76,30 @@ async fn rewrite(
             false => store.flush(scope, now.definition()).await,
         };
         match outcome {
-            Err(error) if error.code() == ErrorCode::Conflict && attempt < ATTEMPTS => {
+            Err(error) if error.code() == ErrorCode::Conflict => {
+                let patient = cfg!(target_arch = "wasm32") && began.elapsed().as_millis() < PATIENCE_MS;
+                if attempt >= ATTEMPTS && !patient {
+                    return Err(busy(table, compact));
+                }
                 attempt += 1;
                 store.all_released().await;
                 store.settled().await;
+                platform::yield_to_host().await;
+                execution.request().check()?;
             }
             outcome => return outcome,
         }
     }
+}
+
+fn busy(table: &CachedTableData, compact: bool) -> KalamError {
+    let what = if compact { "compacted" } else { "flushed" };
+    let message = format!(
+        "table '{}' cannot be {what} now: a transaction that changed rows of it is still open, or it is being altered",
+        table.table_id()
+    );
+    KalamError::new(ErrorCode::Conflict, message)
+        .with_hint("Run it again when that has ended. Flushes and compactions that are due run by themselves.")
 }
 
 /// Flushes until hot rows take no more memory than they may. Scopes that cannot be flushed now are left.
@@ -94,6 +118,16 @@ pub async fn make_room(execution: &Execution<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Fails if a change of a scope would add to rows that stay in memory, where they take as much more than they may as a
+/// statement may: events of a stream, and rows that open transactions hold.
+pub fn check_room(execution: &Execution<'_>, table: &CachedTableData, scope: &ScopeKey) -> Result<()> {
+    let store = execution.executor.store();
+    let is_stream = table.definition().table_type == TableType::Stream;
+    // What a transaction changes itself counts as its own.
+    let stays = is_stream || (execution.transaction.is_none() && store.is_held(scope));
+    if stays { store.check_room(execution.executor.memory_limit()) } else { Ok(()) }
 }
 
 /// `SHOW MANIFEST [t]`: the segments of a table, or of all.

@@ -1,7 +1,8 @@
 //! Delete vectors: which rows of a segment have ended, and when.
 //!
 //! Invariant: a row is in `ended` or in one entry of `recent`, never in both, so marking it again changes nothing;
-//! entries are ascending by `_seq`. `ended` holds rows that ended before every snapshot that can still be read. A row
+//! entries are ascending by `_seq`, and `recently` is all of them together: as long as a snapshot is read there may be an
+//! entry for every commit since, and most questions must not look through them. `ended` holds rows that ended before every snapshot that can still be read. A row
 //! whose end was a DELETE is in `tombstones` as well, with the `_seq` of the deletion, until its retention is over.
 
 use std::ops::Range;
@@ -21,6 +22,7 @@ const VERSION: u8 = 1;
 pub struct DeleteVector {
     ended: RoaringBitmap,
     recent: Vec<(Seq, RoaringBitmap)>,
+    recently: RoaringBitmap,
     tombstones: Vec<(Seq, RoaringBitmap)>,
 }
 
@@ -37,17 +39,18 @@ impl DeleteVector {
 
     /// How many rows have ended, whoever may still see them.
     pub fn ended_rows(&self) -> u64 {
-        self.ended.len() + self.recent.iter().map(|(_, rows)| rows.len()).sum::<u64>()
+        self.ended.len() + self.recently.len()
     }
 
     /// Whether a row has ended, whoever may still see it.
     pub fn has_ended(&self, row: u32) -> bool {
-        self.ended.contains(row) || self.recent.iter().any(|(_, rows)| rows.contains(row))
+        self.ended.contains(row) || self.recently.contains(row)
     }
 
     /// Whether a row that was there at a snapshot had not ended by then. The row's own `_seq` is not asked.
     pub fn visible(&self, row: u32, snapshot: Seq) -> bool {
-        !self.ended.contains(row) && !self.before(snapshot).any(|rows| rows.contains(row))
+        let ended_lately = || self.recently.contains(row) && self.before(snapshot).any(|rows| rows.contains(row));
+        !self.ended.contains(row) && !ended_lately()
     }
 
     /// Which rows of a range had not ended at a snapshot, or `None` if that is all of them.
@@ -74,6 +77,9 @@ impl DeleteVector {
 
     /// When a row that is still remembered as recent ended.
     pub fn ended_at(&self, row: u32) -> Option<Seq> {
+        if !self.recently.contains(row) {
+            return None;
+        }
         self.recent.iter().find(|(_, rows)| rows.contains(row)).map(|(seq, _)| *seq)
     }
 
@@ -91,11 +97,10 @@ impl DeleteVector {
     /// stay as they are.
     pub fn mark(&mut self, seq: Seq, rows: &RoaringBitmap, deleted: &RoaringBitmap) {
         let mut new = rows - &self.ended;
-        for (_, known) in &self.recent {
-            new -= known;
-        }
+        new -= &self.recently;
         // A row with a tombstone has ended, so it is not new: there may be very many tombstones to look through.
         let deleted = deleted & &new;
+        self.recently |= &new;
         insert(&mut self.recent, seq, new);
         insert(&mut self.tombstones, seq, deleted);
     }
@@ -103,17 +108,15 @@ impl DeleteVector {
     /// Enters rows that were deleted at `seq`, without a mark in `recent`: how a rewrite keeps tombstones of rows
     /// that ended before every snapshot.
     pub fn keep_tombstones(&mut self, seq: Seq, rows: &RoaringBitmap) {
-        let mut ended = rows.clone();
-        for (_, known) in &self.recent {
-            ended -= known;
-        }
-        self.ended |= ended;
+        self.ended |= rows - &self.recently;
         insert(&mut self.tombstones, seq, rows.clone());
     }
 
     /// Takes everything back that was marked at `seq`.
     pub fn revert(&mut self, seq: Seq) {
-        self.recent.retain(|(s, _)| *s != seq);
+        for (_, rows) in self.recent.extract_if(.., |(s, _)| *s == seq) {
+            self.recently -= rows;
+        }
         self.tombstones.retain(|(s, _)| *s != seq);
     }
 
@@ -121,6 +124,7 @@ impl DeleteVector {
     pub fn fold(&mut self, up_to: Seq) {
         let n = self.recent.partition_point(|(seq, _)| *seq <= up_to);
         for (_, rows) in self.recent.drain(..n) {
+            self.recently -= &rows;
             self.ended |= rows;
         }
     }
@@ -156,7 +160,8 @@ impl DeleteVector {
         let ended = read_bitmap(&mut cursor)?;
         let (recent, tombstones) = (read_entries(&mut cursor)?, read_entries(&mut cursor)?);
         cursor.finish()?;
-        Ok(Self { ended, recent, tombstones })
+        let recently = recent.iter().fold(RoaringBitmap::new(), |all, (_, rows)| all | rows);
+        Ok(Self { ended, recent, recently, tombstones })
     }
 
     /// Says what of it cannot be of a segment of so many rows, or breaks the invariant of the module's comment.
@@ -254,6 +259,13 @@ mod tests {
             let snapshot = snapshot.max(fold);
             let before: Vec<bool> = (0..300).map(|row| marks.visible(row, snapshot)).collect();
             marks.fold(fold);
+            // The first end that a row was marked with counts.
+            let first = |row: u32| marked.iter().find(|(_, rows)| rows.contains(&row)).map(|(seq, _)| *seq);
+            for row in 0..200 {
+                prop_assert_eq!(marks.has_ended(row), first(row).is_some());
+                prop_assert_eq!(marks.ended_at(row), first(row).filter(|seq| *seq > fold));
+            }
+            prop_assert_eq!(marks.ended_rows(), (0..200).filter(|row| first(*row).is_some()).count() as u64);
             let range = start..start + len;
             let visible: Vec<bool> = range.clone().map(|row| marks.visible(row, snapshot)).collect();
             prop_assert_eq!(&visible, &before[start as usize..(start + len) as usize]);

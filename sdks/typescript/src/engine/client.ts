@@ -32,6 +32,10 @@ export interface ClientConfig {
 /** The client; see the module's comment. */
 export class EngineClient {
   private current: Promise<Link> | undefined
+  /** Nobody waits for the first link any more. */
+  private givenUp = false
+  /** The link that is being started. */
+  private starting: Link | undefined
   /** The link that `current` gives, once it is there. */
   private live: Link | undefined
   private ended: KalamError | undefined
@@ -52,9 +56,13 @@ export class EngineClient {
       limit.check()
       await limit.race(this.link(this.settings.onProgress))
     } catch (error) {
-      // Nobody will hold this client: whatever was started must not live on.
-      this.ended = closedError(this.settings.config.name)
-      this.current?.then(link => link.terminate(closedError(this.settings.config.name))).catch(() => {})
+      // Nobody will hold this client: whatever was started must not live on. A worker ends with its lock at once, also
+      // one that waits for a download without end; in this thread nothing ends before it has come to its end.
+      const closed = closedError(this.settings.config.name)
+      this.ended = closed
+      this.givenUp = true
+      if (this.starting?.remote) this.starting.terminate(closed)
+      this.current?.then(link => link.terminate(closed)).catch(() => {})
       throw error
     } finally {
       limit.dispose()
@@ -149,6 +157,9 @@ export class EngineClient {
     const { spawn, config, graceMs } = this.settings
     const link: Link = await Link.start(spawn, reason => this.lost(reason), graceMs)
     try {
+      // Given up meanwhile.
+      if (this.givenUp) throw closedError(config.name)
+      this.starting = link
       const lockGraceMs = this.opened ? { lockGraceMs: REPLACE_GRACE_MS } : {}
       // A backup is restored once: an engine that replaces another finds the database.
       const { restore: _, ...opened } = config
@@ -156,6 +167,7 @@ export class EngineClient {
       const { module } = await link.call('open', args, { onProgress, readOnly: true })
       this.wasm = module
       this.opened = true
+      this.starting = undefined
       this.live = link
       onProgress?.({ phase: 'ready', bytes: 0 })
       return link

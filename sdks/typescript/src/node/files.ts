@@ -14,7 +14,8 @@
 
 import { joined } from '../bytes.js'
 import { KalamError } from '../errors.js'
-import { checkOptions } from '../options.js'
+import { checkOptions, invalid } from '../options.js'
+import { show } from '../packed/encode.js'
 import type {
   HostStorage,
   StorageDamage,
@@ -34,7 +35,7 @@ import { SortedMap } from './sorted-map.js'
 const PARTITIONS: readonly StoragePartition[] = ['meta', 'catalog', 'log', 'manifest', 'blob']
 const BLOB_PART = 256 * 1024
 /** A log below this size is never rewritten by itself. */
-const REWRITE_BYTES = 64 << 20
+const REWRITE_BYTES = 8 << 20
 /** Batches of a rewritten log have about this size. */
 const REWRITE_BATCH = 1 << 20
 
@@ -67,6 +68,7 @@ export interface FileStorageOptions {
 export async function openFiles(folder: string, options: FileStorageOptions = {}): Promise<HostStorage> {
   checkOptions(options, ['lockGraceMs', 'create', 'salvage'])
   const fs = builtin<NodeFs>('node:fs')
+  folder = absolute(folder)
   const { create = true, salvage = false, lockGraceMs } = options
   if ((!create || salvage) && !new LogFolder(fs, folder).exists()) {
     throw new KalamError({ code: 'DATABASE_NOT_FOUND', message: `there is no database in the folder '${folder}'` })
@@ -88,6 +90,7 @@ export async function openFiles(folder: string, options: FileStorageOptions = {}
 /** Deletes the storage in a folder; nothing happens if there is none. `DATABASE_LOCKED` while it is open. */
 export async function deleteFiles(folder: string): Promise<void> {
   const fs = builtin<NodeFs>('node:fs')
+  folder = absolute(folder)
   if (!fs.existsSync(folder)) return
   try {
     const unlock = await lockFolder(folder)
@@ -102,12 +105,21 @@ export async function deleteFiles(folder: string): Promise<void> {
   }
 }
 
+/** The folder wherever the process goes: a relative name would mean another one later. */
+function absolute(folder: unknown): string {
+  if (typeof folder === 'string' && folder !== '')
+    return builtin<{ resolve(path: string): string }>('node:path').resolve(folder)
+  throw invalid(`the folder is ${show(folder)}, expected its name`)
+}
+
+const isFull = (error: unknown): boolean => ['ENOSPC', 'EDQUOT'].includes(String((error as { code?: unknown })?.code))
+
 /** What the file system refuses, as an error of this package. */
 function fileError(error: unknown, folder: string): unknown {
   const { code, message } = error as { code?: unknown; message?: unknown }
   if (error instanceof KalamError || typeof code !== 'string') return error
   return new KalamError({
-    code: code === 'ENOSPC' || code === 'EDQUOT' ? 'QUOTA_EXCEEDED' : 'STORAGE_ERROR',
+    code: isFull(error) ? 'QUOTA_EXCEEDED' : 'STORAGE_ERROR',
     message: `the folder '${folder}' cannot be used: ${String(message)}`,
     hint: code === 'ENOTDIR' || code === 'EEXIST' ? '`path` is a folder, and databases are folders in it.' : undefined,
     cause: error,
@@ -128,6 +140,8 @@ class FileStorage implements HostStorage {
   /** Where the last batch with operations ends, and how much of the log its batches say was flushed. */
   private operationsEnd = HEADER
   private saidSynced = HEADER
+  /** How much of it `CURRENT` says was flushed. */
+  private toldFlushed = HEADER
   /** Something may lie behind `end` that a failed write left. */
   private dirty = false
   private live = 0
@@ -143,12 +157,14 @@ class FileStorage implements HostStorage {
     private readonly salvage: boolean,
   ) {
     this.files = new LogFolder(fs, folder)
-    this.generation = salvage ? this.files.best() : this.files.current()
+    const current = salvage ? this.files.best() : this.files.current()
+    this.generation = current.generation
+    this.toldFlushed = current.flushed
     if (this.generation === 0) {
       this.generation = 1
       this.fd = this.files.create(1)
       fs.fsyncSync(this.fd)
-      this.files.makeCurrent(1)
+      this.files.makeCurrent({ generation: 1, flushed: HEADER })
       this.synced = HEADER
       return
     }
@@ -204,6 +220,11 @@ class FileStorage implements HostStorage {
       object: `file ${path}`,
       detail: `bytes ${from} to ${to} cannot be read: the changes in them are lost`,
     }))
+    if (found.end < this.toldFlushed) {
+      const told = `${this.toldFlushed} bytes of it were flushed`
+      if (!salvage) throw damaged(path, `it cannot be read beyond byte ${found.end}, but ${told}`)
+      this.lost.push({ object: `file ${path}`, detail: `it ends at byte ${found.end}, but ${told}: the rest is lost` })
+    }
     if (salvage) return
     if (found.end < size) this.fs.ftruncateSync(this.fd, found.end)
     // What was there before the crash is now promised to whoever reads it.
@@ -211,6 +232,18 @@ class FileStorage implements HostStorage {
     this.synced = found.end
     if (found.version < VERSION) this.rewrite()
     else this.saySynced()
+  }
+
+  /** Says in `CURRENT` that the log was flushed: a log that is cut off later is then no log with a torn end. */
+  private tellFlushed(): void {
+    const current = { generation: this.generation, flushed: this.synced }
+    if (this.toldFlushed >= this.operationsEnd) return
+    try {
+      this.files.tellFlushed(current)
+      this.toldFlushed = current.flushed
+    } catch {
+      // A full disk is no error here: what was told before is true as well.
+    }
   }
 
   /** Says in the log that it was flushed, unless a batch has said so since the last operation. A full disk is no error. */
@@ -228,6 +261,7 @@ class FileStorage implements HostStorage {
     this.number += 1
     this.end += batch.length
     this.saidSynced = this.synced
+    this.tellFlushed()
   }
 
   private map(partition: number): SortedMap<Place> {
@@ -335,7 +369,11 @@ class FileStorage implements HostStorage {
     return done
   }
 
-  private async write(operations: readonly StorageOperation[], durability: Durability): Promise<Durability> {
+  private async write(
+    operations: readonly StorageOperation[],
+    durability: Durability,
+    again = false,
+  ): Promise<Durability> {
     const writer = new BatchWriter()
     const changes: (() => void)[] = []
     const start = this.end
@@ -370,7 +408,8 @@ class FileStorage implements HostStorage {
         } catch {
           // It stays marked.
         }
-        throw error
+        if (again || !isFull(error) || !this.makeRoom()) throw error
+        return this.write(operations, durability, true)
       }
       this.dirty = false
       this.number += 1
@@ -384,6 +423,17 @@ class FileStorage implements HostStorage {
     if (strict) this.synced = this.end
     if (!this.closed && this.end > REWRITE_BYTES && this.end > 2.5 * this.live) void this.compact().catch(() => {})
     return strict ? 'strict' : 'relaxed'
+  }
+
+  /** Rewrites the log of a full disk if that gives room, and tells whether it did. */
+  private makeRoom(): boolean {
+    if (this.end < 1.25 * this.live) return false
+    try {
+      this.rewrite()
+      return true
+    } catch {
+      return false
+    }
   }
 
   /** Removes what a failed write may have left behind the end. */
@@ -434,11 +484,11 @@ class FileStorage implements HostStorage {
       synced = end
       seal()
       fs.fsyncSync(fd)
-      files.makeCurrent(next)
+      files.makeCurrent({ generation: next, flushed: end })
       fs.closeSync(this.fd)
       fs.rmSync(this.path, { force: true })
     } catch (error) {
-      if (files.current() === this.generation) {
+      if (files.current().generation === this.generation) {
         fs.closeSync(fd)
         fs.rmSync(files.log(next), { force: true })
         throw error
@@ -453,6 +503,7 @@ class FileStorage implements HostStorage {
     this.synced = end
     this.operationsEnd = synced
     this.saidSynced = synced
+    this.toldFlushed = end
     this.number = number
     this.dirty = false
   }

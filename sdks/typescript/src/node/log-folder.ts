@@ -1,6 +1,7 @@
 // The files of a storage: logs, and `CURRENT`, which names the one that counts.
 //
-//   CURRENT      the name of the log, with the CRC-32 of that name in hexadecimal
+//   CURRENT      the name of the log, how many bytes of it were flushed when that was written, and the CRC-32 of both in
+//                hexadecimal; the length is new in version 2 of the log
 //   data-N.log   a log (see batch.ts)
 //   DELETED      what CURRENT was, while everything is being deleted
 //
@@ -21,6 +22,14 @@ export function writeAll(fs: NodeFs, fd: number, bytes: Uint8Array, at: number):
   for (let done = 0; done < bytes.length; ) {
     done += fs.writeSync(fd, bytes, done, bytes.length - done, at + done)
   }
+}
+
+/** What `CURRENT` says. */
+export interface Current {
+  /** Number of the log that counts. */
+  generation: number
+  /** So many bytes of it were flushed, at least. */
+  flushed: number
 }
 
 /** The folder of a storage; see the module's comment. */
@@ -53,43 +62,58 @@ export class LogFolder {
     return this.fs.existsSync(`${this.folder}/${DELETED}`)
   }
 
-  /** The number of the log that counts; 0 if there is none. */
-  current(): number {
+  /** The log that counts; number 0 if there is none. */
+  current(): Current {
     const path = `${this.folder}/CURRENT`
     if (!this.fs.existsSync(path)) {
       if (this.isDeleted()) this.clear()
       const left = this.logs().at(-1)
-      if (left === undefined) return 0
+      if (left === undefined) return { generation: 0, flushed: 0 }
       throw damaged(path, `it is gone, but data-${left}.log is there`)
     }
     const content = new TextDecoder().decode(this.fs.readFileSync(path))
-    const found = /^data-(\d+)\.log ([0-9a-f]+)\n$/.exec(content)
-    const generation = Number(found?.[1])
-    if (found === null || crc32(utf8.encode(`data-${generation}.log`)).toString(16) !== found[2]) {
+    const found = /^(data-(\d+)\.log(?: (\d+))?) ([0-9a-f]+)\n$/.exec(content)
+    const generation = Number(found?.[2])
+    if (found === null || crc32(utf8.encode(found[1] as string)).toString(16) !== found[4]) {
       throw damaged(path, `it holds ${JSON.stringify(content.slice(0, 60))}`)
     }
     if (!this.fs.existsSync(this.log(generation))) {
       throw damaged(path, `it names data-${generation}.log, which is gone`)
     }
-    return generation
+    return { generation, flushed: Number(found[3] ?? 0) }
   }
 
-  /** The number of the log that counts, or of the newest one if nothing says which that is; fails if there is none. */
-  best(): number {
+  /** The log that counts, or the newest one if nothing says which that is; fails if there is none. */
+  best(): Current {
     try {
       return this.current()
     } catch (error) {
       const left = this.logs().at(-1)
-      if (left !== undefined) return left
+      if (left !== undefined) return { generation: left, flushed: 0 }
       throw error
     }
   }
 
   /** Makes a log that was flushed the one that counts. */
-  makeCurrent(generation: number): void {
+  makeCurrent({ generation, flushed }: Current): void {
+    this.prepare({ generation, flushed })
     const { fs, folder } = this
-    const name = `data-${generation}.log`
-    const bytes = utf8.encode(`${name} ${crc32(utf8.encode(name)).toString(16)}\n`)
+    // The log's own name first: CURRENT must never name what is not there.
+    syncFolder(fs, folder)
+    fs.renameSync(`${folder}/CURRENT.tmp`, `${folder}/CURRENT`)
+    syncFolder(fs, folder)
+  }
+
+  /** Says that more of the log that counts was flushed. If that is lost, what was said before is as true. */
+  tellFlushed(current: Current): void {
+    this.prepare(current)
+    this.fs.renameSync(`${this.folder}/CURRENT.tmp`, `${this.folder}/CURRENT`)
+  }
+
+  private prepare({ generation, flushed }: Current): void {
+    const { fs, folder } = this
+    const said = `data-${generation}.log ${flushed}`
+    const bytes = utf8.encode(`${said} ${crc32(utf8.encode(said)).toString(16)}\n`)
     const fd = fs.openSync(`${folder}/CURRENT.tmp`, 'w')
     try {
       writeAll(fs, fd, bytes, 0)
@@ -97,10 +121,6 @@ export class LogFolder {
     } finally {
       fs.closeSync(fd)
     }
-    // The log's own name first: CURRENT must never name what is not there.
-    syncFolder(fs, folder)
-    fs.renameSync(`${folder}/CURRENT.tmp`, `${folder}/CURRENT`)
-    syncFolder(fs, folder)
   }
 
   /** Makes a log with nothing in it, and opens it. */

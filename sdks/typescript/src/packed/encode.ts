@@ -4,6 +4,7 @@
 // rounded, wrapped or cut on the way; the engine checks constraints, not shapes that JavaScript could have bent.
 
 import { KalamError } from '../errors.js'
+import { bytesIn, is } from '../realm.js'
 import { microsecondsOf } from '../timestamp.js'
 import type { ColumnInfo } from '../types.js'
 import { align8, COLUMN_BYTES, FLAG_NULLS, HEADER_BYTES, Kind, LITTLE_ENDIAN, MAGIC } from './format.js'
@@ -231,14 +232,14 @@ function encodeDates(kind: typeof Kind.DATE | typeof Kind.TIMESTAMP): Encoder {
     for (let i = 0; i < values.length; i++) {
       const value = values[i]
       if (value === undefined) continue
-      if (value instanceof Date) {
+      if (value instanceof Date || is(value, 'Date')) {
         if (microsecondsOf(value) === undefined) throw cell.fail('INVALID_DATETIME', i, 'Invalid Date', 'a valid Date')
       } else if (typeof value === 'string') text = true
       else throw cell.mismatch(i, value, 'a Date or ISO 8601 text', 'Milliseconds since the epoch: new Date(n).')
     }
     if (text) {
       const texts = values.map(value => {
-        if (!(value instanceof Date)) return (value ?? '') as string
+        if (!is(value, 'Date')) return (value ?? '') as string
         return kind === Kind.DATE ? (value.toISOString().split('T')[0] as string) : value.toISOString()
       })
       return encodeTexts(Kind.UTF8, texts)
@@ -298,9 +299,7 @@ function encodeBytes(values: unknown[], cell: Cell): Partial<Encoded> & { kind: 
 }
 
 function asBytes(value: unknown): Uint8Array | undefined {
-  if (value instanceof Uint8Array) return value
-  if (ArrayBuffer.isView(value)) return bytesOf(value)
-  return value instanceof ArrayBuffer ? new Uint8Array(value) : undefined
+  return ArrayBuffer.isView(value) && !(value instanceof Uint8Array) ? bytesOf(value) : bytesIn(value)
 }
 
 function encodeEmbeddings(
@@ -314,7 +313,7 @@ function encodeEmbeddings(
     const value = values[i]
     if (value === undefined) continue
     const list = value as ArrayLike<unknown>
-    if (!Array.isArray(value) && !(value instanceof Float32Array) && !(value instanceof Float64Array)) {
+    if (!Array.isArray(value) && !is(value, 'Float32Array') && !is(value, 'Float64Array')) {
       throw cell.mismatch(i, value, 'a Float32Array or an array of numbers')
     }
     if (list.length !== width) {
@@ -336,7 +335,7 @@ function encodeUuids(values: unknown[], cell: Cell): { kind: Kind; data: Uint8Ar
   for (let i = 0; i < values.length; i++) {
     const value = values[i]
     if (value === undefined) continue
-    if (value instanceof Uint8Array && value.length === 16) {
+    if (is(value, 'Uint8Array') && value.length === 16) {
       data.set(value, i * 16)
     } else if (typeof value !== 'string') {
       throw cell.mismatch(i, value, 'UUID text or 16 bytes')
