@@ -315,3 +315,79 @@ fn build_chunk(spec: &KeySpec, rows: &NewRows, base: u64) -> Result<Chunk> {
     };
     Ok(Chunk::new(base, rows.schema_version, Arc::clone(&rows.column_ids), rows.columns.clone(), keys, row_ids, seqs))
 }
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests {
+    use super::*;
+    use crate::schema::{NewColumn, TableDefinition, TableId, TableOptions, TableType};
+    use crate::types::KalamDataType;
+    use arrow::array::{AsArray, StringArray};
+    use arrow::datatypes::Int64Type;
+    use proptest::prelude::*;
+
+    /// `t (id BIGINT PRIMARY KEY, v TEXT)`.
+    fn definition() -> Result<TableDefinition> {
+        let columns = vec![NewColumn::new("id", KalamDataType::BigInt), NewColumn::new("v", KalamDataType::Text)];
+        let id = TableId::new("shop", "t");
+        TableDefinition::new(id, 1, TableType::Shared, columns, &["id".to_owned()], TableOptions::default(), 1, "me")
+    }
+
+    fn rows(table: &TableDefinition, first: i64, len: i64, text: &str) -> NewRows {
+        let ids = Int64Array::from_iter_values(first..first + len);
+        let texts = StringArray::from_iter_values((0..len).map(|_| text));
+        NewRows {
+            schema_version: table.schema_version,
+            column_ids: table.columns_in_order().map(|c| c.column_id).collect(),
+            columns: vec![Arc::new(ids) as ArrayRef, Arc::new(texts)],
+            seqs: Int64Array::from_iter_values(first + 1..=first + len),
+            row_ids: None,
+        }
+    }
+
+    fn ids(hot: &HotTable) -> Vec<i64> {
+        hot.chunks().iter().flat_map(|c| c.columns[0].as_primitive::<Int64Type>().values().to_vec()).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// However rows come, they lie in few chunks, in their order; and what is taken back leaves what was there.
+        #[test]
+        fn rows_lie_in_few_chunks(changes in prop::collection::vec((prop_oneof![3 => Just(1i64), 1 => 1i64..1500], any::<bool>()), 1..300)) {
+            let table = definition()?;
+            let hot = HotTable::new(KeySpec::new(&table)?);
+            let mut next = 0;
+            for (len, is_taken_back) in changes {
+                let applied = hot.apply(&[rows(&table, next, len, "v")], &Ended::default(), OnLiveKey::Fail)?;
+                if is_taken_back && len % 3 == 0 {
+                    hot.revert(applied)?;
+                } else {
+                    next += len;
+                }
+                let chunks = hot.chunks();
+                prop_assert!(chunks.len() as i64 <= 20 + next / 256, "{} chunks of {next} rows", chunks.len());
+                prop_assert!(chunks.windows(2).all(|pair| pair[0].end() == pair[1].base));
+                let bytes: usize = chunks.iter().map(|c| c.bytes).sum();
+                prop_assert_eq!(hot.state.read().bytes, bytes);
+            }
+            prop_assert_eq!(ids(&hot), (0..next).collect::<Vec<_>>());
+            for id in [0, next / 2, next - 1].into_iter().filter(|id| *id >= 0) {
+                let mut key = Vec::new();
+                hot.key.codec().encode_values(&[crate::types::Value::BigInt(id)], &mut key)?;
+                prop_assert_eq!(hot.lookup(&key, i64::MAX - 1)?.is_some(), id < next);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_are_large_by_themselves_are_not_copied() -> Result<()> {
+        let table = definition()?;
+        let hot = HotTable::new(KeySpec::new(&table)?);
+        let text = "x".repeat(MERGED_BYTES / 2);
+        for id in 0..9 {
+            hot.apply(&[rows(&table, id, 1, &text)], &Ended::default(), OnLiveKey::Fail)?;
+        }
+        assert_eq!(hot.chunks().len(), 9);
+        Ok(())
+    }
+}
