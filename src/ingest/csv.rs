@@ -1,18 +1,20 @@
 //! CSV: decoded as it arrives, every value as text; the column's type parses it later, like a literal in SQL.
 //!
-//! Invariant: an error names the line of the file, also when quoted values span several lines: the line breaks within
-//! values are counted as rows go by.
+//! Invariants: an error names the line of the file, also when quoted values span several lines: the line breaks within
+//! values are counted as rows go by. Nothing between two delimiters is NULL, and `""` an empty text, as it is written: the
+//! decoder takes both for NULL, so `""` goes through it as a mark.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use arrow::array::AsArray;
+use arrow::array::{ArrayRef, AsArray, StringArray};
 use arrow::csv::ReaderBuilder;
 use arrow::csv::reader::{Decoder, Format as ArrowFormat};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
 
 use super::{BATCH_ROWS, invalid};
-use crate::error::Result;
+use crate::error::{KalamError, Result};
 use crate::types::KalamDataType;
 
 /// So many bytes are looked at to find the types of a table that is to be created.
@@ -43,6 +45,7 @@ pub struct CsvDecoder {
 
 struct Body {
     decoder: Decoder,
+    empties: Empties,
     /// Types that the sample suggests, by column.
     columns: Vec<(String, KalamDataType)>,
     /// Line of the next row.
@@ -54,9 +57,21 @@ pub struct CsvBatch {
     /// Every column as text.
     pub batch: RecordBatch,
     first_line: u64,
+    has_empties: bool,
 }
 
 impl CsvBatch {
+    /// Makes NULL of empty texts, but for the columns that hold text: in a file that quotes everything a number has no
+    /// other way to be missing.
+    pub fn keep_empties(&mut self, is_text: impl Fn(&str) -> bool) -> Result<()> {
+        if self.has_empties {
+            let schema = self.batch.schema();
+            let keeps: Vec<bool> = schema.fields().iter().map(|f| is_text(f.name())).collect();
+            self.batch = replaced(&self.batch, |place, text| text.is_empty() && !keeps[place], None)?;
+        }
+        Ok(())
+    }
+
     /// The line of a row, from 1.
     pub fn line(&self, row: usize) -> u64 {
         self.first_line + row as u64 + breaks(&self.batch.slice(0, row))
@@ -134,13 +149,20 @@ impl CsvDecoder {
             .with_delimiter(self.options.delimiter)
             .with_batch_size(BATCH_ROWS)
             .build_decoder();
-        self.body = Some(Body { decoder, columns, line: 1 + u64::from(self.options.header) });
+        let empties = Empties::new(self.options.delimiter);
+        self.body = Some(Body { decoder, empties, columns, line: 1 + u64::from(self.options.header) });
         self.decode(&head)
     }
 
-    fn decode(&mut self, mut bytes: &[u8]) -> Result<Vec<CsvBatch>> {
+    fn decode(&mut self, bytes: &[u8]) -> Result<Vec<CsvBatch>> {
         let Some(body) = &mut self.body else { return Ok(Vec::new()) };
         let at_end = bytes.is_empty();
+        let marked = if at_end { body.empties.finish() } else { body.empties.mark(bytes) };
+        let mut bytes = &marked[..];
+        if bytes.is_empty() && !at_end {
+            // All of it is held back, and nothing would tell the decoder that this is the end.
+            return Ok(Vec::new());
+        }
         let mut batches = Vec::new();
         loop {
             let read = body.decoder.decode(bytes).map_err(|e| invalid(clean(&e.to_string())))?;
@@ -148,7 +170,10 @@ impl CsvDecoder {
             if body.decoder.capacity() == 0 {
                 batches.extend(body.flush()?);
             }
-            if at_end || bytes.is_empty() {
+            if bytes.is_empty() {
+                if at_end && read > 0 {
+                    continue;
+                }
                 return Ok(batches);
             }
         }
@@ -160,7 +185,89 @@ impl Body {
         let Some(batch) = self.decoder.flush().map_err(|e| invalid(clean(&e.to_string())))? else { return Ok(None) };
         let first_line = self.line;
         self.line += batch.num_rows() as u64 + breaks(&batch);
-        Ok(Some(CsvBatch { batch, first_line }))
+        let has_empties = self.empties.found;
+        let batch = if has_empties { replaced(&batch, |_, text| text == MARK, Some(""))? } else { batch };
+        Ok(Some(CsvBatch { batch, first_line, has_empties }))
+    }
+}
+
+/// What `""` is while it goes through the decoder. No text holds it: U+10FFFF is no character.
+const MARK: &str = "\u{10FFFF}";
+
+/// A batch with other texts.
+fn replaced(batch: &RecordBatch, with: impl Fn(usize, &str) -> bool, by: Option<&str>) -> Result<RecordBatch> {
+    let columns = batch.columns().iter().enumerate().map(|(place, column)| {
+        let texts = column.as_string::<i32>().iter();
+        let texts = texts.map(|text| if text.is_some_and(|text| with(place, text)) { by } else { text });
+        Arc::new(texts.collect::<StringArray>()) as ArrayRef
+    });
+    RecordBatch::try_new(batch.schema(), columns.collect()).map_err(KalamError::internal)
+}
+
+/// Where in a value the last byte stood.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Start,
+    Bare,
+    /// Within quotes; whether nothing has come since they were opened.
+    Quoted(bool),
+    /// Behind a quote that ends the value or is the first of two; whether the value is empty so far. That of an empty
+    /// value is held back.
+    Quote(bool),
+}
+
+/// Puts [`MARK`] into every `""`.
+struct Empties {
+    delimiter: u8,
+    place: Place,
+    /// Whether there was one.
+    found: bool,
+}
+
+impl Empties {
+    fn new(delimiter: u8) -> Self {
+        Self { delimiter, place: Place::Start, found: false }
+    }
+
+    fn mark<'a>(&mut self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        // Most files have no two quotes that touch: they go as they are, but for a last quote that is held back.
+        let mut out = (self.place == Place::Quote(true)).then(Vec::new);
+        for (i, &byte) in bytes.iter().enumerate() {
+            if self.place == Place::Quote(true) {
+                let out = out.get_or_insert_with(|| bytes[..i - 1].to_vec());
+                if byte != b'"' {
+                    out.extend_from_slice(MARK.as_bytes());
+                    self.found = true;
+                }
+                out.push(b'"');
+            }
+            let ends = byte == self.delimiter || byte == b'\n' || byte == b'\r';
+            self.place = match self.place {
+                Place::Start if byte == b'"' => Place::Quoted(true),
+                Place::Quoted(empty) if byte == b'"' => Place::Quote(empty),
+                Place::Quoted(_) => Place::Quoted(false),
+                Place::Quote(_) if byte == b'"' => Place::Quoted(false),
+                _ if ends => Place::Start,
+                _ => Place::Bare,
+            };
+            if self.place != Place::Quote(true)
+                && let Some(out) = &mut out
+            {
+                out.push(byte);
+            }
+        }
+        let held = usize::from(self.place == Place::Quote(true));
+        out.map_or(Cow::Borrowed(&bytes[..bytes.len() - held.min(bytes.len())]), Cow::Owned)
+    }
+
+    /// What was held back at the end of the file.
+    fn finish(&mut self) -> Cow<'static, [u8]> {
+        if self.place != Place::Quote(true) {
+            return Cow::Borrowed(&[]);
+        }
+        self.place = Place::Bare;
+        self.found = true;
+        Cow::Owned([MARK.as_bytes(), b"\""].concat())
     }
 }
 
@@ -199,6 +306,46 @@ mod tests {
             let names = batch.column(1).as_string::<i32>();
             assert_eq!((names.value(0), names.is_null(1), names.value(2)), ("a,\n\"b\"", true, "zażółć"));
             assert_eq!([0, 1, 2].map(|row| batches[0].line(row)), [2, 4, 5]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn quotes_with_nothing_in_them_are_an_empty_text_and_nothing_is_null() -> Result<()> {
+        let values = [
+            (r#""""#, Some("")),
+            ("", None),
+            (r#""""""#, Some("\"")),
+            (r#""a""""#, Some("a\"")),
+            ("c", Some("c")),
+            (r#" """#, Some(" \"\"")),
+            (r#"d"""#, Some("d\"\"")),
+            (r#""e,""""""#, Some("e,\"\"")),
+        ];
+        for end in ["\n", "\r\n", ""] {
+            for rotation in 0..values.len() {
+                let mut values = values;
+                values.rotate_left(rotation);
+                let names: Vec<String> = (0..values.len()).map(|i| format!("c{i}")).collect();
+                let row: Vec<&str> = values.iter().map(|(written, _)| *written).collect();
+                let row = row.join(",");
+                let text = format!("{}\n{row}\n{row}{end}", names.join(","));
+                let expected: Vec<Option<String>> = values.iter().map(|(_, text)| text.map(str::to_owned)).collect();
+                for pieces in [1, 2, 3, 1000] {
+                    let (mut batches, _) = read(&text, pieces)?;
+                    assert_eq!(batches[0].batch.num_rows(), 2, "{text}");
+                    let found = |batch: &CsvBatch, row: usize| -> Vec<Option<String>> {
+                        let columns = batch.batch.columns().iter().map(|c| c.as_string::<i32>());
+                        columns.map(|c| c.is_valid(row).then(|| c.value(row).to_owned())).collect()
+                    };
+                    assert_eq!(found(&batches[0], 0), expected, "{text}");
+                    assert_eq!(found(&batches[0], 1), expected, "{text}");
+                    batches[0].keep_empties(|name| name != "c0")?;
+                    let first = expected[0].clone().filter(|text| !text.is_empty());
+                    assert_eq!(found(&batches[0], 1)[0], first, "{text}");
+                    assert_eq!(found(&batches[0], 1)[1..], expected[1..], "{text}");
+                }
+            }
         }
         Ok(())
     }

@@ -158,9 +158,14 @@ fn to_value(json: Json<'_>, data_type: &KalamDataType) -> Result<Value> {
 fn infer(text: &str, columns: usize, objects: &[Object]) -> Vec<KalamDataType> {
     use KalamDataType as T;
     let mut types: Vec<Option<KalamDataType>> = vec![None; columns];
+    // NaN and the infinities, which JSON has as text only, are numbers beside numbers and text beside text.
+    let mut odd = vec![false; columns];
     for (place, range) in objects.iter().flatten() {
         let json = &text[range.clone()];
+        let is_odd = matches!(json, r#""NaN""# | r#""Infinity""# | r#""-Infinity""#);
+        odd[*place] |= is_odd;
         let seen = match kind(json) {
+            Some(_) if is_odd => continue,
             Some("null") => continue,
             Some("boolean") => T::Boolean,
             Some("number") if json.parse::<i64>().is_ok() => T::BigInt,
@@ -175,7 +180,13 @@ fn infer(text: &str, columns: usize, objects: &[Object]) -> Vec<KalamDataType> {
             Some(_) => T::Json,
         });
     }
-    types.into_iter().map(|t| t.unwrap_or(T::Text)).collect()
+    let with_odd = |(found, odd): (Option<KalamDataType>, bool)| match found {
+        Some(T::BigInt | T::Double) if odd => T::Double,
+        Some(T::Text) | None => T::Text,
+        Some(_) if odd => T::Json,
+        Some(other) => other,
+    };
+    types.into_iter().zip(odd).map(with_odd).collect()
 }
 
 #[cfg(test)]
@@ -209,6 +220,18 @@ mod tests {
         let found = types(r#"[{"a":1,"b":true,"c":"x"},{"a":2.5,"d":[1],"b":null},{"c":1,"e":null}]"#);
         let expected = [("a", T::Double), ("b", T::Boolean), ("c", T::Json), ("d", T::Json), ("e", T::Text)];
         assert_eq!(found, expected.map(|(n, t)| (n.to_owned(), t)));
+    }
+
+    #[test]
+    fn numbers_that_json_lacks_are_numbers_beside_numbers() -> Result<()> {
+        use KalamDataType as T;
+        let text = r#"[{"a":"NaN","b":1,"c":"x","d":"NaN","e":true},{"a":1.5,"b":"-Infinity","c":"NaN","e":"NaN"}]"#;
+        let expected = [("a", T::Double), ("b", T::Double), ("c", T::Text), ("d", T::Text), ("e", T::Json)];
+        assert_eq!(types(text), expected.map(|(n, t)| (n.to_owned(), t)));
+        let batch = array(text.as_bytes())?.next().expect("a batch")?;
+        let value = |row| Value::from_array(batch.column(1).as_ref(), row, &T::Double);
+        assert_eq!((value(0)?, value(1)?), (Value::Double(1.0), Value::Double(f64::NEG_INFINITY)));
+        Ok(())
     }
 
     #[test]

@@ -304,10 +304,14 @@ impl Importer {
     async fn add_csv(&mut self, batches: Vec<CsvBatch>) -> Result<()> {
         let params = Params::default();
         let execution = self.executor.execution(&self.session, &params, &self.execute).await?;
-        for batch in batches {
+        for mut batch in batches {
             let columns = self.csv.columns().unwrap_or_default();
             let columns = columns.iter().map(|(name, t)| NewColumn::new(name, *t)).collect();
             self.sink.define(&execution, columns).await?;
+            if let Some(table) = &self.sink.table {
+                let column = |name: &str| table.definition().column(name);
+                batch.keep_empties(|name| column(name).is_some_and(|c| c.data_type == KalamDataType::Text))?;
+            }
             let added = self.sink.add(&execution, &batch.batch);
             if let Err(error) = added {
                 return Err(at_line(&self.sink, &batch, error));

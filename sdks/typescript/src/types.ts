@@ -202,7 +202,10 @@ export interface ImportOptions extends CallOptions {
   format?: ImportFormat | undefined
   /** Create the table from the source's columns when it does not exist. */
   create?: boolean | undefined
-  /** CSV: whether the first line holds the column names (the default). */
+  /**
+   * CSV: whether the first line holds the column names (the default). Nothing between two separators is NULL, `""` an empty
+   * text (in columns of other types NULL too).
+   */
   header?: boolean | undefined
   /** CSV: the separator, `,` by default (a tab for `.tsv`). */
   delimiter?: string | undefined
