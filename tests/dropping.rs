@@ -11,6 +11,11 @@ use kalamdb::error::{ErrorCode, Result};
 use kalamdb::sql::{Cursor, ExecuteOptions, Params, Session, StatementResult};
 use kalamdb::storage::{KeyRange, MemoryBackend, Partition, ScanOptions, StorageBackend};
 
+#[path = "support/faulty.rs"]
+mod faulty;
+
+use faulty::{Fault, Faulty, Outcome};
+
 /// Several row groups.
 const ROWS: i32 = 80_000;
 
@@ -235,6 +240,45 @@ fn a_transaction_over_a_table_that_was_dropped_fails() -> Result<()> {
         assert_eq!(error.code(), ErrorCode::Conflict, "{error}");
         db.run_jobs().await;
         assert_eq!(db.stored().await?, 0);
+        Ok(())
+    })
+}
+
+/// A DROP that storage took, and then reported an error of: nobody was told that the table is gone.
+#[test]
+fn who_reads_a_table_finishes_when_its_drop_failed_by_half() -> Result<()> {
+    block_on(async {
+        let db = table("t").await?;
+        db.sql("CREATE TABLE other (id INT PRIMARY KEY)").await?;
+        db.context.close().await?;
+        for call in 0.. {
+            let backend = Faulty::new(db.backend.reopen());
+            let config = Config { segment_cache: 0, ..Config::default() };
+            let context = AppContext::open(Arc::clone(&backend) as _, config).await?;
+            let (session, params, options) = (context.session(), Params::default(), ExecuteOptions::default());
+            let run = |text: &'static str| context.executor().execute(session, text, &params, &options);
+            let all = "SELECT id FROM t";
+            let mut cursor = Cursor::open(context.executor(), session, all, &params, &options).await?;
+            let mut ids = read(&mut cursor, 10).await?;
+            backend.arm(call, Fault::Lose, ErrorCode::StorageError);
+            let dropped = run("DROP TABLE t").await;
+            let reached = backend.disarm();
+            // Whoever drops another table removes what is left of this one.
+            run("DROP TABLE other").await?;
+            context.jobs().run_due().await;
+            ids.extend(read(&mut cursor, usize::MAX).await.map_err(|e| e.in_context(format_args!("call {call}")))?);
+            assert!(ids == expected(), "call {call}: {} rows, {dropped:?}", ids.len());
+            drop(cursor);
+            if reached == Outcome::NotReached {
+                break;
+            }
+            if run("SELECT id FROM t LIMIT 1").await.is_err() {
+                run("CREATE TABLE other (id INT PRIMARY KEY)").await?;
+                run("DROP TABLE other").await?;
+                let left = backend.scan(Partition::Blob, &KeyRange::all(), ScanOptions::default()).await?;
+                assert!(left.is_empty(), "call {call}: {} records of files are left", left.len());
+            }
+        }
         Ok(())
     })
 }

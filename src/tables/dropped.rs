@@ -152,10 +152,11 @@ impl TableStore {
         let found = self.backend.scan(Partition::Meta, &range, ScanOptions::default()).await?;
         let mut removed = 0;
         for (key, _) in found {
-            let is_read = self.dropped.lock().left.get(&key).is_some_and(|epoch| !self.pins.is_over(*epoch));
+            // One that was found at opening is read by nobody. One that storage took and reported an error of may be: by
+            // those who came before this, as nobody finds it any more.
+            let epoch = *self.dropped.lock().left.entry(key.clone()).or_insert_with(|| self.pins.end_epoch());
+            let is_read = !self.pins.is_over(epoch);
             let Some(target) = Target::of_key(&key).filter(|_| !is_read) else { continue };
-            // Found at opening, or with one that failed: it is tried again.
-            self.dropped.lock().left.entry(key.clone()).or_insert(0);
             let done = match target {
                 Target::Table(number) => self.remove_table(&key, number).await?,
                 Target::User(scope) => {
