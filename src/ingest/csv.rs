@@ -191,8 +191,8 @@ impl Body {
     }
 }
 
-/// What `""` is while it goes through the decoder. No text holds it: U+10FFFF is no character.
-const MARK: &str = "\u{10FFFF}";
+/// What `""` is while it goes through the decoder. No text is it by chance: U+10FFFF is no character.
+const MARK: &str = "\u{10FFFF}empty\u{10FFFF}";
 
 /// A batch with other texts.
 fn replaced(batch: &RecordBatch, with: impl Fn(usize, &str) -> bool, by: Option<&str>) -> Result<RecordBatch> {

@@ -106,8 +106,6 @@ for (const format of ['parquet', 'arrow', 'csv', 'json', 'ndjson']) {
       const rows = table => db.query(`SELECT * FROM ${table} ORDER BY id`)
       return Promise.all([rows('everything'), rows('again')])
     }, format)
-    // In CSV an empty field is NULL, quoted or not.
-    if (format === 'csv') for (const row of before) if (row.t === '') row.t = null
     assert.deepEqual(after, before)
   })
 }
