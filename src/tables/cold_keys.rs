@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, ready};
 
 use super::hot::View;
 use super::index::{self, IndexCodec};
@@ -122,13 +122,13 @@ impl TableStore {
         write: &'a ScopeWrite,
         definition: &'a TableDefinition,
     ) -> BoxFuture<'a, Result<ColdCheck>> {
-        self.ask_segments(write, definition).boxed()
+        match write.asks_nothing(definition) {
+            Some(checked) => ready(Ok(checked)).boxed(),
+            None => self.ask_segments(write, definition).boxed(),
+        }
     }
 
     async fn ask_segments(&self, write: &ScopeWrite, definition: &TableDefinition) -> Result<ColdCheck> {
-        if let Some(checked) = write.asks_nothing(definition) {
-            return Ok(checked);
-        }
         let key = write.hot.key();
         let (no_new_keys, is_unique) = (write.has_no_new_keys(), has_unique(definition));
         let view = write.hot.view();
@@ -214,13 +214,7 @@ impl TableStore {
             if writes[i].checked != ColdCheck::Unchecked && self.still_checked(&writes[i]) {
                 continue;
             }
-            let definition = definitions(i);
-            // Most writes ask nothing, and then no future has to be made for the answer.
-            let checked = match writes[i].asks_nothing(&definition) {
-                Some(checked) => Ok(checked),
-                None => self.check_keys(&writes[i], &definition).await,
-            };
-            match checked {
+            match self.check_keys(&writes[i], &definitions(i)).await {
                 Ok(checked) => writes[i].checked = checked,
                 Err(error) => {
                     if error.code() == ErrorCode::UniqueViolation {

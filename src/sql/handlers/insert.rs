@@ -58,9 +58,8 @@ pub async fn insert(execution: &Execution<'_>, insert: &Insert) -> Result<Statem
     if let Some(upsert) = upsert {
         return Box::pin(upsert.run(execution, target, insert, &alias, &batches)).await;
     }
-    let returned = match &insert.returning {
-        Some(_) => {
-            let items = insert.returning.as_ref();
+    let returned = match insert.returning.as_ref() {
+        items @ Some(_) => {
             Box::pin(target.returning(execution, items, &alias, batches.clone(), &Others::default())).await?
         }
         None => None,
