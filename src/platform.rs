@@ -158,3 +158,16 @@ pub async fn idle_for(ms: u64) {
 /// Lets the host run what is waiting: natively, nothing waits for this thread.
 #[cfg(not(target_arch = "wasm32"))]
 pub async fn yield_to_host() {}
+
+/// Does work after so many milliseconds, beside everything else.
+#[cfg(target_arch = "wasm32")]
+pub fn later(ms: u64, work: impl Future<Output = ()> + Send + 'static) {
+    wasm_bindgen_futures::spawn_local(async move {
+        idle_for(ms).await;
+        work.await;
+    });
+}
+
+/// Work that is to be done later: natively nothing calls back, and it is not done.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn later(_ms: u64, _work: impl Future<Output = ()> + Send + 'static) {}

@@ -21,7 +21,10 @@ pub mod gate;
 pub mod host;
 #[cfg(target_arch = "wasm32")]
 pub mod indexeddb;
+pub mod journal;
 mod memory;
+#[cfg(target_arch = "wasm32")]
+pub mod opfs;
 mod pages;
 pub mod record;
 
@@ -348,6 +351,11 @@ pub trait StorageBackend: Send + Sync + Debug {
 
     /// Ends the use of the backend; later calls fail with `CONNECTION_CLOSED`.
     async fn close(&self) -> Result<()>;
+
+    /// Whether what it is stored on is within reach, as far as is known without asking. If not, the next call finds out.
+    fn is_reachable(&self) -> bool {
+        true
+    }
 }
 
 /// Whether a backend holds no record at all: nobody ever made a database of it.

@@ -33,8 +33,8 @@ use crate::sql::{
     insert_columns, packed,
 };
 use crate::storage::host::HostBackend;
-use crate::storage::indexeddb::{self, IndexedDbBackend};
 use crate::storage::{Backup, Durability, MemoryBackend, Restore, StorageBackend};
+use crate::storage::{indexeddb, opfs};
 use idle::{Idle, Request};
 use results::{Shapes, column_info, exec_result, point_result, run_result};
 use values::{optional_bool, optional_number, optional_string, set, to_js_error};
@@ -50,6 +50,7 @@ pub fn version() -> String {
 pub fn delete_database(name: String) -> Promise {
     promise(async move {
         indexeddb::delete_database(&name).await?;
+        opfs::remove(&name).await;
         Ok(JsValue::UNDEFINED)
     })
 }
@@ -440,8 +441,7 @@ async fn backend_of(config: &JsValue, make: bool) -> Result<Arc<dyn StorageBacke
     let backend: Arc<dyn StorageBackend> = match storage.as_str() {
         "host" => Arc::new(HostBackend::new(supplied.unwrap_or_default().unchecked_into())?),
         "memory" => Arc::new(MemoryBackend::new()),
-        "indexeddb" if make => Arc::new(IndexedDbBackend::open(&name).await?),
-        "indexeddb" => Arc::new(IndexedDbBackend::open_existing(&name).await?),
+        "indexeddb" => opfs::journaled(&name, make).await?,
         other => {
             return Err(KalamError::new(
                 ErrorCode::InvalidOption,

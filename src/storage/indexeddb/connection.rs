@@ -181,6 +181,11 @@ impl Slot {
         }
     }
 
+    /// Whether a connection is open, and nobody has said that it is lost.
+    pub fn is_open(&self) -> bool {
+        matches!(*self.state.borrow(), State::Open(_))
+    }
+
     /// Closes for good, at the owner's wish.
     pub fn close(&self) {
         self.end(State::Closed);

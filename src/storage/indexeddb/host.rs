@@ -13,7 +13,7 @@ extern "C" {
 }
 
 /// Waits. Without a timer in the global scope it waits for ever, so it only ever bounds another wait.
-pub(super) async fn sleep(milliseconds: i32) {
+pub(in crate::storage) async fn sleep(milliseconds: i32) {
     let promise: Promise = Promise::new(&mut |resolve, _reject| {
         let _ = set_timeout(resolve.unchecked_ref(), milliseconds);
     });

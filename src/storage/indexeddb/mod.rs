@@ -28,6 +28,8 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 use indexed_db_futures::internals::SystemRepr;
 
+pub(super) use self::host::sleep;
+
 mod connection;
 mod failure;
 mod fresh_log;
@@ -189,5 +191,9 @@ impl StorageBackend for IndexedDbBackend {
     async fn close(&self) -> Result<()> {
         self.slot.close();
         Ok(())
+    }
+
+    fn is_reachable(&self) -> bool {
+        self.slot.is_open()
     }
 }

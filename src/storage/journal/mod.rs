@@ -1,0 +1,608 @@
+//! A journal in front of a backend: a small commit is one write to a file, and gets into the storage below later.
+//!
+//! A transaction of IndexedDB takes half a millisecond, mostly the browser's; a write to a file of the origin's private file
+//! system takes a hundredth. Both hand their bytes to the operating system, so both keep what [`Durability::Relaxed`]
+//! promises. Commits that are small and relaxed are written to the file as a frame; all others, and those for which the
+//! file has no room, go to the storage below and take along what waits in the file. What waits is carried over while nothing
+//! is written (`IDLE_MS`), when it has become much, before anything that it may touch is read, and at the end.
+//!
+//! Invariants:
+//! - The storage below has a marker: which journal it has, the number of the last commit it has taken from it, and an epoch.
+//!   A commit that goes past the journal takes along what waits and sets the marker, with a new epoch, in its own
+//!   transaction.
+//! - A frame has the marker's epoch. At opening those behind the marker are taken up as long as they have its epoch: one
+//!   of another was built on a commit that a loss of power took, and is lost with it, as `relaxed` allows. No two commits
+//!   ever have one epoch: they go up from a random number in each engine. So what is found is always what all commits up
+//!   to some moment made.
+//! - A place in the file is written again only when what stood there is flushed to the device below. So frames that do not
+//!   begin right behind the marker are damage, and said to be.
+//! - Whether a commit that failed got into the storage below is read from the marker before anything else is done.
+//! - Nothing is written to the file while the storage below may be gone: a row is not acknowledged to a database that
+//!   somebody has deleted.
+//! - Whoever uses the backend does not see the marker.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::lock::{Mutex as AsyncMutex, MutexGuard};
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use super::record::{self, RecordKind};
+use super::{
+    Durability, KeyRange, KeyValue, Partition, ScanOptions, StorageBackend, StorageStats, WriteBatch, WriteOp,
+    key_after, read_blob_parts,
+};
+use crate::error::{KalamError, Result};
+use crate::platform;
+use frames::{FRAMES_AT, Frame, JournalId, ReadFrame, damaged, u64_at};
+
+mod frames;
+
+/// Size of the file in bytes. All of it is taken when the file is made: a file that grows asks the browser each time.
+const CAPACITY: u64 = 1 << 20;
+
+/// Commits whose frames are larger go past the journal.
+const MOST_FRAME: usize = 32 << 10;
+
+/// So many bytes, or so many commits, are carried over at once without waiting for a pause.
+const MUCH_BYTES: usize = 256 << 10;
+const MANY_COMMITS: usize = 1024;
+
+/// What waits is carried over when nothing was written for so long, in milliseconds.
+const IDLE_MS: u64 = 500;
+
+/// The marker's key in [`Partition::Meta`].
+const MARKER_KEY: &[u8] = b"journal";
+
+/// A file that a journal is written to. Its calls return when they are done.
+pub trait JournalFile: Send + Sync + Debug {
+    /// Everything in it.
+    fn read(&self) -> Result<Vec<u8>>;
+    /// Writes all of `bytes` from byte `at` on, and hands them to the operating system.
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<()>;
+    /// Makes it so many bytes long.
+    fn resize(&self, bytes: u64) -> Result<()>;
+    /// Waits until everything written is on the device.
+    fn flush(&self) -> Result<()>;
+    /// Ends its use.
+    fn close(&self);
+}
+
+/// Where a journal was looked for, and what is there.
+#[derive(Debug)]
+pub enum FoundFile {
+    /// A file to read and write, empty if it was not there.
+    Writable(Box<dyn JournalFile>),
+    /// A file that can only be read here, by what it holds; empty if there is none.
+    ReadOnly(Vec<u8>),
+    /// No file can be reached, and why.
+    None(KalamError),
+}
+
+/// A backend with a journal in front of it; see the module's comment.
+#[derive(Debug)]
+pub struct JournaledBackend {
+    core: Arc<Core>,
+}
+
+#[derive(Debug)]
+struct Core {
+    inner: Arc<dyn StorageBackend>,
+    /// Held by whoever writes to `inner`.
+    turn: AsyncMutex<()>,
+    state: Mutex<State>,
+}
+
+/// What the storage below says of its journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Marker {
+    id: JournalId,
+    /// Number of the last commit that is carried over.
+    applied: u64,
+    /// Changed by every commit that goes past the journal.
+    epoch: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Nothing where frames cannot be written, or not any more.
+    file: Option<Box<dyn JournalFile>>,
+    /// The marker below.
+    marker: Marker,
+    /// Whether there is one.
+    marked: bool,
+    /// Commits in the file that are not carried over.
+    waiting: Vec<Frame>,
+    waiting_bytes: usize,
+    /// Number of the last commit that was given one.
+    last: u64,
+    /// Where the next frame goes.
+    end: u64,
+    /// The checksum that it is begun with.
+    chain: u32,
+    /// Number of the last commit that is on the device below.
+    flushed: u64,
+    /// That of the next commit that goes past the journal.
+    next_epoch: u64,
+    /// Commits that go past the journal, or wait to.
+    passing: usize,
+    /// A write below has failed or was given up: the marker says what became of it.
+    doubtful: bool,
+    /// Somebody looks whether there is a pause.
+    watched: bool,
+    /// What waits is being carried over because it is much.
+    carrying: bool,
+}
+
+impl JournaledBackend {
+    /// Puts a journal in front of a backend. What an earlier one left is taken up; where no file can be written and none
+    /// was, it is the backend by itself. `salvage`: goes on without a journal that is damaged or cannot be reached.
+    ///
+    /// Errors: `DATA_CORRUPTED` if the file that the marker names is gone, another one, or damaged; what kept it from being
+    /// reached, if there is one.
+    pub async fn open(
+        inner: Arc<dyn StorageBackend>,
+        found: FoundFile,
+        salvage: bool,
+    ) -> Result<Arc<dyn StorageBackend>> {
+        let marker = read_marker(inner.as_ref()).await?;
+        let taken = match (marker, found) {
+            (Some(marker), found) => match State::taken_up(marker, found) {
+                Err(_) if salvage => State::without_file(marker),
+                taken => taken?,
+            },
+            (None, FoundFile::Writable(file)) => match State::begun(file) {
+                Some(state) => state,
+                None => return Ok(inner),
+            },
+            (None, FoundFile::ReadOnly(_) | FoundFile::None(_)) => return Ok(inner),
+        };
+        Ok(Arc::new(Self { core: Arc::new(Core { inner, turn: AsyncMutex::new(()), state: Mutex::new(taken) }) }))
+    }
+
+    /// Carries over what waits in the file.
+    pub async fn carry_over(&self) -> Result<()> {
+        self.core.carry_over().await
+    }
+}
+
+impl State {
+    /// The state of a journal that is new, with its file; nothing if the file cannot be written.
+    fn begun(file: Box<dyn JournalFile>) -> Option<Self> {
+        let id = *Uuid::new_v4().as_bytes();
+        let made = file.resize(CAPACITY).and_then(|()| file.write(0, &frames::header(&id))).and_then(|()| file.flush());
+        if made.is_err() {
+            file.close();
+            return None;
+        }
+        let mut state = Self::without_file(Marker { id, applied: 0, epoch: 0 });
+        state.file = Some(file);
+        state.marked = false;
+        Some(state)
+    }
+
+    fn without_file(marker: Marker) -> Self {
+        Self {
+            file: None,
+            marker,
+            marked: true,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            last: marker.applied,
+            end: FRAMES_AT,
+            chain: frames::first_chain(&marker.id),
+            flushed: marker.applied,
+            next_epoch: Uuid::new_v4().as_u64_pair().1,
+            passing: 0,
+            doubtful: false,
+            watched: false,
+            carrying: false,
+        }
+    }
+
+    /// The state that an earlier engine left.
+    fn taken_up(marker: Marker, found: FoundFile) -> Result<Self> {
+        let (bytes, file) = match found {
+            FoundFile::Writable(file) => (file.read()?, Some(file)),
+            FoundFile::ReadOnly(bytes) => (bytes, None),
+            FoundFile::None(why) => return Err(why),
+        };
+        let state = Self::read(marker, Bytes::from(bytes));
+        match (state, file) {
+            (Ok(mut state), file) => {
+                state.file = file;
+                Ok(state)
+            }
+            (Err(error), Some(file)) => {
+                file.close();
+                Err(error)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    fn read(marker: Marker, bytes: Bytes) -> Result<Self> {
+        let Some(contents) = frames::read(&bytes)? else {
+            return Err(damaged(format!(
+                "its file is gone; the database has its commits up to number {}, and those after it are lost",
+                marker.applied
+            )));
+        };
+        if contents.id != marker.id {
+            return Err(damaged("its file is that of another database".into()));
+        }
+        let mut state = Self::without_file(marker);
+        if let Some(first) = contents.frames.first() {
+            // Where the last flush was nobody knows any more.
+            state.flushed = state.flushed.min(first.frame.number - 1);
+        }
+        for ReadFrame { frame, end, chain } in contents.frames {
+            if frame.number > marker.applied {
+                if frame.epoch != marker.epoch {
+                    break;
+                }
+                if frame.number != state.last + 1 {
+                    let (expected, found) = (state.last + 1, frame.number);
+                    return Err(damaged(format!("commit {expected} is missing, the next one is {found}")));
+                }
+                state.last = frame.number;
+                state.waiting.push(frame);
+            }
+            (state.end, state.chain) = (end, chain);
+        }
+        state.waiting_bytes = state.waiting.iter().map(|frame| frames::frame_bytes(&frame.batch)).sum();
+        Ok(state)
+    }
+
+    /// Writes a commit to the file, if it may be written there. Else gives it back.
+    fn append(&mut self, batch: WriteBatch) -> Result<(), WriteBatch> {
+        let bytes = frames::frame_bytes(&batch);
+        let is_open = self.marked && self.passing == 0 && !self.doubtful;
+        let Some(file) = self.file.as_ref().filter(|_| is_open && bytes <= MOST_FRAME) else { return Err(batch) };
+        if batch.is_empty() || self.end + bytes as u64 > CAPACITY {
+            return Err(batch);
+        }
+        let (number, epoch) = (self.last + 1, self.marker.epoch);
+        let (frame, chain) = frames::encode(&batch, number, epoch, self.chain);
+        self.last = number;
+        if file.write(self.end, &frame).is_err() {
+            // Some of it may be there. Its number is passed over by the marker of the commit below that follows now, and
+            // should that fail too, it is not to be read.
+            let _ = file.write(self.end, &[0; 8]);
+            file.close();
+            self.file = None;
+            return Err(batch);
+        }
+        self.end += bytes as u64;
+        self.chain = chain;
+        self.waiting.push(Frame { number, epoch, batch });
+        self.waiting_bytes += bytes;
+        Ok(())
+    }
+
+    /// The changes that wait, if there are any, and the marker that says that they were carried over.
+    fn to_carry(&self) -> Option<(WriteBatch, Marker)> {
+        let marker = Marker { applied: self.last, ..self.marker };
+        (!self.waiting.is_empty()).then(|| (self.waiting_changes(), marker))
+    }
+
+    /// What a commit that goes past the journal takes along: the changes that wait, the marker, and whether it has to be
+    /// flushed: it is where a file is new, or full and to be written anew.
+    fn to_pass(&mut self) -> (WriteBatch, Marker, bool) {
+        let flush = self.file.is_some() && (!self.marked || self.end + MOST_FRAME as u64 > CAPACITY);
+        let marker = Marker { applied: self.last, epoch: self.next_epoch, ..self.marker };
+        self.next_epoch = self.next_epoch.wrapping_add(1);
+        (self.waiting_changes(), marker, flush)
+    }
+
+    fn waiting_changes(&self) -> WriteBatch {
+        merged(self.waiting.iter().flat_map(|frame| frame.batch.ops()))
+    }
+
+    /// The storage below has taken all commits up to the marker's.
+    fn carried(&mut self, marker: Marker, reached: Durability) {
+        self.marker = marker;
+        self.marked = true;
+        self.waiting.retain(|frame| frame.number > marker.applied);
+        self.waiting_bytes = self.waiting.iter().map(|frame| frames::frame_bytes(&frame.batch)).sum();
+        if reached == Durability::Strict {
+            self.flushed = self.flushed.max(marker.applied);
+        }
+        if self.waiting.is_empty() && self.flushed >= self.last {
+            (self.end, self.chain) = (FRAMES_AT, frames::first_chain(&marker.id));
+        }
+    }
+
+    /// Makes the changes that wait in the records of a range.
+    fn apply(&self, records: &mut BTreeMap<Vec<u8>, Bytes>, partition: Partition, range: &KeyRange) {
+        for op in self.waiting.iter().flat_map(|frame| frame.batch.ops()) {
+            match op {
+                WriteOp::Put { partition: p, key, value } if *p == partition && range.contains(key) => {
+                    records.insert(key.clone(), value.clone());
+                }
+                WriteOp::Delete { partition: p, key } if *p == partition => drop(records.remove(key)),
+                WriteOp::DeleteRange { partition: p, range: deleted } if *p == partition => {
+                    records.retain(|key, _| !deleted.contains(key));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether a commit that waits may change what lies in a range.
+    fn touches(&self, partition: Partition, range: &KeyRange) -> bool {
+        self.waiting.iter().flat_map(|frame| frame.batch.ops()).any(|op| match op {
+            WriteOp::Put { partition: p, key, .. } | WriteOp::Delete { partition: p, key } => {
+                *p == partition && range.contains(key)
+            }
+            WriteOp::DeleteRange { partition: p, range: other } => *p == partition && overlap(range, other),
+        })
+    }
+}
+
+/// Whether two ranges may have a key in common.
+fn overlap(one: &KeyRange, other: &KeyRange) -> bool {
+    let ends_before = |one: &KeyRange, other: &KeyRange| match (&one.to, &other.from) {
+        (Some(to), Some(from)) => to <= from,
+        _ => false,
+    };
+    !ends_before(one, other) && !ends_before(other, one)
+}
+
+/// Operations without those that a later one makes void.
+fn merged<'a>(ops: impl Iterator<Item = &'a WriteOp>) -> WriteBatch {
+    let mut kept: Vec<Option<&WriteOp>> = Vec::new();
+    let mut places: HashMap<(Partition, &[u8]), usize> = HashMap::new();
+    for op in ops {
+        match op {
+            WriteOp::Put { partition, key, .. } | WriteOp::Delete { partition, key } => {
+                if let Some(earlier) = places.insert((*partition, key), kept.len()) {
+                    kept[earlier] = None;
+                }
+            }
+            WriteOp::DeleteRange { partition, range } => places.retain(|(p, key), place| {
+                let is_void = p == partition && range.contains(key);
+                if is_void {
+                    kept[*place] = None;
+                }
+                !is_void
+            }),
+        }
+        kept.push(Some(op));
+    }
+    WriteBatch { ops: kept.into_iter().flatten().cloned().collect() }
+}
+
+impl Core {
+    /// Writes a commit below, with all that waits and the marker.
+    async fn pass(&self, batch: WriteBatch, durability: Durability) -> Result<Durability> {
+        let _passing = Passing::begin(self);
+        let _turn = self.turn.lock().await;
+        self.resolve().await?;
+        let (mut whole, marker, flush) = self.state.lock().to_pass();
+        whole.append(batch);
+        let asked = if flush { Durability::Strict } else { durability };
+        Ok(self.write_below(whole, marker, asked).await?.min(durability.max(Durability::Relaxed)))
+    }
+
+    async fn carry_over(&self) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        self.resolve().await?;
+        let Some((batch, marker)) = self.state.lock().to_carry() else { return Ok(()) };
+        self.write_below(batch, marker, Durability::Strict).await.map(drop)
+    }
+
+    async fn write_below(&self, mut batch: WriteBatch, marker: Marker, durability: Durability) -> Result<Durability> {
+        marker.put(&mut batch);
+        let in_doubt = InDoubt(self);
+        let reached = self.inner.commit(batch, durability).await?;
+        std::mem::forget(in_doubt);
+        self.state.lock().carried(marker, reached);
+        Ok(reached)
+    }
+
+    /// Finds out what became of a write below that failed or was given up.
+    async fn resolve(&self) -> Result<()> {
+        if !self.state.lock().doubtful {
+            return Ok(());
+        }
+        let found = read_marker(self.inner.as_ref()).await?;
+        let mut state = self.state.lock();
+        match found {
+            Some(marker) if marker.id == state.marker.id => state.carried(marker, Durability::Relaxed),
+            None if !state.marked => {}
+            _ => return Err(damaged("the storage below has lost its marker".into())),
+        }
+        state.doubtful = false;
+        Ok(())
+    }
+
+    fn touches(&self, partition: Partition, range: &KeyRange) -> bool {
+        self.state.lock().touches(partition, range)
+    }
+
+    /// Waits until what lies in a range below is what was committed. Where it cannot be brought there, as the device may
+    /// be full, gives the turn: while it is held, what waits is to be seen over what is below.
+    async fn settle(&self, partition: Partition, range: &KeyRange) -> Result<Option<MutexGuard<'_, ()>>> {
+        if !self.touches(partition, range) || self.carry_over().await.is_ok() {
+            return Ok(None);
+        }
+        let turn = self.turn.lock().await;
+        self.resolve().await?;
+        Ok(self.touches(partition, range).then_some(turn))
+    }
+
+    /// The records of a range.
+    async fn scan(&self, partition: Partition, range: &KeyRange, options: ScanOptions) -> Result<Vec<KeyValue>> {
+        let Some(_turn) = self.settle(partition, range).await? else {
+            return self.inner.scan(partition, range, options).await;
+        };
+        let below = self.inner.scan(partition, range, ScanOptions::default()).await?;
+        let mut records: BTreeMap<Vec<u8>, Bytes> = below.into_iter().collect();
+        self.state.lock().apply(&mut records, partition, range);
+        let limit = options.limit.unwrap_or(usize::MAX);
+        let records = records.into_iter();
+        Ok(if options.reverse { records.rev().take(limit).collect() } else { records.take(limit).collect() })
+    }
+
+    /// Sees to it that what was just written is carried over some time.
+    fn look_after(self: &Arc<Self>, state: &mut State) {
+        let is_much = state.waiting.len() >= MANY_COMMITS || state.waiting_bytes >= MUCH_BYTES;
+        if is_much && !std::mem::replace(&mut state.carrying, true) {
+            let core = Arc::clone(self);
+            platform::later(0, async move {
+                // What fails stays in the file.
+                let _ = core.carry_over().await;
+                core.state.lock().carrying = false;
+            });
+        }
+        if !std::mem::replace(&mut state.watched, true) {
+            self.watch(state.last);
+        }
+    }
+
+    fn watch(self: &Arc<Self>, last: u64) {
+        let weak = Arc::downgrade(self);
+        platform::later(IDLE_MS, async move {
+            let Some(core) = weak.upgrade() else { return };
+            let now = core.state.lock().last;
+            if now != last {
+                return core.watch(now);
+            }
+            core.state.lock().watched = false;
+            let _ = core.carry_over().await;
+        });
+    }
+}
+
+/// A commit that goes past the journal, from when it was called: those that come later must not overtake it.
+struct Passing<'a>(&'a Core);
+
+impl<'a> Passing<'a> {
+    fn begin(core: &'a Core) -> Self {
+        core.state.lock().passing += 1;
+        Self(core)
+    }
+}
+
+impl Drop for Passing<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().passing -= 1;
+    }
+}
+
+/// A write below of which nobody will hear how it ended.
+struct InDoubt<'a>(&'a Core);
+
+impl Drop for InDoubt<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().doubtful = true;
+    }
+}
+
+impl Marker {
+    fn put(&self, batch: &mut WriteBatch) {
+        let payload = [&self.id[..], &self.applied.to_le_bytes(), &self.epoch.to_le_bytes()].concat();
+        batch.put(Partition::Meta, MARKER_KEY, record::seal(RecordKind::Entity, MARKER_KEY, &payload));
+    }
+}
+
+async fn read_marker(inner: &dyn StorageBackend) -> Result<Option<Marker>> {
+    let Some(value) = inner.get(Partition::Meta, MARKER_KEY).await? else { return Ok(None) };
+    let payload = record::open(RecordKind::Entity, MARKER_KEY, &value)?;
+    let Some((id, numbers)) = payload.split_first_chunk().filter(|(_, numbers)| numbers.len() == 16) else {
+        return Err(damaged(format!("the marker has {} bytes, expected 32", payload.len())));
+    };
+    Ok(Some(Marker { id: *id, applied: u64_at(numbers, 0), epoch: u64_at(numbers, 8) }))
+}
+
+fn is_marker(partition: Partition, key: &[u8]) -> bool {
+    partition == Partition::Meta && key == MARKER_KEY
+}
+
+#[async_trait]
+impl StorageBackend for JournaledBackend {
+    fn kind(&self) -> &'static str {
+        self.core.inner.kind()
+    }
+
+    async fn get(&self, partition: Partition, key: &[u8]) -> Result<Option<Bytes>> {
+        if is_marker(partition, key) {
+            return Ok(None);
+        }
+        let only = KeyRange::between(key, key_after(key));
+        if !self.core.touches(partition, &only) {
+            return self.core.inner.get(partition, key).await;
+        }
+        let found = self.core.scan(partition, &only, ScanOptions::default()).await?;
+        Ok(found.into_iter().next().map(|(_, value)| value))
+    }
+
+    async fn scan(&self, partition: Partition, range: &KeyRange, options: ScanOptions) -> Result<Vec<KeyValue>> {
+        if partition != Partition::Meta || !range.contains(MARKER_KEY) {
+            return self.core.scan(partition, range, options).await;
+        }
+        let one_more = ScanOptions { limit: options.limit.map(|limit| limit.saturating_add(1)), ..options };
+        let mut found = self.core.scan(partition, range, one_more).await?;
+        found.retain(|(key, _)| !is_marker(partition, key));
+        found.truncate(options.limit.unwrap_or(usize::MAX));
+        Ok(found)
+    }
+
+    async fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<Durability> {
+        batch.validate()?;
+        let core = &self.core;
+        let batch = if durability == Durability::Strict || !core.inner.is_reachable() {
+            batch
+        } else {
+            let mut state = core.state.lock();
+            match state.append(batch) {
+                Ok(()) => {
+                    core.look_after(&mut state);
+                    return Ok(Durability::Relaxed);
+                }
+                Err(batch) => batch,
+            }
+        };
+        if batch.is_empty() {
+            return core.inner.commit(batch, durability).await;
+        }
+        core.pass(batch, durability).await
+    }
+
+    async fn read_blob(&self, id: &[u8], offset: u64, length: u64) -> Result<Option<Bytes>> {
+        if self.core.touches(Partition::Blob, &super::blob_range(id)) {
+            return read_blob_parts(self, id, offset, length).await;
+        }
+        self.core.inner.read_blob(id, offset, length).await
+    }
+
+    async fn stats(&self) -> Result<StorageStats> {
+        // What cannot be carried over is not counted.
+        let _ = self.core.carry_over().await;
+        let stats = self.core.inner.stats().await?;
+        let markers = u64::from(self.core.state.lock().marked);
+        Ok(StorageStats { records: stats.records.saturating_sub(markers), ..stats })
+    }
+
+    async fn compact(&self) -> Result<()> {
+        self.core.inner.compact().await
+    }
+
+    async fn close(&self) -> Result<()> {
+        // What is not carried over now is taken up at the next opening.
+        let _ = self.core.carry_over().await;
+        if let Some(file) = self.core.state.lock().file.take() {
+            file.close();
+        }
+        self.core.inner.close().await
+    }
+
+    fn is_reachable(&self) -> bool {
+        self.core.inner.is_reachable()
+    }
+}
