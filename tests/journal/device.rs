@@ -37,7 +37,6 @@ struct Parts {
     file_fault: Option<Fault>,
     /// Every write fails.
     full: bool,
-    flushes: usize,
 }
 
 /// The device.
@@ -106,16 +105,6 @@ impl Device {
 
     pub fn file_bytes(&self) -> Vec<u8> {
         self.0.lock().file.clone()
-    }
-
-    pub fn set_file(&self, bytes: Vec<u8>) {
-        let mut parts = self.0.lock();
-        parts.flushed_file.clone_from(&bytes);
-        parts.file = bytes;
-    }
-
-    pub fn flushes(&self) -> usize {
-        self.0.lock().flushes
     }
 
     fn newest(&self) -> Result<MemoryBackend> {
@@ -196,7 +185,6 @@ impl StorageBackend for Device {
         let mut parts = self.0.lock();
         if durability == Durability::Strict {
             parts.states.clear();
-            parts.flushes += 1;
         }
         parts.states.push(next);
         if fault.is_some() { Err(failed()) } else { Ok(durability.max(Durability::Relaxed)) }

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use device::{Device, Fault};
 use futures::executor::block_on;
-use kalamdb::error::Result;
-use kalamdb::storage::journal::JournaledBackend;
-use kalamdb::storage::{Durability, KeyRange, Partition, ScanOptions, StorageBackend, WriteBatch};
+use kalamdb::error::{ErrorCode, KalamError, Result};
+use kalamdb::storage::journal::{FoundFile, JournaledBackend};
+use kalamdb::storage::{Durability, KeyRange, Partition, ScanOptions, StorageBackend, WriteBatch, is_empty};
 use proptest::prelude::*;
 
 /// Each key's value: the number of the commit that wrote it, and its length.
@@ -262,6 +262,98 @@ fn show(state: &State) -> String {
         format!("{}.{}={stamp}", p.name(), key[0] as char)
     };
     format!("{{{}}}", state.iter().map(one).collect::<Vec<_>>().join(" "))
+}
+
+#[test]
+fn a_frame_whose_write_failed_is_not_read() -> Result<()> {
+    block_on(async {
+        for fault in [Fault::Nothing, Fault::Half, Fault::All] {
+            let mut run = Run::new().await?;
+            let put = |key| Step::Commit { changes: vec![Change::Put { partition: 1, key, length: 9 }], strict: false };
+            for key in 0..3 {
+                run.run(&put(key)).await?;
+            }
+            run.device.fail_file(fault);
+            run.device.fail_storage(Fault::Nothing);
+            run.run(&put(3)).await?;
+            assert_eq!(run.now().len(), 2, "the commit failed");
+            run.read_all().await?;
+            run.run(&Step::Die).await?;
+        }
+        Ok(())
+    })
+}
+
+/// A database with three commits in its journal, the last ones in the file.
+async fn three_commits() -> Result<Device> {
+    let mut run = Run::new().await?;
+    for key in 0..3 {
+        run.run(&Step::Commit { changes: vec![Change::Put { partition: 1, key, length: 9 }], strict: false }).await?;
+    }
+    Ok(run.device.crash())
+}
+
+#[test]
+fn a_journal_that_is_gone_or_another_is_said_to_be() -> Result<()> {
+    block_on(async {
+        let other = three_commits().await?.file_bytes();
+        let files = [
+            ("its file is gone; the database has its commits up to number 0", FoundFile::ReadOnly(Vec::new())),
+            ("its file is that of another database", FoundFile::ReadOnly(other)),
+            ("its header is damaged", FoundFile::ReadOnly(vec![1; 100])),
+            ("nobody may", FoundFile::None(KalamError::new(ErrorCode::StorageError, "nobody may"))),
+        ];
+        for (expected, file) in files {
+            let device = three_commits().await?;
+            let again = match &file {
+                FoundFile::ReadOnly(bytes) => FoundFile::ReadOnly(bytes.clone()),
+                _ => FoundFile::None(KalamError::internal("nobody may")),
+            };
+            let error = JournaledBackend::open(Arc::new(device.clone()), file, false).await.expect_err(expected);
+            assert!(error.to_string().contains(expected), "{error}");
+            let salvaged = JournaledBackend::open(Arc::new(device), again, true).await?;
+            let found = contents(salvaged.as_ref()).await?;
+            assert_eq!(found.into_keys().collect::<Vec<_>>(), [(Partition::Log, b"a".to_vec())]);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn where_no_file_can_be_written_what_is_in_one_is_taken_up() -> Result<()> {
+    block_on(async {
+        let device = three_commits().await?;
+        let file = FoundFile::ReadOnly(device.file_bytes());
+        let backend = JournaledBackend::open(Arc::new(device.clone()), file, false).await?;
+        assert_eq!(contents(backend.as_ref()).await?.len(), 3);
+        backend.commit(batch_of(&[Change::Delete { partition: 1, key: 1 }], 9), Durability::Relaxed).await?;
+        // The file still holds the commits that are carried over.
+        let device = device.crash();
+        let backend = JournaledBackend::open(Arc::new(device.clone()), device.file(), false).await?;
+        assert_eq!(contents(backend.as_ref()).await?.len(), 2);
+        Ok(())
+    })
+}
+
+#[test]
+fn the_marker_is_nobodys_record() -> Result<()> {
+    block_on(async {
+        let device = Device::new();
+        let backend = JournaledBackend::open(Arc::new(device.clone()), device.file(), false).await?;
+        backend.commit(batch_of(&[Change::Put { partition: 0, key: 20, length: 1 }], 1), Durability::Strict).await?;
+        assert_eq!(backend.stats().await?.records, 1);
+        assert_eq!(device.stats().await?.records, 2);
+        backend.commit(batch_of(&[Change::Clear { partition: 0 }], 2), Durability::Strict).await?;
+        assert!(is_empty(backend.as_ref()).await?);
+        assert_eq!(device.stats().await?.records, 1);
+        // A storage without one gets one only where a file can be written.
+        let bare = Device::new();
+        let file = FoundFile::ReadOnly(Vec::new());
+        let backend = JournaledBackend::open(Arc::new(bare.clone()), file, false).await?;
+        backend.commit(batch_of(&[Change::Put { partition: 0, key: 20, length: 1 }], 1), Durability::Strict).await?;
+        assert_eq!(bare.stats().await?.records, 1);
+        Ok(())
+    })
 }
 
 fn cases() -> u32 {

@@ -14,8 +14,8 @@
 //!   of another was built on a commit that a loss of power took, and is lost with it, as `relaxed` allows. No two commits
 //!   ever have one epoch: they go up from a random number in each engine. So what is found is always what all commits up
 //!   to some moment made.
-//! - A place in the file is written again only when what stood there is flushed to the device below. So frames that do not
-//!   begin right behind the marker are damage, and said to be.
+//! - What waits is carried over in a pause with a flush. So frames of the marker's epoch that do not begin right behind it
+//!   are damage, and said to be. The file is written from its beginning when nothing waits.
 //! - Whether a commit that failed got into the storage below is read from the marker before anything else is done.
 //! - Nothing is written to the file while the storage below may be gone: a row is not acknowledged to a database that
 //!   somebody has deleted.
@@ -124,8 +124,6 @@ struct State {
     end: u64,
     /// The checksum that it is begun with.
     chain: u32,
-    /// Number of the last commit that is on the device below.
-    flushed: u64,
     /// That of the next commit that goes past the journal.
     next_epoch: u64,
     /// Commits that go past the journal, or wait to.
@@ -195,7 +193,6 @@ impl State {
             last: marker.applied,
             end: FRAMES_AT,
             chain: frames::first_chain(&marker.id),
-            flushed: marker.applied,
             next_epoch: Uuid::new_v4().as_u64_pair().1,
             passing: 0,
             doubtful: false,
@@ -236,10 +233,6 @@ impl State {
             return Err(damaged("its file is that of another database".into()));
         }
         let mut state = Self::without_file(marker);
-        if let Some(first) = contents.frames.first() {
-            // Where the last flush was nobody knows any more.
-            state.flushed = state.flushed.min(first.frame.number - 1);
-        }
         for ReadFrame { frame, end, chain } in contents.frames {
             if frame.number > marker.applied {
                 if frame.epoch != marker.epoch {
@@ -251,8 +244,8 @@ impl State {
                 }
                 state.last = frame.number;
                 state.waiting.push(frame);
+                (state.end, state.chain) = (end, chain);
             }
-            (state.end, state.chain) = (end, chain);
         }
         state.waiting_bytes = state.waiting.iter().map(|frame| frames::frame_bytes(&frame.batch)).sum();
         Ok(state)
@@ -290,13 +283,11 @@ impl State {
         (!self.waiting.is_empty()).then(|| (self.waiting_changes(), marker))
     }
 
-    /// What a commit that goes past the journal takes along: the changes that wait, the marker, and whether it has to be
-    /// flushed: it is where a file is new, or full and to be written anew.
-    fn to_pass(&mut self) -> (WriteBatch, Marker, bool) {
-        let flush = self.file.is_some() && (!self.marked || self.end + MOST_FRAME as u64 > CAPACITY);
+    /// What a commit that goes past the journal takes along: the changes that wait, and the marker.
+    fn to_pass(&mut self) -> (WriteBatch, Marker) {
         let marker = Marker { applied: self.last, epoch: self.next_epoch, ..self.marker };
         self.next_epoch = self.next_epoch.wrapping_add(1);
-        (self.waiting_changes(), marker, flush)
+        (self.waiting_changes(), marker)
     }
 
     fn waiting_changes(&self) -> WriteBatch {
@@ -304,15 +295,12 @@ impl State {
     }
 
     /// The storage below has taken all commits up to the marker's.
-    fn carried(&mut self, marker: Marker, reached: Durability) {
+    fn carried(&mut self, marker: Marker) {
         self.marker = marker;
         self.marked = true;
         self.waiting.retain(|frame| frame.number > marker.applied);
         self.waiting_bytes = self.waiting.iter().map(|frame| frames::frame_bytes(&frame.batch)).sum();
-        if reached == Durability::Strict {
-            self.flushed = self.flushed.max(marker.applied);
-        }
-        if self.waiting.is_empty() && self.flushed >= self.last {
+        if self.waiting.is_empty() {
             (self.end, self.chain) = (FRAMES_AT, frames::first_chain(&marker.id));
         }
     }
@@ -383,9 +371,13 @@ impl Core {
         let _passing = Passing::begin(self);
         let _turn = self.turn.lock().await;
         self.resolve().await?;
-        let (mut whole, marker, flush) = self.state.lock().to_pass();
+        let (is_first, (mut whole, marker)) = {
+            let mut state = self.state.lock();
+            (!state.marked, state.to_pass())
+        };
         whole.append(batch);
-        let asked = if flush { Durability::Strict } else { durability };
+        // A file that is new is of no use to a storage that lost its marker.
+        let asked = if is_first { Durability::Strict } else { durability };
         Ok(self.write_below(whole, marker, asked).await?.min(durability.max(Durability::Relaxed)))
     }
 
@@ -401,7 +393,7 @@ impl Core {
         let in_doubt = InDoubt(self);
         let reached = self.inner.commit(batch, durability).await?;
         std::mem::forget(in_doubt);
-        self.state.lock().carried(marker, reached);
+        self.state.lock().carried(marker);
         Ok(reached)
     }
 
@@ -413,7 +405,7 @@ impl Core {
         let found = read_marker(self.inner.as_ref()).await?;
         let mut state = self.state.lock();
         match found {
-            Some(marker) if marker.id == state.marker.id => state.carried(marker, Durability::Relaxed),
+            Some(marker) if marker.id == state.marker.id => state.carried(marker),
             None if !state.marked => {}
             _ => return Err(damaged("the storage below has lost its marker".into())),
         }
