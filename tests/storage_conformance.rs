@@ -1,13 +1,19 @@
-//! The conformance suite of storage backends: natively on memory; in a browser's dedicated worker
-//! (`scripts/wasm-test.sh`) on memory and IndexedDB, with what only IndexedDB has to show.
+//! The conformance suite of storage backends: natively on memory and on a device with a journal; in a browser's dedicated
+//! worker (`scripts/wasm-test.sh`) on memory, on IndexedDB, with what only IndexedDB has to show, and on IndexedDB with a
+//! journal.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kalamdb::error::Result;
+#[cfg(not(target_arch = "wasm32"))]
+use kalamdb::storage::journal::JournaledBackend;
 use kalamdb::storage::{Durability, MemoryBackend};
 
 mod conformance;
+#[cfg(not(target_arch = "wasm32"))]
+#[path = "journal/device.rs"]
+mod device;
 #[cfg(target_arch = "wasm32")]
 #[path = "conformance/indexeddb.rs"]
 mod indexeddb;
@@ -51,6 +57,42 @@ impl Harness for MemoryHarness {
     }
 }
 
+/// Devices by name, with a journal.
+#[cfg(not(target_arch = "wasm32"))]
+#[derive(Default)]
+struct JournalHarness(Mutex<HashMap<String, device::Device>>);
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Harness for JournalHarness {
+    async fn open(&self, name: &str) -> Result<Backend> {
+        let device = {
+            let mut devices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let device = devices.get(name).map_or_else(device::Device::new, device::Device::crash);
+            devices.insert(name.to_owned(), device.clone());
+            device
+        };
+        JournaledBackend::open(Arc::new(device.clone()), device.file(), false).await
+    }
+
+    async fn reopen(&self, name: &str, backend: Backend) -> Result<Backend> {
+        backend.close().await?;
+        self.open(name).await
+    }
+
+    async fn delete(&self, name: &str) -> Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        Ok(())
+    }
+
+    fn receipt(&self, asked: Durability) -> Durability {
+        asked.max(Durability::Relaxed)
+    }
+}
+
 conformance_tests!(memory, MemoryHarness::default());
+#[cfg(not(target_arch = "wasm32"))]
+conformance_tests!(journal, JournalHarness::default());
 #[cfg(target_arch = "wasm32")]
 conformance_tests!(indexed_db, indexeddb::IndexedDbHarness);
+#[cfg(target_arch = "wasm32")]
+conformance_tests!(journal, indexeddb::JournalHarness);

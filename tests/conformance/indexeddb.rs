@@ -9,7 +9,7 @@ use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::sql::{ExecuteOptions, Params};
 use kalamdb::storage::indexeddb::{IndexedDbBackend, database_exists, delete_database};
-use kalamdb::storage::{Durability, Partition, StorageBackend, WriteBatch};
+use kalamdb::storage::{Durability, Partition, StorageBackend, WriteBatch, opfs};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use wasm_bindgen_test::wasm_bindgen_test;
@@ -33,6 +33,30 @@ impl Harness for IndexedDbHarness {
 
     async fn delete(&self, name: &str) -> Result<()> {
         delete_database(name).await
+    }
+
+    fn receipt(&self, asked: Durability) -> Durability {
+        asked.max(Durability::Relaxed)
+    }
+}
+
+/// Databases in the browser with their journals, where files can be written.
+pub struct JournalHarness;
+
+impl Harness for JournalHarness {
+    async fn open(&self, name: &str) -> Result<Backend> {
+        opfs::journaled(name, true).await
+    }
+
+    async fn reopen(&self, name: &str, backend: Backend) -> Result<Backend> {
+        backend.close().await?;
+        self.open(name).await
+    }
+
+    async fn delete(&self, name: &str) -> Result<()> {
+        delete_database(name).await?;
+        opfs::remove(name).await;
+        Ok(())
     }
 
     fn receipt(&self, asked: Durability) -> Durability {
@@ -233,22 +257,36 @@ async fn quota_errors_tell_usage_and_quota() -> Result<()> {
 /// A deletion from elsewhere is not blocked by an open backend, which does not come back as an empty database.
 #[wasm_bindgen_test]
 async fn a_deletion_elsewhere_ends_the_backend() -> Result<()> {
-    let name = "deleted-elsewhere";
-    let backend = IndexedDbHarness.fresh(name).await?;
-    backend.commit(batch(b"1"), Durability::Relaxed).await?;
-    JsFuture::from(delete_raw("kalamdb:deleted-elsewhere")).await.expect("must not be blocked");
-    for _ in 0..2 {
-        let error = backend.commit(batch(b"2"), Durability::Relaxed).await.expect_err("the database is gone");
-        assert_eq!(error.code(), ErrorCode::StorageClosed, "{error}");
-    }
-    assert!(!database_exists(name).await?, "the backend must not have made it again");
+    deletion_elsewhere(&IndexedDbHarness).await?;
 
     // The connection was lost and the database deleted before the next call: not made again either.
+    let name = "deleted-elsewhere";
     let backend = IndexedDbHarness.fresh(name).await?;
     backend.commit(batch(b"1"), Durability::Relaxed).await?;
     assert!(close_connections("kalamdb:deleted-elsewhere") > 0);
     JsFuture::from(delete_raw("kalamdb:deleted-elsewhere")).await.expect("must not be blocked");
     for _ in 0..3 {
+        let error = backend.commit(batch(b"2"), Durability::Relaxed).await.expect_err("the database is gone");
+        assert_eq!(error.code(), ErrorCode::StorageClosed, "{error}");
+    }
+    assert!(!database_exists(name).await?, "the backend must not have made it again");
+    backend.close().await
+}
+
+/// Also where a commit would go to a journal: nothing is acknowledged to a database that is gone.
+#[wasm_bindgen_test]
+async fn a_deletion_elsewhere_ends_the_journal() -> Result<()> {
+    deletion_elsewhere(&JournalHarness).await
+}
+
+async fn deletion_elsewhere(harness: &impl Harness) -> Result<()> {
+    let name = "deleted-elsewhere";
+    let backend = harness.fresh(name).await?;
+    for _ in 0..3 {
+        backend.commit(batch(b"1"), Durability::Relaxed).await?;
+    }
+    JsFuture::from(delete_raw("kalamdb:deleted-elsewhere")).await.expect("must not be blocked");
+    for _ in 0..2 {
         let error = backend.commit(batch(b"2"), Durability::Relaxed).await.expect_err("the database is gone");
         assert_eq!(error.code(), ErrorCode::StorageClosed, "{error}");
     }

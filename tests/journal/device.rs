@@ -1,5 +1,7 @@
 //! A device that loses power: storage and a file, each with what is flushed and what is not.
 
+#![allow(dead_code)] // each test binary uses a part of it
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -37,6 +39,7 @@ struct Parts {
     file_fault: Option<Fault>,
     /// Every write fails.
     full: bool,
+    closed: bool,
 }
 
 /// The device.
@@ -58,7 +61,7 @@ impl Device {
     pub fn crash(&self) -> Self {
         let mut parts = self.0.lock();
         let parts = std::mem::take(&mut *parts);
-        Self(Arc::new(Mutex::new(Parts { fault: None, file_fault: None, full: false, ..parts })))
+        Self(Arc::new(Mutex::new(Parts { fault: None, file_fault: None, full: false, closed: false, ..parts })))
     }
 
     /// The device after its power was lost: of what was not flushed some is there.
@@ -108,7 +111,11 @@ impl Device {
     }
 
     fn newest(&self) -> Result<MemoryBackend> {
-        self.0.lock().states.last().map(MemoryBackend::reopen).ok_or_else(failed)
+        let parts = self.0.lock();
+        if parts.closed {
+            return Err(KalamError::new(ErrorCode::Closed, "the database is closed"));
+        }
+        parts.states.last().map(MemoryBackend::reopen).ok_or_else(failed)
     }
 }
 
@@ -195,6 +202,7 @@ impl StorageBackend for Device {
     }
 
     async fn close(&self) -> Result<()> {
+        self.0.lock().closed = true;
         Ok(())
     }
 }

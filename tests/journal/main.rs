@@ -225,7 +225,7 @@ impl Run {
             Step::Full(full) => self.device.fill(*full),
             Step::Close => {
                 self.backend.close().await?;
-                self.device.heal();
+                self.device = self.device.crash();
                 self.reopen().await?;
             }
             Step::Die => {

@@ -371,14 +371,9 @@ impl Core {
         let _passing = Passing::begin(self);
         let _turn = self.turn.lock().await;
         self.resolve().await?;
-        let (is_first, (mut whole, marker)) = {
-            let mut state = self.state.lock();
-            (!state.marked, state.to_pass())
-        };
+        let (mut whole, marker) = self.state.lock().to_pass();
         whole.append(batch);
-        // A file that is new is of no use to a storage that lost its marker.
-        let asked = if is_first { Durability::Strict } else { durability };
-        Ok(self.write_below(whole, marker, asked).await?.min(durability.max(Durability::Relaxed)))
+        Ok(self.write_below(whole, marker, durability).await?.min(durability.max(Durability::Relaxed)))
     }
 
     async fn carry_over(&self) -> Result<()> {
