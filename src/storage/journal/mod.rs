@@ -12,11 +12,14 @@
 //!   transaction.
 //! - A frame has the marker's epoch. At opening those behind the marker are taken up as long as they have its epoch: one
 //!   of another was built on a commit that a loss of power took, and is lost with it, as `relaxed` allows. No two commits
-//!   ever have one epoch: they go up from a random number in each engine. So what is found is always what all commits up
-//!   to some moment made.
-//! - What waits is carried over in a pause with a flush. So frames of the marker's epoch that do not begin right behind it
-//!   are damage, and said to be. The file is written from its beginning when nothing waits.
-//! - Whether a commit that failed got into the storage below is read from the marker before anything else is done.
+//!   ever have one epoch: they go up from a random number in each engine, and an engine writes frames of its own epochs
+//!   only: the first commit after an opening goes past the journal. So what a loss of power has left behind a torn frame
+//!   never comes back, and what is found is always what all commits up to some moment made.
+//! - What waits is carried over in a pause with a flush, and after one that failed comes a new epoch. So frames of the
+//!   marker's epoch that do not begin right behind it are damage, and said to be. The file is written from its beginning when
+//!   nothing waits.
+//! - A write below that failed, or whose caller has gone, is waited for, and the marker then says what became of it, before
+//!   anything else is done. It may still be on its way when its caller has gone.
 //! - Nothing is written to the file while the storage below may be gone: a row is not acknowledged to a database that
 //!   somebody has deleted.
 //! - Whoever uses the backend does not see the marker.
@@ -27,6 +30,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
 use futures::lock::{Mutex as AsyncMutex, MutexGuard};
 use parking_lot::Mutex;
 use uuid::Uuid;
@@ -89,9 +94,15 @@ pub struct JournaledBackend {
     core: Arc<Core>,
 }
 
+/// A commit of the storage below.
+type Writing = Shared<BoxFuture<'static, Result<Durability>>>;
+
 #[derive(Debug)]
 struct Core {
     inner: Arc<dyn StorageBackend>,
+    /// It is only read, and nothing is carried over. What the journal cannot give for it, if anything.
+    salvage: bool,
+    lost: Option<KalamError>,
     /// Held by whoever writes to `inner`.
     turn: AsyncMutex<()>,
     state: Mutex<State>,
@@ -115,6 +126,8 @@ struct State {
     marker: Marker,
     /// Whether there is one.
     marked: bool,
+    /// Whether its epoch is this engine's, and no write that came to a bad end was made under it.
+    own_epoch: bool,
     /// Commits in the file that are not carried over.
     waiting: Vec<Frame>,
     waiting_bytes: usize,
@@ -128,7 +141,9 @@ struct State {
     next_epoch: u64,
     /// Commits that go past the journal, or wait to.
     passing: usize,
-    /// A write below has failed or was given up: the marker says what became of it.
+    /// The write below that is under way, or has failed.
+    writing: Option<Writing>,
+    /// It has failed, or nobody waits for it any more: the marker says what became of it.
     doubtful: bool,
     /// Somebody looks whether there is a pause.
     watched: bool,
@@ -138,28 +153,32 @@ struct State {
 
 impl JournaledBackend {
     /// Puts a journal in front of a backend. What an earlier one left is taken up; where no file can be written and none
-    /// was, it is the backend by itself. `salvage`: goes on without a journal that is damaged or cannot be reached.
+    /// was, it is the backend by itself. `salvage`: the backend is only read, also without its journal if that is damaged or
+    /// cannot be reached ([`StorageBackend::lost`] says so).
     ///
-    /// Errors: `DATA_CORRUPTED` if the file that the marker names is gone, another one, or damaged; what kept it from being
-    /// reached, if there is one.
+    /// Errors: `DATA_CORRUPTED` if the marker is damaged, or the file that it names is gone, another one, or damaged; what
+    /// kept it from being reached, if there is one.
     pub async fn open(
         inner: Arc<dyn StorageBackend>,
         found: FoundFile,
         salvage: bool,
     ) -> Result<Arc<dyn StorageBackend>> {
-        let marker = read_marker(inner.as_ref()).await?;
-        let taken = match (marker, found) {
-            (Some(marker), found) => match State::taken_up(marker, found) {
-                Err(_) if salvage => State::without_file(marker),
-                taken => taken?,
+        let none = Marker { id: JournalId::default(), applied: 0, epoch: 0 };
+        let (state, lost) = match (read_marker(inner.as_ref()).await, found) {
+            (Ok(Some(marker)), found) => match State::taken_up(marker, found) {
+                Err(error) if salvage => (State::without_file(marker), Some(error)),
+                taken => (taken?, None),
             },
-            (None, FoundFile::Writable(file)) => match State::begun(file) {
-                Some(state) => state,
+            (Err(error), _) if salvage => (State::without_file(none), Some(error)),
+            (Err(error), _) => return Err(error),
+            (Ok(None), FoundFile::Writable(file)) if !salvage => match State::begun(file) {
+                Some(state) => (state, None),
                 None => return Ok(inner),
             },
-            (None, FoundFile::ReadOnly(_) | FoundFile::None(_)) => return Ok(inner),
+            (Ok(None), _) => return Ok(inner),
         };
-        Ok(Arc::new(Self { core: Arc::new(Core { inner, turn: AsyncMutex::new(()), state: Mutex::new(taken) }) }))
+        let (turn, state) = (AsyncMutex::new(()), Mutex::new(state));
+        Ok(Arc::new(Self { core: Arc::new(Core { inner, salvage, lost, turn, state }) }))
     }
 
     /// Carries over what waits in the file.
@@ -169,11 +188,13 @@ impl JournaledBackend {
 }
 
 impl State {
-    /// The state of a journal that is new, with its file; nothing if the file cannot be written.
+    /// The state of a journal that is new, with its file; nothing if the file does not take or give what it should.
     fn begun(file: Box<dyn JournalFile>) -> Option<Self> {
         let id = *Uuid::new_v4().as_bytes();
-        let made = file.resize(CAPACITY).and_then(|()| file.write(0, &frames::header(&id))).and_then(|()| file.flush());
-        if made.is_err() {
+        let header = frames::header(&id);
+        let made = file.resize(CAPACITY).and_then(|()| file.write(0, &header)).and_then(|()| file.flush());
+        let read = made.and_then(|()| file.read());
+        if !read.is_ok_and(|bytes| bytes.len() as u64 == CAPACITY && bytes.starts_with(&header)) {
             file.close();
             return None;
         }
@@ -188,6 +209,7 @@ impl State {
             file: None,
             marker,
             marked: true,
+            own_epoch: false,
             waiting: Vec::new(),
             waiting_bytes: 0,
             last: marker.applied,
@@ -195,6 +217,7 @@ impl State {
             chain: frames::first_chain(&marker.id),
             next_epoch: Uuid::new_v4().as_u64_pair().1,
             passing: 0,
+            writing: None,
             doubtful: false,
             watched: false,
             carrying: false,
@@ -254,7 +277,7 @@ impl State {
     /// Writes a commit to the file, if it may be written there. Else gives it back.
     fn append(&mut self, batch: WriteBatch) -> Result<(), WriteBatch> {
         let bytes = frames::frame_bytes(&batch);
-        let is_open = self.marked && self.passing == 0 && !self.doubtful;
+        let is_open = self.own_epoch && self.passing == 0 && !self.doubtful;
         let Some(file) = self.file.as_ref().filter(|_| is_open && bytes <= MOST_FRAME) else { return Err(batch) };
         if batch.is_empty() || self.end + bytes as u64 > CAPACITY {
             return Err(batch);
@@ -277,10 +300,11 @@ impl State {
         Ok(())
     }
 
-    /// The changes that wait, if there are any, and the marker that says that they were carried over.
+    /// The changes that wait and the marker that says that they were carried over, unless it says so already. (A commit
+    /// whose frame could not be written has a number and no changes.)
     fn to_carry(&self) -> Option<(WriteBatch, Marker)> {
         let marker = Marker { applied: self.last, ..self.marker };
-        (!self.waiting.is_empty()).then(|| (self.waiting_changes(), marker))
+        (self.marked && marker != self.marker).then(|| (self.waiting_changes(), marker))
     }
 
     /// What a commit that goes past the journal takes along: the changes that wait, and the marker.
@@ -296,28 +320,13 @@ impl State {
 
     /// The storage below has taken all commits up to the marker's.
     fn carried(&mut self, marker: Marker) {
+        self.own_epoch |= marker.epoch != self.marker.epoch;
         self.marker = marker;
         self.marked = true;
         self.waiting.retain(|frame| frame.number > marker.applied);
         self.waiting_bytes = self.waiting.iter().map(|frame| frames::frame_bytes(&frame.batch)).sum();
         if self.waiting.is_empty() {
             (self.end, self.chain) = (FRAMES_AT, frames::first_chain(&marker.id));
-        }
-    }
-
-    /// Makes the changes that wait in the records of a range.
-    fn apply(&self, records: &mut BTreeMap<Vec<u8>, Bytes>, partition: Partition, range: &KeyRange) {
-        for op in self.waiting.iter().flat_map(|frame| frame.batch.ops()) {
-            match op {
-                WriteOp::Put { partition: p, key, value } if *p == partition && range.contains(key) => {
-                    records.insert(key.clone(), value.clone());
-                }
-                WriteOp::Delete { partition: p, key } if *p == partition => drop(records.remove(key)),
-                WriteOp::DeleteRange { partition: p, range: deleted } if *p == partition => {
-                    records.retain(|key, _| !deleted.contains(key));
-                }
-                _ => {}
-            }
         }
     }
 
@@ -339,6 +348,22 @@ fn overlap(one: &KeyRange, other: &KeyRange) -> bool {
         _ => false,
     };
     !ends_before(one, other) && !ends_before(other, one)
+}
+
+/// Makes changes in the records of a range.
+fn apply(changes: &WriteBatch, records: &mut BTreeMap<Vec<u8>, Bytes>, partition: Partition, range: &KeyRange) {
+    for op in changes.ops() {
+        match op {
+            WriteOp::Put { partition: p, key, value } if *p == partition && range.contains(key) => {
+                records.insert(key.clone(), value.clone());
+            }
+            WriteOp::Delete { partition: p, key } if *p == partition => drop(records.remove(key)),
+            WriteOp::DeleteRange { partition: p, range: deleted } if *p == partition => {
+                records.retain(|key, _| !deleted.contains(key));
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Operations without those that a later one makes void.
@@ -377,25 +402,42 @@ impl Core {
     }
 
     async fn carry_over(&self) -> Result<()> {
+        if self.salvage {
+            return Ok(());
+        }
         let _turn = self.turn.lock().await;
         self.resolve().await?;
         let Some((batch, marker)) = self.state.lock().to_carry() else { return Ok(()) };
         self.write_below(batch, marker, Durability::Strict).await.map(drop)
     }
 
+    /// Writes below, until it is done also where the caller goes away.
     async fn write_below(&self, mut batch: WriteBatch, marker: Marker, durability: Durability) -> Result<Durability> {
         marker.put(&mut batch);
+        let inner = Arc::clone(&self.inner);
+        let writing = async move { inner.commit(batch, durability).await }.boxed().shared();
+        self.state.lock().writing = Some(writing.clone());
         let in_doubt = InDoubt(self);
-        let reached = self.inner.commit(batch, durability).await?;
+        let reached = writing.await?;
         std::mem::forget(in_doubt);
-        self.state.lock().carried(marker);
+        let mut state = self.state.lock();
+        state.writing = None;
+        state.carried(marker);
         Ok(reached)
     }
 
     /// Finds out what became of a write below that failed or was given up.
     async fn resolve(&self) -> Result<()> {
-        if !self.state.lock().doubtful {
-            return Ok(());
+        let writing = {
+            let state = self.state.lock();
+            if !state.doubtful {
+                return Ok(());
+            }
+            state.writing.clone()
+        };
+        if let Some(writing) = writing {
+            // How it went is what the marker says: an error may be one of the way back.
+            let _ = writing.await;
         }
         let found = read_marker(self.inner.as_ref()).await?;
         let mut state = self.state.lock();
@@ -404,6 +446,9 @@ impl Core {
             None if !state.marked => {}
             _ => return Err(damaged("the storage below has lost its marker".into())),
         }
+        // It may be there without having been flushed.
+        state.own_epoch = false;
+        state.writing = None;
         state.doubtful = false;
         Ok(())
     }
@@ -415,7 +460,7 @@ impl Core {
     /// Waits until what lies in a range below is what was committed. Where it cannot be brought there, as the device may
     /// be full, gives the turn: while it is held, what waits is to be seen over what is below.
     async fn settle(&self, partition: Partition, range: &KeyRange) -> Result<Option<MutexGuard<'_, ()>>> {
-        if !self.touches(partition, range) || self.carry_over().await.is_ok() {
+        if !self.touches(partition, range) || (!self.salvage && self.carry_over().await.is_ok()) {
             return Ok(None);
         }
         let turn = self.turn.lock().await;
@@ -428,12 +473,37 @@ impl Core {
         let Some(_turn) = self.settle(partition, range).await? else {
             return self.inner.scan(partition, range, options).await;
         };
-        let below = self.inner.scan(partition, range, ScanOptions::default()).await?;
-        let mut records: BTreeMap<Vec<u8>, Bytes> = below.into_iter().collect();
-        self.state.lock().apply(&mut records, partition, range);
-        let limit = options.limit.unwrap_or(usize::MAX);
-        let records = records.into_iter();
-        Ok(if options.reverse { records.rev().take(limit).collect() } else { records.take(limit).collect() })
+        let changes = self.state.lock().waiting_changes();
+        let (mut found, mut rest) = (Vec::new(), Some(range.clone()));
+        while let Some(part) = rest.take() {
+            let limit = options.limit.map(|limit| limit - found.len());
+            if limit == Some(0) {
+                break;
+            }
+            let below = self.inner.scan(partition, &part, ScanOptions { limit, ..options }).await?;
+            // What was read covers the range up to its last record, or all of it.
+            let last = below.last().filter(|_| limit == Some(below.len())).map(|(key, _)| key.clone());
+            let (covered, further) = match last {
+                None => (part, None),
+                Some(last) if options.reverse => {
+                    let further = KeyRange { from: part.from, to: Some(last.clone()) };
+                    (KeyRange { from: Some(last), to: part.to }, Some(further))
+                }
+                Some(last) => {
+                    let end = Some(key_after(&last));
+                    (KeyRange { from: part.from, to: end.clone() }, Some(KeyRange { from: end, to: part.to }))
+                }
+            };
+            let mut records: BTreeMap<Vec<u8>, Bytes> = below.into_iter().collect();
+            apply(&changes, &mut records, partition, &covered);
+            let records = records.into_iter();
+            match options.reverse {
+                true => found.extend(records.rev().take(limit.unwrap_or(usize::MAX))),
+                false => found.extend(records.take(limit.unwrap_or(usize::MAX))),
+            }
+            rest = further;
+        }
+        Ok(found)
     }
 
     /// Sees to it that what was just written is carried over some time.
@@ -500,7 +570,8 @@ impl Marker {
 
 async fn read_marker(inner: &dyn StorageBackend) -> Result<Option<Marker>> {
     let Some(value) = inner.get(Partition::Meta, MARKER_KEY).await? else { return Ok(None) };
-    let payload = record::open(RecordKind::Entity, MARKER_KEY, &value)?;
+    let payload = record::open(RecordKind::Entity, MARKER_KEY, &value)
+        .map_err(|error| damaged(format!("its marker cannot be read: {}", error.message())))?;
     let Some((id, numbers)) = payload.split_first_chunk().filter(|(_, numbers)| numbers.len() == 16) else {
         return Err(damaged(format!("the marker has {} bytes, expected 32", payload.len())));
     };
@@ -543,6 +614,9 @@ impl StorageBackend for JournaledBackend {
     async fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<Durability> {
         batch.validate()?;
         let core = &self.core;
+        if core.salvage {
+            return Err(KalamError::internal("a database that is salvaged is only read"));
+        }
         let batch = if durability == Durability::Strict || !core.inner.is_reachable() {
             batch
         } else {
@@ -591,5 +665,9 @@ impl StorageBackend for JournaledBackend {
 
     fn is_reachable(&self) -> bool {
         self.core.inner.is_reachable()
+    }
+
+    fn lost(&self) -> Option<KalamError> {
+        self.core.lost.clone()
     }
 }
