@@ -6,6 +6,7 @@
 #![cfg(not(target_arch = "wasm32"))]
 
 mod device;
+mod races;
 #[path = "../support/mod.rs"]
 mod support;
 
