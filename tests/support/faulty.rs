@@ -139,11 +139,20 @@ impl Faulty {
 
     /// What an engine is opened on.
     pub async fn front(self: &Arc<Self>) -> Result<Arc<dyn StorageBackend>> {
+        self.front_to(false).await
+    }
+
+    /// What is salvaged.
+    pub async fn remains(self: &Arc<Self>) -> Result<Arc<dyn StorageBackend>> {
+        self.front_to(true).await
+    }
+
+    async fn front_to(self: &Arc<Self>, salvage: bool) -> Result<Arc<dyn StorageBackend>> {
         if !self.journal.load(Ordering::Relaxed) {
             return Ok(Arc::clone(self) as _);
         }
         let file = FoundFile::Writable(Box::new(File(Arc::clone(self))));
-        JournaledBackend::open(Arc::clone(self) as _, file, false).await
+        JournaledBackend::open(Arc::clone(self) as _, file, salvage).await
     }
 
     /// What it stores in.
@@ -171,10 +180,10 @@ impl Faulty {
         self.paused.store(paused, Ordering::Relaxed);
     }
 
-    /// What was spoiled, if storage still holds it.
+    /// What was spoiled, if the next process still finds it.
     pub async fn spoiled(&self) -> Option<(Partition, Vec<u8>)> {
         let (partition, key, value) = self.spoiled.lock().clone()?;
-        let stored = self.inner.get(partition, &key).await.ok()??;
+        let stored = self.crash().remains().await.ok()?.get(partition, &key).await.ok()??;
         (stored == value).then_some((partition, key))
     }
 
