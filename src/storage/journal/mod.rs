@@ -278,13 +278,13 @@ impl State {
     }
 
     /// The changes that wait, if there are any, and the marker that says that they were carried over.
-    fn to_carry(&self) -> Option<(WriteBatch, Marker)> {
+    fn carried_along(&self) -> Option<(WriteBatch, Marker)> {
         let marker = Marker { applied: self.last, ..self.marker };
         (!self.waiting.is_empty()).then(|| (self.waiting_changes(), marker))
     }
 
     /// What a commit that goes past the journal takes along: the changes that wait, and the marker.
-    fn to_pass(&mut self) -> (WriteBatch, Marker) {
+    fn passed_along(&mut self) -> (WriteBatch, Marker) {
         let marker = Marker { applied: self.last, epoch: self.next_epoch, ..self.marker };
         self.next_epoch = self.next_epoch.wrapping_add(1);
         (self.waiting_changes(), marker)
@@ -371,7 +371,7 @@ impl Core {
         let _passing = Passing::begin(self);
         let _turn = self.turn.lock().await;
         self.resolve().await?;
-        let (mut whole, marker) = self.state.lock().to_pass();
+        let (mut whole, marker) = self.state.lock().passed_along();
         whole.append(batch);
         Ok(self.write_below(whole, marker, durability).await?.min(durability.max(Durability::Relaxed)))
     }
@@ -379,7 +379,7 @@ impl Core {
     async fn carry_over(&self) -> Result<()> {
         let _turn = self.turn.lock().await;
         self.resolve().await?;
-        let Some((batch, marker)) = self.state.lock().to_carry() else { return Ok(()) };
+        let Some((batch, marker)) = self.state.lock().carried_along() else { return Ok(()) };
         self.write_below(batch, marker, Durability::Strict).await.map(drop)
     }
 
