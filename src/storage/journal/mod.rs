@@ -44,7 +44,7 @@ mod state;
 
 /// So many bytes, or so many commits, are carried over at once without waiting for a pause.
 const MUCH_BYTES: usize = 256 << 10;
-const MANY_COMMITS: usize = 1024;
+const MANY_COMMITS: usize = 512;
 
 /// What waits is carried over when nothing was written for so long, in milliseconds.
 const IDLE_MS: u64 = 500;
