@@ -233,15 +233,15 @@ async fn race(seed: u64) -> Result<()> {
         }
         device = device.crash();
         let backend = JournaledBackend::open(Arc::new(device.copy()), device.copy().file(), false).await?;
-        for task in 0..TASKS {
+        for (task, numbers) in numbers.iter_mut().enumerate() {
             let mut shown = [0; 2];
             for (shown, partition) in shown.iter_mut().zip(BOTH) {
                 *shown = backend.get(partition, &[task as u8]).await?.map_or(0, |value| number(&value));
             }
             assert_eq!(shown[0], shown[1], "half of a commit");
-            let Numbers { least, most } = numbers[task];
-            assert!((least..=most).contains(&shown[0]), "{task}: {} was found, {:?}", shown[0], numbers[task]);
-            numbers[task] = Numbers { least: shown[0], most: shown[0] };
+            let Numbers { least, most } = *numbers;
+            assert!((least..=most).contains(&shown[0]), "{task}: {} was found, {numbers:?}", shown[0]);
+            *numbers = Numbers { least: shown[0], most: shown[0] };
         }
     }
     Ok(())
