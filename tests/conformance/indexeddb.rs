@@ -70,6 +70,7 @@ const original = {
     put: IDBObjectStore.prototype.put,
     commit: IDBTransaction.prototype.commit,
     getAllRecords: IDBObjectStore.prototype.getAllRecords,
+    createSyncAccessHandle: FileSystemFileHandle.prototype.createSyncAccessHandle,
 };
 const open = new Set();
 IDBDatabase.prototype.transaction = function (...args) {
@@ -103,10 +104,15 @@ export function fail_commit(name, message) {
 export function throw_at_commit() {
     IDBTransaction.prototype.commit = function () { restore(); throw new TypeError('commit is not a function'); };
 }
+// Lets nobody write to a file.
+export function throw_at_handle() {
+    FileSystemFileHandle.prototype.createSyncAccessHandle = async () => { throw new DOMException('', 'InvalidStateError'); };
+}
 export function without_get_all_records() { delete IDBObjectStore.prototype.getAllRecords; }
 export function restore() {
     IDBObjectStore.prototype.put = original.put;
     IDBTransaction.prototype.commit = original.commit;
+    FileSystemFileHandle.prototype.createSyncAccessHandle = original.createSyncAccessHandle;
     if (original.getAllRecords) IDBObjectStore.prototype.getAllRecords = original.getAllRecords;
 }
 export function has_get_all_records() { return 'getAllRecords' in IDBObjectStore.prototype; }
@@ -133,6 +139,7 @@ extern "C" {
     fn throw_at_put(n: u32, name: &str, message: &str);
     fn fail_commit(name: &str, message: &str);
     fn throw_at_commit();
+    fn throw_at_handle();
     fn without_get_all_records();
     fn has_get_all_records() -> bool;
     fn restore();
@@ -369,6 +376,30 @@ async fn what_waits_is_salvaged_where_it_is() -> Result<()> {
     assert_eq!(backend.lost().map(|error| error.code()), Some(ErrorCode::DataCorrupted));
     backend.close().await?;
     done(&IndexedDbHarness, name, below).await
+}
+
+/// Where no file can be written any more, what is in one is read.
+#[wasm_bindgen_test]
+async fn a_journal_that_cannot_be_written_is_read() -> Result<()> {
+    let name = "journal-read";
+    let backend = JournalHarness.fresh(name).await?;
+    for key in [b"1", b"2", b"3"] {
+        backend.commit(batch(key), Durability::Relaxed).await?;
+    }
+    drop(backend);
+    throw_at_handle();
+    let read = async {
+        let backend = JournalHarness.open(name).await?;
+        assert_eq!(all(&backend, LOG).await?.len(), 3);
+        backend.commit(batch(b"4"), Durability::Relaxed).await?;
+        backend.close().await
+    };
+    let outcome = read.await;
+    restore();
+    outcome?;
+    let backend = JournalHarness.open(name).await?;
+    assert_eq!(all(&backend, LOG).await?.len(), 4);
+    done(&JournalHarness, name, backend).await
 }
 
 async fn deletion_elsewhere(harness: &impl Harness) -> Result<()> {
