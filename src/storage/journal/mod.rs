@@ -133,11 +133,6 @@ impl JournaledBackend {
         let (turn, state) = (AsyncMutex::new(()), Mutex::new(state));
         Ok(Arc::new(Self { core: Arc::new(Core { inner, salvage, lost, turn, state }) }))
     }
-
-    /// Carries over what waits in the file.
-    pub async fn carry_over(&self) -> Result<()> {
-        self.core.carry_over().await
-    }
 }
 
 impl Core {
