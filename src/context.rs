@@ -32,8 +32,9 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The on-disk format that this engine writes, and the greatest that it opens; see ARCHITECTURE.md.
 ///
 /// 1: rows in the log only. 2: segments; an engine that knows only the log would not see their rows, so opening a
-/// database of format 1 makes it one of format 2.
-pub const FORMAT: u32 = 2;
+/// database of format 1 makes it one of format 2. 3: in a browser, commits may be in a journal beside IndexedDB; one that
+/// does not know it would miss them.
+pub const FORMAT: u32 = 3;
 
 /// The user of a session that names none.
 pub const DEFAULT_USER: &str = "default";

@@ -20,6 +20,8 @@ use proptest::prelude::*;
 /// Each key's value: the number of the commit that wrote it, and its length.
 type State = BTreeMap<(Partition, Vec<u8>), (u32, usize)>;
 
+const RELAXED: Durability = Durability::Relaxed;
+
 const PARTITIONS: [Partition; 3] = [Partition::Meta, Partition::Log, Partition::Blob];
 
 #[derive(Debug, Clone)]
@@ -170,7 +172,7 @@ impl Run {
         match step {
             Step::Commit { changes, strict } => {
                 self.stamp += 1;
-                let asked = if *strict { Durability::Strict } else { Durability::Relaxed };
+                let asked = if *strict { Durability::Strict } else { RELAXED };
                 let done = self.backend.commit(batch_of(changes, self.stamp), asked).await;
                 let changed = |state: &State| {
                     let mut state = state.clone();
@@ -311,10 +313,40 @@ fn a_journal_that_is_gone_or_another_is_said_to_be() -> Result<()> {
             };
             let error = JournaledBackend::open(Arc::new(device.clone()), file, false).await.expect_err(expected);
             assert!(error.to_string().contains(expected), "{error}");
-            let salvaged = JournaledBackend::open(Arc::new(device), again, true).await?;
+            let salvaged = JournaledBackend::open(Arc::new(device.clone()), again, true).await?;
             let found = contents(salvaged.as_ref()).await?;
             assert_eq!(found.into_keys().collect::<Vec<_>>(), [(Partition::Log, b"a".to_vec())]);
+            if error.code() == ErrorCode::DataCorrupted {
+                // Said once; then the database goes on, with a journal of its own.
+                let backend = JournaledBackend::open(Arc::new(device.clone()), device.file(), false).await?;
+                backend.commit(batch_of(&[Change::Put { partition: 1, key: 7, length: 9 }], 9), RELAXED).await?;
+                backend.commit(batch_of(&[Change::Put { partition: 1, key: 8, length: 9 }], 9), RELAXED).await?;
+                let device = device.crash();
+                let backend = JournaledBackend::open(Arc::new(device.clone()), device.file(), false).await?;
+                assert_eq!(contents(backend.as_ref()).await?.len(), 3);
+            }
         }
+        Ok(())
+    })
+}
+
+/// Without its marker nobody knows what of a journal is carried over.
+#[test]
+fn a_damaged_marker_is_damage_until_the_database_is_salvaged() -> Result<()> {
+    block_on(async {
+        let device = three_commits().await?;
+        let mut batch = WriteBatch::new();
+        batch.put(Partition::Meta, *b"journal", vec![1; 50]);
+        device.commit(batch, Durability::Strict).await?;
+        for _ in 0..2 {
+            let opened = JournaledBackend::open(Arc::new(device.clone()), device.file(), false).await;
+            assert_eq!(opened.expect_err("a damaged marker").code(), ErrorCode::DataCorrupted);
+        }
+        let salvaged = JournaledBackend::open(Arc::new(device.clone()), device.file(), true).await?;
+        assert_eq!(
+            contents(salvaged.as_ref()).await?.into_keys().collect::<Vec<_>>(),
+            [(Partition::Log, b"a".to_vec())]
+        );
         Ok(())
     })
 }
@@ -326,7 +358,7 @@ fn where_no_file_can_be_written_what_is_in_one_is_taken_up() -> Result<()> {
         let file = FoundFile::ReadOnly(device.file_bytes());
         let backend = JournaledBackend::open(Arc::new(device.clone()), file, false).await?;
         assert_eq!(contents(backend.as_ref()).await?.len(), 3);
-        backend.commit(batch_of(&[Change::Delete { partition: 1, key: 1 }], 9), Durability::Relaxed).await?;
+        backend.commit(batch_of(&[Change::Delete { partition: 1, key: 1 }], 9), RELAXED).await?;
         // The file still holds the commits that are carried over.
         let device = device.crash();
         let backend = JournaledBackend::open(Arc::new(device.clone()), device.file(), false).await?;

@@ -178,8 +178,10 @@ pub(super) fn read(bytes: &Bytes) -> Result<Option<Contents>> {
 }
 
 pub(super) fn damaged(found: String) -> KalamError {
-    KalamError::new(ErrorCode::DataCorrupted, format!("the journal of the database is damaged: {found}"))
-        .with_hint("`rescue` reads what the database holds without it.")
+    KalamError::new(ErrorCode::DataCorrupted, format!("the journal of the database is damaged: {found}")).with_hint(
+        "It held commits of the last moments before the database was closed, the browser ended or the power failed. \
+             The next connection goes on without them; if they matter more, restore a backup.",
+    )
 }
 
 /// The frame at a place with its checksum, if there is one that follows what `chain` stands for.

@@ -36,7 +36,7 @@ use super::{
     Durability, KeyRange, KeyValue, Partition, ScanOptions, StorageBackend, StorageStats, WriteBatch, WriteOp,
     key_after, read_blob_parts,
 };
-use crate::error::{KalamError, Result};
+use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
 use frames::{FRAMES_AT, Frame, JournalId, ReadFrame, damaged, u64_at};
 
@@ -140,26 +140,35 @@ impl JournaledBackend {
     /// Puts a journal in front of a backend. What an earlier one left is taken up; where no file can be written and none
     /// was, it is the backend by itself. `salvage`: goes on without a journal that is damaged or cannot be reached.
     ///
-    /// Errors: `DATA_CORRUPTED` if the file that the marker names is gone, another one, or damaged; what kept it from being
-    /// reached, if there is one.
+    /// Errors: `DATA_CORRUPTED` if the file that the marker names is gone, another one, or damaged; that is said once, and
+    /// the next opening goes on with what was carried over. What kept the file from being reached, if there is one.
     pub async fn open(
         inner: Arc<dyn StorageBackend>,
         found: FoundFile,
         salvage: bool,
     ) -> Result<Arc<dyn StorageBackend>> {
-        let marker = read_marker(inner.as_ref()).await?;
-        let taken = match (marker, found) {
-            (Some(marker), found) => match State::taken_up(marker, found) {
+        let state = match (read_marker(inner.as_ref()).await, found) {
+            (Ok(Some(marker)), found) => match State::taken_up(marker, found) {
+                Ok(state) => state,
                 Err(_) if salvage => State::without_file(marker),
-                taken => taken?,
+                Err(error) => {
+                    if error.code() == ErrorCode::DataCorrupted {
+                        let mut batch = WriteBatch::new();
+                        batch.delete(Partition::Meta, MARKER_KEY);
+                        inner.commit(batch, Durability::Strict).await?;
+                    }
+                    return Err(error);
+                }
             },
-            (None, FoundFile::Writable(file)) => match State::begun(file) {
+            (Ok(None), FoundFile::Writable(file)) => match State::begun(file) {
                 Some(state) => state,
                 None => return Ok(inner),
             },
-            (None, FoundFile::ReadOnly(_) | FoundFile::None(_)) => return Ok(inner),
+            (Ok(None), FoundFile::ReadOnly(_) | FoundFile::None(_)) => return Ok(inner),
+            (Err(_), _) if salvage => State::without_file(Marker { id: JournalId::default(), applied: 0, epoch: 0 }),
+            (Err(error), _) => return Err(error),
         };
-        Ok(Arc::new(Self { core: Arc::new(Core { inner, turn: AsyncMutex::new(()), state: Mutex::new(taken) }) }))
+        Ok(Arc::new(Self { core: Arc::new(Core { inner, turn: AsyncMutex::new(()), state: Mutex::new(state) }) }))
     }
 
     /// Carries over what waits in the file.
@@ -225,7 +234,7 @@ impl State {
     fn read(marker: Marker, bytes: Bytes) -> Result<Self> {
         let Some(contents) = frames::read(&bytes)? else {
             return Err(damaged(format!(
-                "its file is gone; the database has its commits up to number {}, and those after it are lost",
+                "its file is gone; the database has its commits up to number {}, and later ones, if there were any, are lost",
                 marker.applied
             )));
         };
@@ -278,13 +287,13 @@ impl State {
     }
 
     /// The changes that wait, if there are any, and the marker that says that they were carried over.
-    fn to_carry(&self) -> Option<(WriteBatch, Marker)> {
+    fn carried_along(&self) -> Option<(WriteBatch, Marker)> {
         let marker = Marker { applied: self.last, ..self.marker };
         (!self.waiting.is_empty()).then(|| (self.waiting_changes(), marker))
     }
 
     /// What a commit that goes past the journal takes along: the changes that wait, and the marker.
-    fn to_pass(&mut self) -> (WriteBatch, Marker) {
+    fn passed_along(&mut self) -> (WriteBatch, Marker) {
         let marker = Marker { applied: self.last, epoch: self.next_epoch, ..self.marker };
         self.next_epoch = self.next_epoch.wrapping_add(1);
         (self.waiting_changes(), marker)
@@ -371,7 +380,7 @@ impl Core {
         let _passing = Passing::begin(self);
         let _turn = self.turn.lock().await;
         self.resolve().await?;
-        let (mut whole, marker) = self.state.lock().to_pass();
+        let (mut whole, marker) = self.state.lock().passed_along();
         whole.append(batch);
         Ok(self.write_below(whole, marker, durability).await?.min(durability.max(Durability::Relaxed)))
     }
@@ -379,7 +388,7 @@ impl Core {
     async fn carry_over(&self) -> Result<()> {
         let _turn = self.turn.lock().await;
         self.resolve().await?;
-        let Some((batch, marker)) = self.state.lock().to_carry() else { return Ok(()) };
+        let Some((batch, marker)) = self.state.lock().carried_along() else { return Ok(()) };
         self.write_below(batch, marker, Durability::Strict).await.map(drop)
     }
 
