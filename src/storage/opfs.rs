@@ -231,9 +231,14 @@ impl JournalFile for OpfsFile {
         let size = self.0.handle.get_size().map_err(failed)?;
         let bytes = Uint8Array::new_with_length(size as u32);
         let read = self.0.handle.read(&bytes, self.place(0)).map_err(failed)?;
-        let mut bytes = bytes.to_vec();
-        bytes.truncate(read as usize);
-        Ok(bytes)
+        // What is missing would be taken for a torn end, and commits in it for lost.
+        if read != size {
+            return Err(KalamError::new(
+                ErrorCode::StorageError,
+                format!("the browser gave {read} bytes of the journal of the database, which has {size}"),
+            ));
+        }
+        Ok(bytes.to_vec())
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
