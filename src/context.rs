@@ -23,7 +23,7 @@ use crate::storage::{
     self, Backup, CountingBackend, Durability, GatedBackend, Partition, Restore, StorageBackend, WriteBatch,
 };
 use crate::tables::{
-    DueWork, Finding, Salvage, Scrub, SystemProviders, SystemTablesRegistry, TableProviders, TableStore,
+    DueWork, Finding, Health, Salvage, Scrub, SystemProviders, SystemTablesRegistry, TableProviders, TableStore,
 };
 
 /// The version of this engine.
@@ -209,7 +209,12 @@ impl AppContext {
             ));
         }
         let scrub = Scrub::run(&backend, None, None, true, || Ok(())).await?;
-        let findings = scrub.findings.clone();
+        let lost = backend.lost().map(|error| Finding {
+            object: "journal".into(),
+            health: Health::Damaged,
+            detail: error.message().to_owned(),
+        });
+        let findings = lost.into_iter().chain(scrub.findings.iter().cloned()).collect();
         let about = serde_json::json!({
             "format": FORMAT,
             "engine": VERSION,

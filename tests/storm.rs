@@ -4,7 +4,7 @@
 //! readers, cursors, flushes, compactions, ALTERs, DROP TABLE, scrubs and backups. What they do keeps a few sums, which every
 //! reader must find on every snapshot: the money in `acc`, its keys and its UNIQUE values; whole groups of rows in `tr` and
 //! `d`; even and odd numbers in the columns of `s`, which come and go. What was acknowledged is there at the end, and for the
-//! next process; and no statement ends in an error that races do not explain.
+//! next process; and no statement ends in an error that races do not explain. Half of the storages have a journal in front.
 #![cfg(not(target_arch = "wasm32"))]
 
 use std::collections::HashSet;
@@ -18,6 +18,7 @@ use futures::future::{BoxFuture, FutureExt, join_all};
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::sql::{Cursor, ExecuteOptions, Params, Session};
+use kalamdb::storage::journal::{FoundFile, JournalFile, JournaledBackend};
 use kalamdb::storage::{
     Durability, KeyRange, KeyValue, MemoryBackend, Partition, ScanOptions, StorageBackend, StorageStats, WriteBatch,
 };
@@ -130,6 +131,40 @@ impl StorageBackend for Restless {
 
     async fn close(&self) -> Result<()> {
         self.inner.close().await
+    }
+}
+
+/// The file of a journal in front of it.
+#[derive(Debug, Clone, Default)]
+struct File(Arc<Mutex<Vec<u8>>>);
+
+impl JournalFile for File {
+    fn read(&self) -> Result<Vec<u8>> {
+        Ok(self.0.lock().clone())
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        self.0.lock()[at as usize..][..bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn resize(&self, bytes: u64) -> Result<()> {
+        self.0.lock().resize(bytes as usize, 0);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn close(&self) {}
+}
+
+/// A backend with a journal in that file in front, if there is one.
+async fn front(inner: Arc<dyn StorageBackend>, file: Option<&File>) -> Result<Arc<dyn StorageBackend>> {
+    match file {
+        Some(file) => JournaledBackend::open(inner, FoundFile::Writable(Box::new(file.clone())), false).await,
+        None => Ok(inner),
     }
 }
 
@@ -383,6 +418,14 @@ impl Storm {
         }
     }
 
+    /// What waits in a journal is carried over now and then.
+    async fn carrier(&self) {
+        for _ in 0..20 {
+            turns_pass(self.dice.roll(80)).await;
+            let _ = self.context.backend().stats().await;
+        }
+    }
+
     async fn backup(&self) {
         turns_pass(self.dice.roll(400)).await;
         let mut bytes = Vec::new();
@@ -428,7 +471,8 @@ async fn storm(seed: u64) -> Result<Vec<String>> {
     }
     let failing = AtomicU32::new(0);
     let backend = Arc::new(Restless { inner: prepared.reopen(), dice: Arc::clone(&dice), failing });
-    let context = AppContext::open(Arc::clone(&backend) as _, config).await?;
+    let file = (dice.roll(2) == 0).then(File::default);
+    let context = AppContext::open(front(Arc::clone(&backend) as _, file.as_ref()).await?, config).await?;
     backend.failing.store(dice.pick(&[0, 15, 40]), Ordering::Relaxed);
     let storm = Storm::new(Arc::clone(&context), Arc::clone(&dice));
     let mut tasks: Vec<BoxFuture<'_, ()>> = vec![
@@ -439,6 +483,7 @@ async fn storm(seed: u64) -> Result<Vec<String>> {
         storm.transactions().boxed(),
         storm.transactions().boxed(),
         storm.mover().boxed(),
+        storm.carrier().boxed(),
     ];
     let others = [storm.alterer().boxed(), storm.dropper().boxed(), storm.checker().boxed(), storm.backup().boxed()];
     tasks.extend(others.into_iter().filter(|_| dice.roll(2) == 0));
@@ -446,7 +491,8 @@ async fn storm(seed: u64) -> Result<Vec<String>> {
     backend.failing.store(0, Ordering::Relaxed);
     let acknowledged = storm.acknowledged.lock().clone();
     storm.verify(context, &acknowledged, "at the end").await;
-    let next = AppContext::open(Arc::new(backend.inner.reopen()), Config::default()).await?;
+    let stored = front(Arc::new(backend.inner.reopen()), file.as_ref()).await?;
+    let next = AppContext::open(stored, Config::default()).await?;
     storm.verify(next, &acknowledged, "for the next process").await;
     Ok(storm.found.into_inner())
 }

@@ -225,9 +225,9 @@ fn sessions() -> Vec<Session> {
 }
 
 impl Run {
-    async fn new() -> Result<Self> {
-        let backend = Faulty::slow(MemoryBackend::new());
-        let context = AppContext::open(Arc::clone(&backend) as _, Config::default()).await?;
+    async fn new(journal: bool) -> Result<Self> {
+        let backend = Faulty::slow(MemoryBackend::new()).with_journal(journal);
+        let context = AppContext::open(backend.front().await?, Config::default()).await?;
         let run = Self { backend, context, sessions: sessions(), oracle: Oracle::default() };
         run.sql(0, "CREATE TABLE keyed (k BIGINT PRIMARY KEY, v BIGINT); CREATE TABLE bag (k BIGINT, v BIGINT)")
             .await?;
@@ -389,7 +389,7 @@ impl Run {
             Step::Fail(n) => self.backend.failures.store(*n, Ordering::Relaxed),
             Step::Reopen => {
                 self.backend = self.backend.crash();
-                self.context = AppContext::open(Arc::clone(&self.backend) as _, Config::default()).await?;
+                self.context = AppContext::open(self.backend.front().await?, Config::default()).await?;
                 self.sessions = sessions();
                 self.oracle.open = Default::default();
                 self.read(0).await?;
@@ -435,9 +435,9 @@ proptest! {
     #![proptest_config(model_config(48, 2000))]
 
     #[test]
-    fn sessions_see_what_snapshot_isolation_says(steps in prop::collection::vec(step(), 1..40)) {
+    fn sessions_see_what_snapshot_isolation_says(steps in prop::collection::vec(step(), 1..40), journal: bool) {
         block_on(async {
-            let mut run = Run::new().await?;
+            let mut run = Run::new(journal).await?;
             for step in &steps {
                 run.step(step).await?;
             }

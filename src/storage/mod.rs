@@ -356,6 +356,11 @@ pub trait StorageBackend: Send + Sync + Debug {
     fn is_reachable(&self) -> bool {
         true
     }
+
+    /// What kept a part of what was committed from being found, where the backend was opened without it to be salvaged.
+    fn lost(&self) -> Option<KalamError> {
+        None
+    }
 }
 
 /// Whether a backend holds no record at all: nobody ever made a database of it.

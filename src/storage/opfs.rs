@@ -157,11 +157,12 @@ fn error_of(thrown: &JsValue, doing: &str) -> KalamError {
     KalamError::new(code, format!("{doing}: {name}: {message}"))
 }
 
-/// The file's name: letters, digits and `-` of the database's as they are, and each other byte as `_` and its number.
+/// The file's name: small letters, digits and `-` of the database's as they are, and each other byte as `_` and its number.
+/// (There are file systems that take capital letters for small ones.)
 fn file_name(database: &str) -> Result<String, JsValue> {
     let mut name = String::new();
     for byte in database.bytes() {
-        if byte.is_ascii_alphanumeric() || byte == b'-' {
+        if byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' {
             name.push(byte.into());
         } else {
             name.push_str(&format!("_{byte:02x}"));

@@ -36,7 +36,7 @@ use support::{map_cells, sql, text_or_null, values};
 use workload::{Rows, Step, Work, World, int, with_views, workload};
 
 async fn open(backend: &Arc<Faulty>) -> Result<Arc<AppContext>> {
-    AppContext::open(Arc::clone(backend) as _, Config { node_id: Some("n".into()), ..Config::default() }).await
+    AppContext::open(backend.front().await?, Config { node_id: Some("n".into()), ..Config::default() }).await
 }
 
 async fn run(context: &AppContext, step: &Step) -> Result<()> {
@@ -100,10 +100,11 @@ struct Course {
 }
 
 impl Course {
-    fn new() -> Result<Self> {
+    /// `journal`: whether engines have one in front of their storage.
+    fn new(journal: bool) -> Result<Self> {
         let steps = workload();
         block_on(async {
-            let backend = Faulty::new(MemoryBackend::new());
+            let backend = Faulty::new(MemoryBackend::new()).with_journal(journal);
             let context = open(&backend).await?;
             let (mut worlds, mut stored) = (vec![World::default()], vec![backend.crash()]);
             for step in &steps {
@@ -204,7 +205,7 @@ const FAULTS: [Fault; 4] = [Fault::Fail, Fault::Lose, Fault::Corrupt, Fault::Tea
 
 #[test]
 fn every_call_of_warm_statements() -> Result<()> {
-    let course = Course::new()?;
+    let course = Course::new(false)?;
     let fired = course.every_call(false, 0..course.steps.len(), &FAULTS)?;
     println!("{fired} faults in {} steps that make {} calls", course.steps.len(), course.calls);
     assert!(fired > 150, "{fired}");
@@ -213,11 +214,22 @@ fn every_call_of_warm_statements() -> Result<()> {
 
 #[test]
 fn every_call_of_an_opening_and_its_first_statement() -> Result<()> {
-    let course = Course::new()?;
+    let course = Course::new(false)?;
     // The opening makes the same calls each time: every third step is enough.
     let fired = course.every_call(true, (0..course.steps.len()).step_by(3), &FAULTS)?;
     println!("{fired} faults");
     assert!(fired > 150, "{fired}");
+    Ok(())
+}
+
+#[test]
+fn every_call_behind_a_journal() -> Result<()> {
+    let course = Course::new(true)?;
+    let faults = [Fault::Fail, Fault::Refuse, Fault::Lose, Fault::Corrupt];
+    let warm = course.every_call(false, 0..course.steps.len(), &faults)?;
+    let cold = course.every_call(true, (0..course.steps.len()).step_by(5), &faults)?;
+    println!("{warm} and {cold} faults");
+    assert!(warm > 150 && cold > 150, "{warm}, {cold}");
     Ok(())
 }
 
@@ -326,7 +338,7 @@ impl Course {
             }
         }
         // Rescue finds it, and gives a database that opens, goes on, and holds no row that never was.
-        let (mut backup, findings) = AppContext::rescue(Arc::clone(&stored) as _).await?;
+        let (mut backup, findings) = AppContext::rescue(stored.remains().await?).await?;
         let found = findings.iter().any(|f| f.health == Health::Damaged);
         assert!(found || !told, "{what}: somebody was told, and the scrub finds nothing: {findings:?}");
         if let Some((partition, key)) = spoiled
@@ -366,7 +378,7 @@ impl Course {
 
 #[test]
 fn every_call_is_overtaken_by_others() -> Result<()> {
-    let course = Course::new()?;
+    let course = Course::new(false)?;
     let mut fired = 0;
     for at in 0..course.steps.len() {
         for n in 0.. {
@@ -384,9 +396,9 @@ fn every_call_is_overtaken_by_others() -> Result<()> {
 
 #[test]
 fn every_value_that_is_stored_as_another_is_found() -> Result<()> {
-    let course = Course::new()?;
+    let courses = [Course::new(false)?, Course::new(true)?];
     let mut fired = 0;
-    for at in 0..course.steps.len() {
+    for (course, at) in courses.iter().flat_map(|course| (0..course.steps.len()).map(move |at| (course, at))) {
         for n in 0.. {
             let mut reached = true;
             for value in (0..).flat_map(|value| [(value, false), (value, true)]) {
@@ -406,7 +418,7 @@ fn every_value_that_is_stored_as_another_is_found() -> Result<()> {
         }
     }
     println!("{fired} values");
-    assert!(fired > 150, "{fired}");
+    assert!(fired > 300, "{fired}");
     Ok(())
 }
 
@@ -414,13 +426,13 @@ fn every_value_that_is_stored_as_another_is_found() -> Result<()> {
 /// is run again if it left nothing.
 #[test]
 fn a_workload_gets_through_a_storm() -> Result<()> {
-    let course = Course::new()?;
-    for fault in Fault::ALL {
+    let course = Course::new(false)?;
+    for (fault, journal) in Fault::ALL.into_iter().flat_map(|fault| [(fault, false), (fault, true)]) {
         for every in [2, 3, 5, 7, 11] {
             // Every second call: nothing that needs two in a row gets through, so only the state is looked at.
-            let what = format!("every {every}. call, {fault:?}");
+            let what = format!("every {every}. call, {fault:?}, journal: {journal}");
             block_on(async {
-                let backend = Faulty::new(MemoryBackend::new());
+                let backend = Faulty::new(MemoryBackend::new()).with_journal(journal);
                 let context = open(&backend).await?;
                 for (at, step) in course.steps.iter().enumerate() {
                     let mut shown = course.worlds[at].clone();
@@ -459,10 +471,10 @@ fn a_workload_gets_through_a_storm() -> Result<()> {
 /// is shown is what storage holds.
 #[test]
 fn writers_of_a_group_that_fails() -> Result<()> {
-    for fault in Fault::ALL {
+    for (fault, journal) in Fault::ALL.into_iter().flat_map(|fault| [(fault, false), (fault, true)]) {
         for n in 0..6 {
             block_on(async {
-                let backend = Faulty::new(MemoryBackend::new());
+                let backend = Faulty::new(MemoryBackend::new()).with_journal(journal);
                 let context = open(&backend).await?;
                 sql(&context, "CREATE TABLE a (k INT PRIMARY KEY); CREATE TABLE b (k INT, v INT)").await?;
                 sql(&context, "INSERT INTO a VALUES (-1); INSERT INTO b VALUES (-1, 0)").await?;

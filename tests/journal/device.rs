@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::channel::oneshot;
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::storage::journal::{FoundFile, JournalFile};
 use kalamdb::storage::{
@@ -27,6 +28,9 @@ pub enum Fault {
 /// Choices that are made elsewhere.
 pub type Choose<'a> = &'a mut dyn FnMut(usize) -> usize;
 
+/// A commit that is taken and not done.
+pub type Held = (WriteBatch, Durability, oneshot::Sender<Result<Durability>>);
+
 #[derive(Debug, Default)]
 struct Parts {
     /// States of the storage from the last flushed one on.
@@ -39,6 +43,8 @@ struct Parts {
     file_fault: Option<Fault>,
     /// Every write fails.
     full: bool,
+    /// Commits are only taken, and done later, as a browser does them: also where their caller has gone.
+    held: Option<Vec<Held>>,
     closed: bool,
 }
 
@@ -62,6 +68,14 @@ impl Device {
         let mut parts = self.0.lock();
         let parts = std::mem::take(&mut *parts);
         Self(Arc::new(Mutex::new(Parts { fault: None, file_fault: None, full: false, closed: false, ..parts })))
+    }
+
+    /// Another one with the same contents.
+    pub fn copy(&self) -> Self {
+        let parts = self.0.lock();
+        let states = parts.states.last().map(MemoryBackend::reopen).into_iter().collect();
+        let (file, flushed_file) = (parts.file.clone(), parts.flushed_file.clone());
+        Self(Arc::new(Mutex::new(Parts { states, file, flushed_file, ..Parts::default() })))
     }
 
     /// The device after its power was lost: of what was not flushed some is there.
@@ -94,6 +108,24 @@ impl Device {
     /// Whether storage has room.
     pub fn fill(&self, full: bool) {
         self.0.lock().full = full;
+    }
+
+    /// From now on commits are taken, and not done until [`Device::release`].
+    pub fn hold(&self) {
+        self.0.lock().held = Some(Vec::new());
+    }
+
+    /// Commits are done as they come again. Gives those that were taken, for [`Device::finish`].
+    pub fn release(&self) -> Vec<Held> {
+        self.0.lock().held.take().unwrap_or_default()
+    }
+
+    /// Does commits that were taken.
+    pub async fn finish(&self, held: Vec<Held>) {
+        for (batch, durability, sender) in held {
+            // The caller may be gone.
+            let _ = sender.send(self.commit(batch, durability).await);
+        }
     }
 
     /// The faults that did not come.
@@ -177,6 +209,14 @@ impl StorageBackend for Device {
     }
 
     async fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<Durability> {
+        let taken = self.0.lock().held.as_mut().map(|held| {
+            let (sender, done) = oneshot::channel();
+            held.push((batch.clone(), durability, sender));
+            done
+        });
+        if let Some(done) = taken {
+            return done.await.unwrap_or_else(|_| Err(failed()));
+        }
         let next = self.newest()?;
         let fault = {
             let mut parts = self.0.lock();
@@ -190,7 +230,8 @@ impl StorageBackend for Device {
         }
         next.commit(batch, durability).await?;
         let mut parts = self.0.lock();
-        if durability == Durability::Strict {
+        // What has failed may not be flushed.
+        if durability == Durability::Strict && fault.is_none() {
             parts.states.clear();
         }
         parts.states.push(next);

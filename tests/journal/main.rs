@@ -6,16 +6,24 @@
 #![cfg(not(target_arch = "wasm32"))]
 
 mod device;
+mod races;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use device::{Device, Fault};
 use futures::executor::block_on;
+use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::storage::journal::{FoundFile, JournaledBackend};
-use kalamdb::storage::{Durability, KeyRange, Partition, ScanOptions, StorageBackend, WriteBatch, is_empty};
+use kalamdb::storage::{
+    Durability, KeyRange, MemoryBackend, Partition, ScanOptions, StorageBackend, WriteBatch, is_empty,
+};
+use kalamdb::tables::Health;
 use proptest::prelude::*;
+use support::sql;
 
 /// Each key's value: the number of the commit that wrote it, and its length.
 type State = BTreeMap<(Partition, Vec<u8>), (u32, usize)>;
@@ -384,6 +392,183 @@ fn the_marker_is_nobodys_record() -> Result<()> {
         let backend = JournaledBackend::open(Arc::new(bare.clone()), file, false).await?;
         backend.commit(batch_of(&[Change::Put { partition: 0, key: 20, length: 1 }], 1), Durability::Strict).await?;
         assert_eq!(bare.stats().await?.records, 1);
+        Ok(())
+    })
+}
+
+fn put(key: u8, stamp: u32) -> WriteBatch {
+    batch_of(&[Change::Put { partition: 1, key, length: 9 }], stamp)
+}
+
+async fn open(device: &Device) -> Result<Arc<dyn StorageBackend>> {
+    JournaledBackend::open(Arc::new(device.clone()), device.file(), false).await
+}
+
+async fn keys(backend: &dyn StorageBackend) -> Result<String> {
+    Ok(contents(backend).await?.into_keys().map(|(_, key)| key[0] as char).collect())
+}
+
+#[test]
+fn a_write_whose_caller_has_gone_is_waited_for() -> Result<()> {
+    block_on(async {
+        let device = Device::new();
+        let backend = open(&device).await?;
+        for key in 0..3 {
+            backend.commit(put(key, 1), Durability::Relaxed).await?;
+        }
+        // A query that reads what waits is given up while it is carried over.
+        device.hold();
+        let range = KeyRange::all();
+        let mut read = backend.scan(Partition::Log, &range, ScanOptions::default());
+        assert!(futures::poll!(&mut read).is_pending());
+        drop(read);
+        let held = device.release();
+        assert_eq!(held.len(), 1);
+        let mut next = backend.commit(put(3, 1), Durability::Relaxed);
+        let early = futures::poll!(&mut next);
+        device.finish(held).await;
+        if early.is_pending() {
+            next.await?;
+        }
+        for key in 4..6 {
+            backend.commit(put(key, 1), Durability::Relaxed).await?;
+        }
+        let device = device.crash();
+        assert_eq!(keys(open(&device).await?.as_ref()).await?, "abcdef");
+        Ok(())
+    })
+}
+
+#[test]
+fn what_was_carried_over_without_an_answer_may_be_lost_with_the_power() -> Result<()> {
+    block_on(async {
+        let device = Device::new();
+        let backend = open(&device).await?;
+        backend.commit(put(0, 1), Durability::Strict).await?;
+        for key in 1..3 {
+            backend.commit(put(key, 1), Durability::Relaxed).await?;
+        }
+        device.fail_storage(Fault::All);
+        backend.stats().await?;
+        assert_eq!(keys(backend.as_ref()).await?, "abc");
+        backend.commit(put(3, 1), Durability::Relaxed).await?;
+        backend.commit(put(4, 1), Durability::Relaxed).await?;
+        // Storage has lost all that was not flushed, and the file nothing.
+        let device = device.lose_power(&mut |below| if below == 4 { 3 } else { 0 });
+        assert_eq!(keys(open(&device).await?.as_ref()).await?, "a");
+        Ok(())
+    })
+}
+
+#[test]
+fn what_stands_behind_a_frame_that_was_lost_does_not_come_back() -> Result<()> {
+    block_on(async {
+        let device = Device::new();
+        let backend = open(&device).await?;
+        backend.commit(put(0, 1), Durability::Strict).await?;
+        for key in 1..4 {
+            backend.commit(put(key, 1), Durability::Relaxed).await?;
+        }
+        // The first of three frames is lost.
+        let mut frames = 0;
+        let device = device.lose_power(&mut |below| {
+            frames += usize::from(below == 4);
+            if below == 4 && frames > 1 { 3 } else { 0 }
+        });
+        assert_eq!(frames, 3);
+        let backend = open(&device).await?;
+        assert_eq!(keys(backend.as_ref()).await?, "a");
+        // The same commit again makes the same frame.
+        for key in 1..2 {
+            backend.commit(put(key, 1), Durability::Relaxed).await?;
+        }
+        let device = device.crash();
+        assert_eq!(keys(open(&device).await?.as_ref()).await?, "ab");
+        Ok(())
+    })
+}
+
+async fn stored(device: &Device) -> Result<Vec<(Vec<u8>, bytes::Bytes)>> {
+    let mut all = Vec::new();
+    for partition in Partition::ALL {
+        all.extend(device.scan(partition, &KeyRange::all(), ScanOptions::default()).await?);
+    }
+    Ok(all)
+}
+
+/// Opens what a device holds to be salvaged, and finds these keys; says what is lost. Nothing is written.
+async fn salvaged(device: &Device, file: FoundFile, expected: &str) -> Result<String> {
+    let (before, bytes) = (stored(device).await?, device.file_bytes());
+    let backend = JournaledBackend::open(Arc::new(device.clone()), file, true).await?;
+    assert_eq!(keys(backend.as_ref()).await?, expected);
+    let range = KeyRange::all();
+    for (reverse, limit) in [(false, 2), (true, 2), (true, 0)] {
+        let options = ScanOptions { limit: Some(limit), reverse };
+        let found = backend.scan(Partition::Log, &range, options).await?.into_iter().map(|(key, _)| key[0] as char);
+        let mut all: Vec<char> = expected.chars().collect();
+        if reverse {
+            all.reverse();
+        }
+        assert_eq!(found.collect::<Vec<_>>(), all.into_iter().take(limit).collect::<Vec<_>>());
+    }
+    backend.stats().await?;
+    assert_eq!(backend.get(Partition::Meta, b"journal").await?, None, "the marker is nobody's record");
+    backend.close().await?;
+    let device = device.crash();
+    assert!(before == stored(&device).await? && bytes == device.file_bytes(), "something was written");
+    Ok(backend.lost().map(|error| error.to_string()).unwrap_or_default())
+}
+
+#[test]
+fn who_salvages_reads_what_is_there_and_is_told_what_is_not() -> Result<()> {
+    block_on(async {
+        let device = three_commits().await?;
+        assert_eq!(salvaged(&device, device.file(), "abc").await?, "");
+        let device = three_commits().await?;
+        let lost = salvaged(&device, FoundFile::ReadOnly(Vec::new()), "a").await?;
+        assert!(lost.contains("its file is gone"), "{lost}");
+        // The marker itself is damaged.
+        let device = three_commits().await?;
+        let mut batch = WriteBatch::new();
+        batch.put(Partition::Meta, *b"journal", &b"nonsense"[..]);
+        device.commit(batch, Durability::Strict).await?;
+        let error = open(&device).await.expect_err("the marker is damaged");
+        assert_eq!(error.code(), ErrorCode::DataCorrupted, "{error}");
+        let lost = salvaged(&device, device.file(), "a").await?;
+        assert!(lost.contains("journal"), "{lost}");
+        // There is none: whatever the file holds, it is nobody's to write to.
+        let device = three_commits().await?;
+        let mut batch = WriteBatch::new();
+        batch.delete(Partition::Meta, *b"journal");
+        device.commit(batch, Durability::Strict).await?;
+        assert_eq!(salvaged(&device, device.file(), "a").await?, "");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_rescue_reports_what_the_journal_has_lost() -> Result<()> {
+    block_on(async {
+        let device = Device::new();
+        let context = AppContext::open(open(&device).await?, Config::default()).await?;
+        sql(&context, "CREATE TABLE t (k INT PRIMARY KEY); INSERT INTO t VALUES (1); STORAGE FLUSH ALL").await?;
+        sql(&context, "INSERT INTO t VALUES (2); INSERT INTO t VALUES (3)").await?;
+        for (file, rows, told) in [(true, 3, false), (false, 1, true)] {
+            let device = device.copy();
+            let file = if file { device.file() } else { FoundFile::ReadOnly(Vec::new()) };
+            let backend = JournaledBackend::open(Arc::new(device), file, true).await?;
+            let (mut backup, findings) = AppContext::rescue(backend).await?;
+            let lost: Vec<_> = findings.iter().filter(|f| f.health != Health::Ok).collect();
+            assert_eq!(lost.iter().any(|f| f.object == "journal" && f.detail.contains("is gone")), told, "{lost:?}");
+            assert_eq!(lost.len(), usize::from(told), "{lost:?}");
+            let mut bytes = Vec::new();
+            while let Some(chunk) = backup.next().await? {
+                bytes.extend_from_slice(&chunk);
+            }
+            let rescued = AppContext::restore(Arc::new(MemoryBackend::new()), &bytes, Config::default()).await?;
+            let found = sql(&rescued, "SELECT k FROM t").await?.pop().and_then(|r| r.rows).expect("rows");
+            assert_eq!(found.len(), rows);
+        }
         Ok(())
     })
 }

@@ -5,7 +5,8 @@
 //! engine must go on. The process dies at a random call: then the next one finds every statement that was acknowledged, and
 //! of those that were under way each whole or not at all. Transactions change both tables, while others write, flush and
 //! compact. Rows are read by snapshots that were taken long before; columns come, go and change their types. After every
-//! reopening, and at the end, both must agree row for row, and a scrub must find nothing.
+//! reopening, and at the end, both must agree row for row, and a scrub must find nothing. Half of the cases have a journal in
+//! front of the storage.
 //! (`transactions_model.rs` has the isolation of several open transactions.)
 #![cfg(not(target_arch = "wasm32"))]
 
@@ -51,9 +52,9 @@ struct Run {
 }
 
 impl Run {
-    async fn new(config: Config) -> Result<Self> {
-        let backend = Faulty::slow(MemoryBackend::new());
-        let context = AppContext::open(Arc::clone(&backend) as _, config.clone()).await?;
+    async fn new(config: Config, journal: bool) -> Result<Self> {
+        let backend = Faulty::slow(MemoryBackend::new()).with_journal(journal);
+        let context = AppContext::open(backend.front().await?, config.clone()).await?;
         sql(&context, "CREATE TABLE keyed (k SMALLINT PRIMARY KEY, v INT); CREATE TABLE bag (k SMALLINT, v INT)")
             .await?;
         let (oracle, pinned, added) = (Oracle::default(), Vec::new(), Vec::new());
@@ -109,7 +110,7 @@ impl Run {
     async fn reopen(&mut self) -> Result<()> {
         self.pinned.clear();
         self.backend = self.backend.crash();
-        self.context = AppContext::open(Arc::clone(&self.backend) as _, self.config.clone()).await?;
+        self.context = AppContext::open(self.backend.front().await?, self.config.clone()).await?;
         Ok(())
     }
 
@@ -503,10 +504,10 @@ proptest! {
     #![proptest_config(model_config(48, 2000))]
 
     #[test]
-    fn the_state_is_the_oracles(steps in prop::collection::vec(step(), 1..32), little_memory: bool) {
+    fn the_state_is_the_oracles(steps in prop::collection::vec(step(), 1..32), little_memory: bool, journal: bool) {
         block_on(async {
             let hot_limit = if little_memory { 600 } else { usize::MAX };
-            let mut run = Run::new(Config { hot_limit, ..Config::default() }).await?;
+            let mut run = Run::new(Config { hot_limit, ..Config::default() }, journal).await?;
             for step in &steps {
                 run.step(step).await?;
                 if !run.failing() {
@@ -526,7 +527,7 @@ proptest! {
 #[test]
 fn many_writers_share_few_transactions() -> Result<()> {
     block_on(async {
-        let run = Run::new(Config::default()).await?;
+        let run = Run::new(Config::default(), false).await?;
         // Every writer polls what it waits for: the storage is slower than all of them together.
         run.backend.polls.store(1000, Ordering::Relaxed);
         let texts: Vec<String> = (0..100).map(|k| format!("INSERT INTO keyed VALUES ({k}, 0)")).collect();

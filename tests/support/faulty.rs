@@ -3,6 +3,9 @@
 //! Invariant: exactly the calls that were armed go wrong, each in exactly one way, and what storage then holds is known:
 //! after `Fail` and `Refuse` nothing of the call, after `Lose` and `Delay` all of it, after `Spoil` all of it but for one
 //! value, and a read that goes wrong changes nothing. After the process has died every call fails.
+//!
+//! It may have a journal in front: then a write to the journal's file is a call like the others, and of one that goes wrong
+//! nothing is in the file, half, or all of it.
 
 #![allow(dead_code)] // each test binary uses a part of it
 
@@ -12,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use kalamdb::error::{ErrorCode, KalamError, Result};
+use kalamdb::storage::journal::{FoundFile, JournalFile, JournaledBackend};
 use kalamdb::storage::{
     Durability, KeyRange, KeyValue, MemoryBackend, Partition, ScanOptions, StorageBackend, StorageStats, WriteBatch,
     WriteOp,
@@ -53,6 +57,9 @@ struct Death {
 #[derive(Debug)]
 pub struct Faulty {
     inner: MemoryBackend,
+    /// Whether engines have a journal in front, and what its file holds.
+    journal: AtomicBool,
+    file: Mutex<Vec<u8>>,
     calls: AtomicU64,
     /// Which call goes wrong, how, and under which code.
     armed: Mutex<Option<(u64, Fault, ErrorCode)>>,
@@ -91,6 +98,8 @@ impl Faulty {
     pub fn new(inner: MemoryBackend) -> Arc<Self> {
         Arc::new(Self {
             inner,
+            journal: AtomicBool::new(false),
+            file: Mutex::default(),
             calls: AtomicU64::new(0),
             armed: Mutex::new(None),
             storm: Mutex::new(None),
@@ -118,7 +127,32 @@ impl Faulty {
     pub fn crash(&self) -> Arc<Self> {
         let faulty = Self::new(self.inner.reopen());
         faulty.polls.store(self.polls.load(Ordering::Relaxed), Ordering::Relaxed);
-        faulty
+        faulty.file.lock().clone_from(&self.file.lock());
+        faulty.with_journal(self.journal.load(Ordering::Relaxed))
+    }
+
+    /// From now on engines have a journal in front, or none.
+    pub fn with_journal(self: Arc<Self>, journal: bool) -> Arc<Self> {
+        self.journal.store(journal, Ordering::Relaxed);
+        self
+    }
+
+    /// What an engine is opened on.
+    pub async fn front(self: &Arc<Self>) -> Result<Arc<dyn StorageBackend>> {
+        self.front_to(false).await
+    }
+
+    /// What is salvaged.
+    pub async fn remains(self: &Arc<Self>) -> Result<Arc<dyn StorageBackend>> {
+        self.front_to(true).await
+    }
+
+    async fn front_to(self: &Arc<Self>, salvage: bool) -> Result<Arc<dyn StorageBackend>> {
+        if !self.journal.load(Ordering::Relaxed) {
+            return Ok(Arc::clone(self) as _);
+        }
+        let file = FoundFile::Writable(Box::new(File(Arc::clone(self))));
+        JournaledBackend::open(Arc::clone(self) as _, file, salvage).await
     }
 
     /// What it stores in.
@@ -146,10 +180,10 @@ impl Faulty {
         self.paused.store(paused, Ordering::Relaxed);
     }
 
-    /// What was spoiled, if storage still holds it.
+    /// What was spoiled, if the next process still finds it.
     pub async fn spoiled(&self) -> Option<(Partition, Vec<u8>)> {
         let (partition, key, value) = self.spoiled.lock().clone()?;
-        let stored = self.inner.get(partition, &key).await.ok()??;
+        let stored = self.crash().remains().await.ok()?.get(partition, &key).await.ok()??;
         (stored == value).then_some((partition, key))
     }
 
@@ -372,4 +406,46 @@ impl StorageBackend for Faulty {
     async fn close(&self) -> Result<()> {
         self.inner.close().await
     }
+}
+
+/// The file of a journal in front of a backend.
+#[derive(Debug)]
+struct File(Arc<Faulty>);
+
+impl JournalFile for File {
+    fn read(&self) -> Result<Vec<u8>> {
+        match self.0.next(None) {
+            Some((Fault::Fail | Fault::Refuse | Fault::Lose, code, n)) => Err(error(code, n)),
+            _ => Ok(self.0.file.lock().clone()),
+        }
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        let was_dead = self.0.is_dead();
+        let fault = self.0.next(Some(0));
+        let (written, outcome) = match fault {
+            Some((Fault::Fail, code, n)) => (0, Err(error(code, n))),
+            Some((Fault::Refuse, code, n)) => (bytes.len() / 2, Err(error(code, n))),
+            Some((Fault::Lose, code, n)) => (bytes.len(), Err(error(code, n))),
+            _ => (bytes.len(), Ok(())),
+        };
+        if !was_dead && written > 0 {
+            let (mut file, at) = (self.0.file.lock(), at as usize);
+            let length = file.len().max(at + written);
+            file.resize(length, 0);
+            file[at..at + written].copy_from_slice(&bytes[..written]);
+        }
+        outcome
+    }
+
+    fn resize(&self, bytes: u64) -> Result<()> {
+        self.0.file.lock().resize(bytes as usize, 0);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn close(&self) {}
 }

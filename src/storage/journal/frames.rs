@@ -216,8 +216,8 @@ fn decode(payload: &Bytes) -> Option<WriteBatch> {
     let bytes = |at: &mut usize| {
         let length = u32_at(payload.get(*at..*at + 4)?) as usize;
         let start = *at + 4;
-        *at = start + length;
-        (*at <= payload.len()).then(|| payload.slice(start..*at))
+        *at = start.checked_add(length).filter(|&end| end <= payload.len())?;
+        Some(payload.slice(start..*at))
     };
     while at < payload.len() {
         let kind = byte(&mut at)?;

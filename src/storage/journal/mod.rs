@@ -12,11 +12,14 @@
 //!   transaction.
 //! - A frame has the marker's epoch. At opening those behind the marker are taken up as long as they have its epoch: one
 //!   of another was built on a commit that a loss of power took, and is lost with it, as `relaxed` allows. No two commits
-//!   ever have one epoch: they go up from a random number in each engine. So what is found is always what all commits up
-//!   to some moment made.
-//! - What waits is carried over in a pause with a flush. So frames of the marker's epoch that do not begin right behind it
-//!   are damage, and said to be. The file is written from its beginning when nothing waits.
-//! - Whether a commit that failed got into the storage below is read from the marker before anything else is done.
+//!   ever have one epoch: they go up from a random number in each engine, and an engine writes frames of its own epochs
+//!   only: the first commit after an opening goes past the journal. So what a loss of power has left behind a torn frame
+//!   never comes back, and what is found is always what all commits up to some moment made.
+//! - What waits is carried over in a pause with a flush, and after one that failed comes a new epoch. So frames of the
+//!   marker's epoch that do not begin right behind it are damage, and said to be. The file is written from its beginning when
+//!   nothing waits.
+//! - A write below that failed, or whose caller has gone, is waited for, and the marker then says what became of it, before
+//!   anything else is done. It may still be on its way when its caller has gone.
 //! - Nothing is written to the file while the storage below may be gone: a row is not acknowledged to a database that
 //!   somebody has deleted.
 //! - Whoever uses the backend does not see the marker.
@@ -27,6 +30,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::lock::{Mutex as AsyncMutex, MutexGuard};
 use parking_lot::Mutex;
 
@@ -37,7 +41,7 @@ use super::{
 use crate::error::{ErrorCode, KalamError, Result};
 use crate::platform;
 use frames::{JournalId, damaged};
-use state::{MARKER_KEY, Marker, State, is_marker, read_marker};
+use state::{MARKER_KEY, Marker, State, apply, is_marker, read_marker};
 
 mod frames;
 mod state;
@@ -83,6 +87,9 @@ pub struct JournaledBackend {
 #[derive(Debug)]
 struct Core {
     inner: Arc<dyn StorageBackend>,
+    /// It is only read, and nothing is carried over. What the journal cannot give for it, if anything.
+    salvage: bool,
+    lost: Option<KalamError>,
     /// Held by whoever writes to `inner`.
     turn: AsyncMutex<()>,
     state: Mutex<State>,
@@ -90,19 +97,22 @@ struct Core {
 
 impl JournaledBackend {
     /// Puts a journal in front of a backend. What an earlier one left is taken up; where no file can be written and none
-    /// was, it is the backend by itself. `salvage`: goes on without a journal that is damaged or cannot be reached.
+    /// was, it is the backend by itself. `salvage`: the backend is only read, also without its journal if that is damaged or
+    /// cannot be reached ([`StorageBackend::lost`] says so).
     ///
-    /// Errors: `DATA_CORRUPTED` if the file that the marker names is gone, another one, or damaged; that is said once, and
-    /// the next opening goes on with what was carried over. What kept the file from being reached, if there is one.
+    /// Errors: `DATA_CORRUPTED` if the marker is damaged; and if the file that it names is gone, another one, or damaged: that
+    /// is said once, and the next opening goes on with what was carried over. What kept the file from being reached, if
+    /// there is one.
     pub async fn open(
         inner: Arc<dyn StorageBackend>,
         found: FoundFile,
         salvage: bool,
     ) -> Result<Arc<dyn StorageBackend>> {
-        let state = match (read_marker(inner.as_ref()).await, found) {
+        let none = Marker { id: JournalId::default(), applied: 0, epoch: 0 };
+        let (state, lost) = match (read_marker(inner.as_ref()).await, found) {
             (Ok(Some(marker)), found) => match State::taken_up(marker, found) {
-                Ok(state) => state,
-                Err(_) if salvage => State::without_file(marker),
+                Ok(state) => (state, None),
+                Err(error) if salvage => (State::without_file(marker), Some(error)),
                 Err(error) => {
                     if error.code() == ErrorCode::DataCorrupted {
                         let mut batch = WriteBatch::new();
@@ -112,15 +122,16 @@ impl JournaledBackend {
                     return Err(error);
                 }
             },
-            (Ok(None), FoundFile::Writable(file)) => match State::begun(file) {
-                Some(state) => state,
+            (Ok(None), FoundFile::Writable(file)) if !salvage => match State::begun(file) {
+                Some(state) => (state, None),
                 None => return Ok(inner),
             },
-            (Ok(None), FoundFile::ReadOnly(_) | FoundFile::None(_)) => return Ok(inner),
-            (Err(_), _) if salvage => State::without_file(Marker { id: JournalId::default(), applied: 0, epoch: 0 }),
+            (Ok(None), _) => return Ok(inner),
+            (Err(error), _) if salvage => (State::without_file(none), Some(error)),
             (Err(error), _) => return Err(error),
         };
-        Ok(Arc::new(Self { core: Arc::new(Core { inner, turn: AsyncMutex::new(()), state: Mutex::new(state) }) }))
+        let (turn, state) = (AsyncMutex::new(()), Mutex::new(state));
+        Ok(Arc::new(Self { core: Arc::new(Core { inner, salvage, lost, turn, state }) }))
     }
 
     /// Carries over what waits in the file.
@@ -141,25 +152,42 @@ impl Core {
     }
 
     async fn carry_over(&self) -> Result<()> {
+        if self.salvage {
+            return Ok(());
+        }
         let _turn = self.turn.lock().await;
         self.resolve().await?;
         let Some((batch, marker)) = self.state.lock().carried_along() else { return Ok(()) };
         self.write_below(batch, marker, Durability::Strict).await.map(drop)
     }
 
+    /// Writes below, until it is done also where the caller goes away.
     async fn write_below(&self, mut batch: WriteBatch, marker: Marker, durability: Durability) -> Result<Durability> {
         marker.put(&mut batch);
+        let inner = Arc::clone(&self.inner);
+        let writing = async move { inner.commit(batch, durability).await }.boxed().shared();
+        self.state.lock().writing = Some(writing.clone());
         let in_doubt = InDoubt(self);
-        let reached = self.inner.commit(batch, durability).await?;
+        let reached = writing.await?;
         std::mem::forget(in_doubt);
-        self.state.lock().carried(marker);
+        let mut state = self.state.lock();
+        state.writing = None;
+        state.carried(marker);
         Ok(reached)
     }
 
     /// Finds out what became of a write below that failed or was given up.
     async fn resolve(&self) -> Result<()> {
-        if !self.state.lock().doubtful {
-            return Ok(());
+        let writing = {
+            let state = self.state.lock();
+            if !state.doubtful {
+                return Ok(());
+            }
+            state.writing.clone()
+        };
+        if let Some(writing) = writing {
+            // How it went is what the marker says: an error may be one of the way back.
+            let _ = writing.await;
         }
         let found = read_marker(self.inner.as_ref()).await?;
         let mut state = self.state.lock();
@@ -168,6 +196,9 @@ impl Core {
             None if !state.marked => {}
             _ => return Err(damaged("the storage below has lost its marker".into())),
         }
+        // It may be there without having been flushed.
+        state.own_epoch = false;
+        state.writing = None;
         state.doubtful = false;
         Ok(())
     }
@@ -179,7 +210,7 @@ impl Core {
     /// Waits until what lies in a range below is what was committed. Where it cannot be brought there, as the device may
     /// be full, gives the turn: while it is held, what waits is to be seen over what is below.
     async fn settle(&self, partition: Partition, range: &KeyRange) -> Result<Option<MutexGuard<'_, ()>>> {
-        if !self.touches(partition, range) || self.carry_over().await.is_ok() {
+        if !self.touches(partition, range) || (!self.salvage && self.carry_over().await.is_ok()) {
             return Ok(None);
         }
         let turn = self.turn.lock().await;
@@ -192,12 +223,37 @@ impl Core {
         let Some(_turn) = self.settle(partition, range).await? else {
             return self.inner.scan(partition, range, options).await;
         };
-        let below = self.inner.scan(partition, range, ScanOptions::default()).await?;
-        let mut records: BTreeMap<Vec<u8>, Bytes> = below.into_iter().collect();
-        self.state.lock().apply(&mut records, partition, range);
-        let limit = options.limit.unwrap_or(usize::MAX);
-        let records = records.into_iter();
-        Ok(if options.reverse { records.rev().take(limit).collect() } else { records.take(limit).collect() })
+        let changes = self.state.lock().waiting_changes();
+        let (mut found, mut rest) = (Vec::new(), Some(range.clone()));
+        while let Some(part) = rest.take() {
+            let limit = options.limit.map(|limit| limit - found.len());
+            if limit == Some(0) {
+                break;
+            }
+            let below = self.inner.scan(partition, &part, ScanOptions { limit, ..options }).await?;
+            // What was read covers the range up to its last record, or all of it.
+            let last = below.last().filter(|_| limit == Some(below.len())).map(|(key, _)| key.clone());
+            let (covered, further) = match last {
+                None => (part, None),
+                Some(last) if options.reverse => {
+                    let further = KeyRange { from: part.from, to: Some(last.clone()) };
+                    (KeyRange { from: Some(last), to: part.to }, Some(further))
+                }
+                Some(last) => {
+                    let end = Some(key_after(&last));
+                    (KeyRange { from: part.from, to: end.clone() }, Some(KeyRange { from: end, to: part.to }))
+                }
+            };
+            let mut records: BTreeMap<Vec<u8>, Bytes> = below.into_iter().collect();
+            apply(&changes, &mut records, partition, &covered);
+            let records = records.into_iter();
+            match options.reverse {
+                true => found.extend(records.rev().take(limit.unwrap_or(usize::MAX))),
+                false => found.extend(records.take(limit.unwrap_or(usize::MAX))),
+            }
+            rest = further;
+        }
+        Ok(found)
     }
 
     /// Sees to it that what was just written is carried over some time.
@@ -287,6 +343,9 @@ impl StorageBackend for JournaledBackend {
     async fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<Durability> {
         batch.validate()?;
         let core = &self.core;
+        if core.salvage {
+            return Err(KalamError::internal("a database that is salvaged is only read"));
+        }
         let batch = if durability == Durability::Strict || !core.inner.is_reachable() {
             batch
         } else {
@@ -335,5 +394,9 @@ impl StorageBackend for JournaledBackend {
 
     fn is_reachable(&self) -> bool {
         self.core.inner.is_reachable()
+    }
+
+    fn lost(&self) -> Option<KalamError> {
+        self.core.lost.clone()
     }
 }

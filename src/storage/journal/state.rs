@@ -7,13 +7,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
+use futures::future::{BoxFuture, Shared};
 use uuid::Uuid;
 
 use super::frames::{self, FRAMES_AT, Frame, JournalId, ReadFrame, damaged, u64_at};
 use super::{FoundFile, JournalFile};
 use crate::error::Result;
 use crate::storage::record::{self, RecordKind};
-use crate::storage::{KeyRange, Partition, StorageBackend, WriteBatch, WriteOp};
+use crate::storage::{Durability, KeyRange, Partition, StorageBackend, WriteBatch, WriteOp};
 
 /// Size of the file in bytes. All of it is taken when the file is made: a file that grows asks the browser each time.
 const CAPACITY: u64 = 1 << 20;
@@ -34,6 +35,9 @@ pub(super) struct Marker {
     pub epoch: u64,
 }
 
+/// A commit of the storage below.
+pub(super) type Writing = Shared<BoxFuture<'static, Result<Durability>>>;
+
 #[derive(Debug)]
 pub(super) struct State {
     /// Nothing where frames cannot be written, or not any more.
@@ -42,6 +46,8 @@ pub(super) struct State {
     pub marker: Marker,
     /// Whether there is one.
     pub marked: bool,
+    /// Whether its epoch is this engine's, and no write that came to a bad end was made under it.
+    pub own_epoch: bool,
     /// Commits in the file that are not carried over.
     pub waiting: Vec<Frame>,
     pub waiting_bytes: usize,
@@ -55,7 +61,9 @@ pub(super) struct State {
     pub next_epoch: u64,
     /// Commits that go past the journal, or wait to.
     pub passing: usize,
-    /// A write below has failed or was given up: the marker says what became of it.
+    /// The write below that is under way, or has failed.
+    pub writing: Option<Writing>,
+    /// It has failed, or nobody waits for it any more: the marker says what became of it.
     pub doubtful: bool,
     /// Somebody looks whether there is a pause.
     pub watched: bool,
@@ -64,11 +72,13 @@ pub(super) struct State {
 }
 
 impl State {
-    /// The state of a journal that is new, with its file; nothing if the file cannot be written.
+    /// The state of a journal that is new, with its file; nothing if the file does not take or give what it should.
     pub fn begun(file: Box<dyn JournalFile>) -> Option<Self> {
         let id = *Uuid::new_v4().as_bytes();
-        let made = file.resize(CAPACITY).and_then(|()| file.write(0, &frames::header(&id))).and_then(|()| file.flush());
-        if made.is_err() {
+        let header = frames::header(&id);
+        let made = file.resize(CAPACITY).and_then(|()| file.write(0, &header)).and_then(|()| file.flush());
+        let read = made.and_then(|()| file.read());
+        if !read.is_ok_and(|bytes| bytes.len() as u64 == CAPACITY && bytes.starts_with(&header)) {
             file.close();
             return None;
         }
@@ -83,6 +93,7 @@ impl State {
             file: None,
             marker,
             marked: true,
+            own_epoch: false,
             waiting: Vec::new(),
             waiting_bytes: 0,
             last: marker.applied,
@@ -90,6 +101,7 @@ impl State {
             chain: frames::first_chain(&marker.id),
             next_epoch: Uuid::new_v4().as_u64_pair().1,
             passing: 0,
+            writing: None,
             doubtful: false,
             watched: false,
             carrying: false,
@@ -149,7 +161,7 @@ impl State {
     /// Writes a commit to the file, if it may be written there. Else gives it back.
     pub fn append(&mut self, batch: WriteBatch) -> Result<(), WriteBatch> {
         let bytes = frames::frame_bytes(&batch);
-        let is_open = self.marked && self.passing == 0 && !self.doubtful;
+        let is_open = self.own_epoch && self.passing == 0 && !self.doubtful;
         let Some(file) = self.file.as_ref().filter(|_| is_open && bytes <= MOST_FRAME) else { return Err(batch) };
         if batch.is_empty() || self.end + bytes as u64 > CAPACITY {
             return Err(batch);
@@ -172,10 +184,11 @@ impl State {
         Ok(())
     }
 
-    /// The changes that wait, if there are any, and the marker that says that they were carried over.
+    /// The changes that wait and the marker that says that they were carried over, unless it says so already. (A commit
+    /// whose frame could not be written has a number and no changes.)
     pub fn carried_along(&self) -> Option<(WriteBatch, Marker)> {
         let marker = Marker { applied: self.last, ..self.marker };
-        (!self.waiting.is_empty()).then(|| (self.waiting_changes(), marker))
+        (self.marked && marker != self.marker).then(|| (self.waiting_changes(), marker))
     }
 
     /// What a commit that goes past the journal takes along: the changes that wait, and the marker.
@@ -185,34 +198,20 @@ impl State {
         (self.waiting_changes(), marker)
     }
 
-    fn waiting_changes(&self) -> WriteBatch {
+    /// What the commits that wait change together.
+    pub fn waiting_changes(&self) -> WriteBatch {
         merged(self.waiting.iter().flat_map(|frame| frame.batch.ops()))
     }
 
     /// The storage below has taken all commits up to the marker's.
     pub fn carried(&mut self, marker: Marker) {
+        self.own_epoch |= marker.epoch != self.marker.epoch;
         self.marker = marker;
         self.marked = true;
         self.waiting.retain(|frame| frame.number > marker.applied);
         self.waiting_bytes = self.waiting.iter().map(|frame| frames::frame_bytes(&frame.batch)).sum();
         if self.waiting.is_empty() {
             (self.end, self.chain) = (FRAMES_AT, frames::first_chain(&marker.id));
-        }
-    }
-
-    /// Makes the changes that wait in the records of a range.
-    pub fn apply(&self, records: &mut BTreeMap<Vec<u8>, Bytes>, partition: Partition, range: &KeyRange) {
-        for op in self.waiting.iter().flat_map(|frame| frame.batch.ops()) {
-            match op {
-                WriteOp::Put { partition: p, key, value } if *p == partition && range.contains(key) => {
-                    records.insert(key.clone(), value.clone());
-                }
-                WriteOp::Delete { partition: p, key } if *p == partition => drop(records.remove(key)),
-                WriteOp::DeleteRange { partition: p, range: deleted } if *p == partition => {
-                    records.retain(|key, _| !deleted.contains(key));
-                }
-                _ => {}
-            }
         }
     }
 
@@ -234,6 +233,27 @@ fn overlap(one: &KeyRange, other: &KeyRange) -> bool {
         _ => false,
     };
     !ends_before(one, other) && !ends_before(other, one)
+}
+
+/// Makes changes in the records of a range.
+pub(super) fn apply(
+    changes: &WriteBatch,
+    records: &mut BTreeMap<Vec<u8>, Bytes>,
+    partition: Partition,
+    range: &KeyRange,
+) {
+    for op in changes.ops() {
+        match op {
+            WriteOp::Put { partition: p, key, value } if *p == partition && range.contains(key) => {
+                records.insert(key.clone(), value.clone());
+            }
+            WriteOp::Delete { partition: p, key } if *p == partition => drop(records.remove(key)),
+            WriteOp::DeleteRange { partition: p, range: deleted } if *p == partition => {
+                records.retain(|key, _| !deleted.contains(key));
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Operations without those that a later one makes void.
@@ -269,7 +289,10 @@ impl Marker {
 
 pub(super) async fn read_marker(inner: &dyn StorageBackend) -> Result<Option<Marker>> {
     let Some(value) = inner.get(Partition::Meta, MARKER_KEY).await? else { return Ok(None) };
-    let payload = record::open(RecordKind::Entity, MARKER_KEY, &value)?;
+    let payload = record::open(RecordKind::Entity, MARKER_KEY, &value).map_err(|error| {
+        damaged(format!("its marker cannot be read: {}", error.message()))
+            .with_hint("`rescue` reads what the database holds without it.")
+    })?;
     let Some((id, numbers)) = payload.split_first_chunk().filter(|(_, numbers)| numbers.len() == 16) else {
         return Err(damaged(format!("the marker has {} bytes, expected 32", payload.len())));
     };
