@@ -28,9 +28,21 @@ function stepOf(k) {
       return { changes: [['a', k - 3, row(-k, k - 3)]], sql: 'INSERT INTO a VALUES ($1, $2, $3)' }
     case 4:
       // A transaction: both or none.
-      return { changes: [['a', k, row(4)], ['b', k, row(4)]], sql: 'INSERT INTO $t VALUES ($1, $2, $3)' }
+      return {
+        changes: [
+          ['a', k, row(4)],
+          ['b', k, row(4)],
+        ],
+        sql: 'INSERT INTO $t VALUES ($1, $2, $3)',
+      }
     case 5:
-      return { changes: [['a', k - 1], ['b', k - 1]], sql: 'DELETE FROM $t WHERE id = $1' }
+      return {
+        changes: [
+          ['a', k - 1],
+          ['b', k - 1],
+        ],
+        sql: 'DELETE FROM $t WHERE id = $1',
+      }
     case 6:
       return { changes: [['b', k % 5, row(6, k % 5)]], sql: 'INSERT OR REPLACE INTO b VALUES ($1, $2, $3)' }
     default:
@@ -81,7 +93,10 @@ const work = async ({ from, stepText, after }) => {
     const run = (on, [table, id, row], options) =>
       on.exec(sql.replace('$t', table), row ? [id, row.n, row.body] : [id], options)
     if (changes.length === 1) await run(db, changes[0], { durability })
-    else await db.transaction(async tx => { for (const change of changes) await run(tx, change) })
+    else
+      await db.transaction(async tx => {
+        for (const change of changes) await run(tx, change)
+      })
     if (!after) {
       // Not before Node has heard of it: what is said and not heard when the kill comes would count as not acknowledged.
       await heard(k)

@@ -158,14 +158,17 @@ describe('a journal that cannot be read any more', () => {
         worker.terminate()
       }, name)
       for (let round = 0; round < 2; round++) {
-        const outcome = await page.evaluate(
-          ({ name, kind }) => attempt(() => window.openIn(name, kind)),
-          { name, kind },
-        )
+        const outcome = await page.evaluate(({ name, kind }) => attempt(() => window.openIn(name, kind)), {
+          name,
+          kind,
+        })
         failsWith(outcome, codes, { message: /journal/ })
       }
       const rows = await page.evaluate(bodies, { name, kind: 'patient' })
-      assert.deepEqual(rows, Array.from({ length: 9 }, (_, id) => `${id} waits in ${name}`))
+      assert.deepEqual(
+        rows,
+        Array.from({ length: 9 }, (_, id) => `${id} waits in ${name}`),
+      )
     })
   }
 
@@ -278,7 +281,10 @@ describe('a write of the journal that', () => {
       const failed = await b.page.evaluate(() => attempt(() => db.exec("INSERT INTO t VALUES (5, 'refused')")))
       failsWith(failed, ['QUOTA_EXCEEDED', 'STORAGE_ERROR'])
       const seen = await b.page.evaluate(() => db.query('SELECT id FROM t ORDER BY id'))
-      assert.deepEqual(seen.map(row => row.id), [0, 1, 2, 3, 4])
+      assert.deepEqual(
+        seen.map(row => row.id),
+        [0, 1, 2, 3, 4],
+      )
       const rounds = Object.keys(faults).indexOf(what)
       // Half of the time it goes on after that, half of the time it is killed at once.
       if (rounds % 2 === 0) {

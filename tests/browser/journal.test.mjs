@@ -66,7 +66,10 @@ describe('what only the journal has', () => {
       await db.close()
       return { first, second, durability }
     })
-    assert.deepEqual(rows.first.map(row => row.id), [0, 1, 2, 3])
+    assert.deepEqual(
+      rows.first.map(row => row.id),
+      [0, 1, 2, 3],
+    )
     assert.equal(rows.durability, 'relaxed')
     const expected = [
       { id: 0, body: 'carried' },
@@ -103,7 +106,7 @@ describe('what only the journal has', () => {
         worker.terminate()
       }, round)
     }
-    assert.deepEqual((await whereIs(b.page, 'second of round 7')), { journal: true, indexedDb: false })
+    assert.deepEqual(await whereIs(b.page, 'second of round 7'), { journal: true, indexedDb: false })
     const found = await b.page.evaluate(ids, { name: 'often' })
     assert.deepEqual(found, [0, 1, 2, 3, 100, 101, 102, 103, 104, 105, 106, 107])
   })
@@ -149,7 +152,10 @@ describe('what only the journal has', () => {
     assert.deepEqual(receipts, [...Array(200).fill('relaxed'), 'strict'])
     assert.equal((await whereIs(b.page, 'relaxed 199.')).indexedDb, true)
     await b.restart({ kill: true })
-    assert.deepEqual(await b.page.evaluate(ids, { name: 'strict' }), Array.from({ length: 201 }, (_, id) => id))
+    assert.deepEqual(
+      await b.page.evaluate(ids, { name: 'strict' }),
+      Array.from({ length: 201 }, (_, id) => id),
+    )
   })
 
   test('is in a backup, in an export, and in what is restored', async () => {
@@ -175,9 +181,18 @@ describe('what only the journal has', () => {
       return { csv, check, records, copied, later, checked }
     })
     assert.match(found.csv, /4,waits too\n5,after the backup/)
-    assert.ok([...found.check, ...found.checked].every(row => row.status === 'ok'), JSON.stringify(found.check))
-    assert.deepEqual(found.copied.map(row => row.id), [0, 1, 2, 3, 4])
-    assert.deepEqual(found.later.map(row => row.id), [0, 1, 2, 3, 4, 6])
+    assert.ok(
+      [...found.check, ...found.checked].every(row => row.status === 'ok'),
+      JSON.stringify(found.check),
+    )
+    assert.deepEqual(
+      found.copied.map(row => row.id),
+      [0, 1, 2, 3, 4],
+    )
+    assert.deepEqual(
+      found.later.map(row => row.id),
+      [0, 1, 2, 3, 4, 6],
+    )
   })
 
   test('is in what rescue reads', async () => {
@@ -189,8 +204,14 @@ describe('what only the journal has', () => {
       await db.close()
       return { rows, report }
     })
-    assert.ok(report.every(row => row.status === 'ok'), JSON.stringify(report))
-    assert.deepEqual(rows.map(row => row.id), [0, 1, 2, 3])
+    assert.ok(
+      report.every(row => row.status === 'ok'),
+      JSON.stringify(report),
+    )
+    assert.deepEqual(
+      rows.map(row => row.id),
+      [0, 1, 2, 3],
+    )
     assert.deepEqual(await b.page.evaluate(ids, { name: 'rescued' }), [0, 1, 2, 3])
   })
 })
@@ -201,17 +222,21 @@ describe('a database that is deleted', () => {
       const name = `deleted-${worker}`
       await leave(name)
       assert.ok((await journalFiles(b.page))[`${name}.journal`] > 0)
-      await b.page.evaluate(async ({ name, worker }) => {
-        const db = await connectWhenFree(name)
-        await db.close()
-        await kalamdb.deleteDatabase(name, { worker })
-      }, { name, worker })
+      await b.page.evaluate(
+        async ({ name, worker }) => {
+          const db = await connectWhenFree(name)
+          await db.close()
+          await kalamdb.deleteDatabase(name, { worker })
+        },
+        { name, worker },
+      )
       assert.equal((await journalFiles(b.page))[`${name}.journal`], undefined)
       const table = await b.page.evaluate(
-        name => attempt(async () => {
-          const db = await kalamdb.connect(name)
-          return db.query('SELECT * FROM t').finally(() => db.close())
-        }),
+        name =>
+          attempt(async () => {
+            const db = await kalamdb.connect(name)
+            return db.query('SELECT * FROM t').finally(() => db.close())
+          }),
         name,
       )
       failsWith(table, 'TABLE_NOT_FOUND')
@@ -232,7 +257,7 @@ describe('a database that is deleted', () => {
     const found = await b.page.evaluate(async () => {
       const db = await kalamdb.connect('other-means')
       const table = await attempt(() => db.query('SELECT * FROM t'))
-      await db.exec("CREATE TABLE t (id INT PRIMARY KEY); INSERT INTO t VALUES (9)")
+      await db.exec('CREATE TABLE t (id INT PRIMARY KEY); INSERT INTO t VALUES (9)')
       await db.exec('INSERT INTO t VALUES (10)')
       await db.close()
       return table
@@ -258,33 +283,46 @@ describe('a database that is deleted', () => {
       await attempt(() => db.close())
       return outcomes
     })
-    for (const one of outcome) failsWith(one, ['STORAGE_CLOSED', 'DATABASE_NOT_FOUND', 'STORAGE_ERROR', 'DATA_CORRUPTED'])
+    for (const one of outcome)
+      failsWith(one, ['STORAGE_CLOSED', 'DATABASE_NOT_FOUND', 'STORAGE_ERROR', 'DATA_CORRUPTED'])
   })
 })
 
 describe('a journal that is', () => {
   const gone = /journal .* its file is gone/
   const damage = {
-    removed: [gone, async (directory, file) => {
-      await directory.removeEntry(file)
-    }],
-    'cut to nothing': [gone, async (directory, file) => {
-      const writable = await (await directory.getFileHandle(file)).createWritable()
-      await writable.close()
-    }],
-    'overwritten with noise': [/journal .* its header is damaged/, async (directory, file) => {
-      const handle = await directory.getFileHandle(file)
-      const noise = crypto.getRandomValues(new Uint8Array(1 << 16))
-      const writable = await handle.createWritable()
-      await writable.write(noise)
-      await writable.close()
-    }],
-    'that of another database': [/journal .* that of another database/, async (directory, file) => {
-      const other = await (await directory.getFileHandle('other.journal')).getFile()
-      const writable = await (await directory.getFileHandle(file)).createWritable()
-      await writable.write(await other.arrayBuffer())
-      await writable.close()
-    }],
+    removed: [
+      gone,
+      async (directory, file) => {
+        await directory.removeEntry(file)
+      },
+    ],
+    'cut to nothing': [
+      gone,
+      async (directory, file) => {
+        const writable = await (await directory.getFileHandle(file)).createWritable()
+        await writable.close()
+      },
+    ],
+    'overwritten with noise': [
+      /journal .* its header is damaged/,
+      async (directory, file) => {
+        const handle = await directory.getFileHandle(file)
+        const noise = crypto.getRandomValues(new Uint8Array(1 << 16))
+        const writable = await handle.createWritable()
+        await writable.write(noise)
+        await writable.close()
+      },
+    ],
+    'that of another database': [
+      /journal .* that of another database/,
+      async (directory, file) => {
+        const other = await (await directory.getFileHandle('other.journal')).getFile()
+        const writable = await (await directory.getFileHandle(file)).createWritable()
+        await writable.write(await other.arrayBuffer())
+        await writable.close()
+      },
+    ],
   }
   for (const [what, [said, work]] of Object.entries(damage)) {
     test(`${what}: rescue reads the rest and says so, and so does the next connection, once`, async () => {
@@ -315,7 +353,10 @@ describe('a journal that is', () => {
       const [{ object, status, detail }, ...others] = report
       assert.deepEqual([object, status], ['journal', 'damaged'])
       assert.match(detail, said)
-      assert.ok(others.every(row => row.status === 'ok'), JSON.stringify(others))
+      assert.ok(
+        others.every(row => row.status === 'ok'),
+        JSON.stringify(others),
+      )
       // It was read only: whoever connects is told, once, and then the database goes on with what it has.
       const told = await b.page.evaluate(options => attempt(() => connectWhenFree(options)), { name, worker: !worker })
       const error = failsWith(told, 'DATA_CORRUPTED', { message: said })
@@ -369,7 +410,10 @@ describe('several', () => {
     await b.restart({ kill: true })
     for (const [n, name] of names.entries()) {
       const found = await b.page.evaluate(ids, { name, worker: n % 2 === 0 })
-      assert.deepEqual(found, Array.from({ length: 50 }, (_, id) => id * 10 + n))
+      assert.deepEqual(
+        found,
+        Array.from({ length: 50 }, (_, id) => id * 10 + n),
+      )
     }
   })
 
@@ -399,13 +443,30 @@ describe('several', () => {
       if (how === 'terminate') await first.evaluate(() => window.worker.terminate())
       if (how !== 'tab') assert.deepEqual((await second).length, before + 20, how)
       await first.close()
-      assert.deepEqual(await second, Array.from({ length: before + 20 }, (_, id) => id), how)
+      assert.deepEqual(
+        await second,
+        Array.from({ length: before + 20 }, (_, id) => id),
+        how,
+      )
     }
   })
 })
 
 test('names of all kinds have journals of their own, or none', async () => {
-  const names = ['a/b', 'a\\b', '..', '.', ' ', 'two words', 'CON', '%2e', 'a_2fb', '🗒️ notes', 'x'.repeat(300), 'é'.repeat(100)]
+  const names = [
+    'a/b',
+    'a\\b',
+    '..',
+    '.',
+    ' ',
+    'two words',
+    'CON',
+    '%2e',
+    'a_2fb',
+    '🗒️ notes',
+    'x'.repeat(300),
+    'é'.repeat(100),
+  ]
   await b.page.evaluate(async names => {
     for (const [n, name] of names.entries()) {
       const spawn = () => {
