@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { browser, failsWith } from './lib/harness.mjs'
-import { journalFiles, patchedWorker, whereIs, workerUrl } from './lib/journal.mjs'
+import { journalFiles, patchedWorker, whereIs } from './lib/journal.mjs'
 
 /** Nothing of these workers is ever carried over in a pause: their timers of half a second never ring. */
 const patient = patchedWorker('patient', () => {
