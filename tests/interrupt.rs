@@ -90,3 +90,30 @@ fn whatever_collects_rows_is_interrupted_between_its_batches() -> Result<()> {
         Ok(())
     })
 }
+
+/// A statement that waits for nothing asks at its beginning: of a text with many of them those behind it are not run.
+#[test]
+fn a_statement_of_a_caller_who_has_given_up_does_not_begin() -> Result<()> {
+    block_on(async {
+        let context = AppContext::open(Arc::new(MemoryBackend::new()), Config::default()).await?;
+        let run = async |sql: &str, options: ExecuteOptions| {
+            context.executor().execute(context.session(), sql, &Params::default(), &options).await
+        };
+        run("CREATE TABLE t (k INT PRIMARY KEY); INSERT INTO t VALUES (1)", ExecuteOptions::default()).await?;
+        let cancelled = || ExecuteOptions { cancelled: Arc::new(AtomicBool::new(true)), ..Default::default() };
+        let late = || ExecuteOptions { deadline: Some(Instant::now()), ..Default::default() };
+        for text in ["INSERT INTO t VALUES (2)", "UPDATE t SET k = 3 WHERE k = 1", "DELETE FROM t WHERE k = 1"] {
+            assert_eq!(run(text, cancelled()).await.expect_err(text).code(), ErrorCode::Cancelled);
+            assert_eq!(run(text, late()).await.expect_err(text).code(), ErrorCode::Timeout);
+            // In a transaction it fails it, as any other error; to end one is never refused.
+            let error = run(&format!("BEGIN; {text}"), cancelled()).await.expect_err(text);
+            assert_eq!(error.code(), ErrorCode::Cancelled);
+            let error = run(text, ExecuteOptions::default()).await.expect_err(text);
+            assert_eq!(error.code(), ErrorCode::FailedTransaction);
+            run("ROLLBACK", cancelled()).await?;
+        }
+        let rows = run("SELECT k FROM t", ExecuteOptions::default()).await?.pop().and_then(|r| r.rows).expect("rows");
+        assert_eq!(rows.len(), 1);
+        Ok(())
+    })
+}

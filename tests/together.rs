@@ -27,15 +27,19 @@ fn run_together(setup: &str, one: &str, other: &str, look: impl Fn(&AppContext, 
     let prepared = Arc::new(MemoryBackend::new());
     let context = block_on(AppContext::open(Arc::clone(&prepared) as _, Config::default()))?;
     block_on(sql(&context, setup))?;
-    for call in 0.. {
-        let backend = Faulty::new(prepared.reopen());
-        let context = block_on(AppContext::open(Arc::clone(&backend) as _, Config::default()))?;
-        backend.arm(call, Fault::Delay, ErrorCode::StorageError);
-        let outcomes = block_on(async { futures::join!(sql(&context, one), sql(&context, other)) });
-        let reached = backend.disarm();
-        look(&context, outcomes).map_err(|e| e.in_context(format_args!("call {call}")))?;
-        if reached == Outcome::NotReached {
-            break;
+    // Behind a journal a commit is mostly done at once.
+    for journal in [false, true] {
+        for call in 0.. {
+            let backend = Faulty::new(prepared.reopen()).with_journal(journal);
+            let context = block_on(async { AppContext::open(backend.front().await?, Config::default()).await })?;
+            backend.arm(call, Fault::Delay, ErrorCode::StorageError);
+            let outcomes = block_on(async { futures::join!(sql(&context, one), sql(&context, other)) });
+            let reached = backend.disarm();
+            look(&context, outcomes)
+                .map_err(|e| e.in_context(format_args!("call {call}, with a journal: {journal}")))?;
+            if reached == Outcome::NotReached {
+                break;
+            }
         }
     }
     Ok(())

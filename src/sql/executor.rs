@@ -25,11 +25,11 @@ use super::session::SessionRole;
 use super::statement_cache::{ParsedText, StatementCache};
 use super::transaction::Transactions;
 use crate::error::Result;
-use crate::platform::{self, Instant};
+use crate::platform::{self, Instant, Turns};
 use crate::schema::{Role, SchemaRegistry, check_user_name};
 use crate::storage::gate::Closed;
 use crate::storage::{Durability, GatedBackend};
-use crate::tables::{Gauges, SystemTablesRegistry, TableStore};
+use crate::tables::{Gauges, SystemTablesRegistry, TableStore, check_asked};
 
 /// How a request is run.
 #[derive(Debug, Clone)]
@@ -44,6 +44,13 @@ pub struct ExecuteOptions {
     pub short_path: bool,
     /// Whether parsed statements and plans are kept and used again: off only to compare both ways.
     pub caches: bool,
+}
+
+impl ExecuteOptions {
+    /// Fails if the caller has given up.
+    pub fn check(&self) -> Result<()> {
+        check_asked(&self.cancelled, self.deadline)
+    }
 }
 
 impl Default for ExecuteOptions {
@@ -249,6 +256,8 @@ impl SqlExecutor {
     ) -> Result<Vec<StatementResult>> {
         let parsed = self.parsed(session, sql, params, options)?;
         let mut results = Vec::with_capacity(parsed.statements.len());
+        // Statements that only write wait for nothing where a commit is done at once.
+        let mut turns = Turns::begin();
         for index in 0..parsed.statements.len() {
             // The role is asked for each statement: the one before may have been ALTER USER.
             let mut execution = self.execution(session, params, options).await?;
@@ -256,6 +265,9 @@ impl SqlExecutor {
             let origin = Origin { text: &parsed, index };
             execution.origin = Some(origin);
             results.push(execution.transact(&origin.parsed().statement).await?);
+            if index + 1 < parsed.statements.len() {
+                turns.pass().await;
+            }
         }
         Ok(results)
     }

@@ -281,12 +281,13 @@ impl Execution<'_> {
             }
         }
         let entered = self.enter().await?;
-        let outcome = match &entered {
-            Some(entered) => match check_allowed(self.session, statement, entered.open.read_only) {
-                Ok(()) => self.statement(statement).await,
-                Err(error) => Err(error),
-            },
-            None => self.statement(statement).await,
+        let allowed = self.options.check().and_then(|()| match &entered {
+            Some(entered) => check_allowed(self.session, statement, entered.open.read_only),
+            None => Ok(()),
+        });
+        let outcome = match allowed {
+            Ok(()) => self.statement(statement).await,
+            Err(error) => Err(error),
         };
         self.leave(entered, outcome).await
     }

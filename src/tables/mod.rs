@@ -53,7 +53,7 @@ pub use provider::{
     TableKind, TableProviderCore, TableProviders, UserKind, UserTableProvider, stored_core, stored_provider,
     with_system_columns,
 };
-pub use request::Request;
+pub use request::{Request, check_asked};
 pub use rewrite::retained_since;
 pub use salvage::Salvage;
 pub use scan::TableScanExec;

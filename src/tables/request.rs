@@ -39,14 +39,7 @@ pub struct Request {
 impl Request {
     /// Fails if the caller has given up.
     pub fn check(&self) -> Result<()> {
-        if self.cancelled.load(Ordering::Relaxed) {
-            return Err(KalamError::new(ErrorCode::Cancelled, "the statement was cancelled by its caller"));
-        }
-        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Err(KalamError::new(ErrorCode::Timeout, "the statement ran into its time limit")
-                .with_hint("Raise `timeoutMs`, or let the statement do less."));
-        }
-        Ok(())
+        check_asked(&self.cancelled, self.deadline)
     }
 
     /// Between two pieces of long work: lets the host run what is waiting, which may be the news that its caller has given
@@ -61,6 +54,18 @@ impl Request {
     pub fn scope(&self, table: &CachedTableData) -> Result<ScopeKey> {
         scope_of(table, &self.user, self.role)
     }
+}
+
+/// Fails if a caller has given up: it has set a flag, or its time is over.
+pub fn check_asked(cancelled: &AtomicBool, deadline: Option<Instant>) -> Result<()> {
+    if cancelled.load(Ordering::Relaxed) {
+        return Err(KalamError::new(ErrorCode::Cancelled, "the statement was cancelled by its caller"));
+    }
+    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        return Err(KalamError::new(ErrorCode::Timeout, "the statement ran into its time limit")
+            .with_hint("Raise `timeoutMs`, or let the statement do less."));
+    }
+    Ok(())
 }
 
 /// The scope of a table that a user with a role sees; see [`Request::scope`].

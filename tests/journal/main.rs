@@ -6,6 +6,7 @@
 #![cfg(not(target_arch = "wasm32"))]
 
 mod device;
+mod engine;
 mod races;
 #[path = "../support/mod.rs"]
 mod support;
@@ -15,15 +16,10 @@ use std::sync::Arc;
 
 use device::{Device, Fault};
 use futures::executor::block_on;
-use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::storage::journal::{FoundFile, JournaledBackend};
-use kalamdb::storage::{
-    Durability, KeyRange, MemoryBackend, Partition, ScanOptions, StorageBackend, WriteBatch, is_empty,
-};
-use kalamdb::tables::Health;
+use kalamdb::storage::{Durability, KeyRange, Partition, ScanOptions, StorageBackend, WriteBatch, is_empty};
 use proptest::prelude::*;
-use support::sql;
 
 /// Each key's value: the number of the commit that wrote it, and its length.
 type State = BTreeMap<(Partition, Vec<u8>), (u32, usize)>;
@@ -542,33 +538,6 @@ fn who_salvages_reads_what_is_there_and_is_told_what_is_not() -> Result<()> {
         batch.delete(Partition::Meta, *b"journal");
         device.commit(batch, Durability::Strict).await?;
         assert_eq!(salvaged(&device, device.file(), "a").await?, "");
-        Ok(())
-    })
-}
-
-#[test]
-fn a_rescue_reports_what_the_journal_has_lost() -> Result<()> {
-    block_on(async {
-        let device = Device::new();
-        let context = AppContext::open(open(&device).await?, Config::default()).await?;
-        sql(&context, "CREATE TABLE t (k INT PRIMARY KEY); INSERT INTO t VALUES (1); STORAGE FLUSH ALL").await?;
-        sql(&context, "INSERT INTO t VALUES (2); INSERT INTO t VALUES (3)").await?;
-        for (file, rows, told) in [(true, 3, false), (false, 1, true)] {
-            let device = device.copy();
-            let file = if file { device.file() } else { FoundFile::ReadOnly(Vec::new()) };
-            let backend = JournaledBackend::open(Arc::new(device), file, true).await?;
-            let (mut backup, findings) = AppContext::rescue(backend).await?;
-            let lost: Vec<_> = findings.iter().filter(|f| f.health != Health::Ok).collect();
-            assert_eq!(lost.iter().any(|f| f.object == "journal" && f.detail.contains("is gone")), told, "{lost:?}");
-            assert_eq!(lost.len(), usize::from(told), "{lost:?}");
-            let mut bytes = Vec::new();
-            while let Some(chunk) = backup.next().await? {
-                bytes.extend_from_slice(&chunk);
-            }
-            let rescued = AppContext::restore(Arc::new(MemoryBackend::new()), &bytes, Config::default()).await?;
-            let found = sql(&rescued, "SELECT k FROM t").await?.pop().and_then(|r| r.rows).expect("rows");
-            assert_eq!(found.len(), rows);
-        }
         Ok(())
     })
 }

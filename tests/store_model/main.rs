@@ -326,6 +326,11 @@ impl Run {
             Step::Pin => {}
             Step::Unpin if self.pinned.is_empty() => {}
             Step::Unpin => drop(self.pinned.remove(0)),
+            Step::CarryOver => {
+                // It says nothing of what it met; whoever needs it meets it again.
+                let _ = self.context.backend().stats().await;
+                self.settle(&[]).await?;
+            }
             Step::AddColumn => {
                 let n = self.next_column;
                 self.next_column += 1;

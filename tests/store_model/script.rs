@@ -44,6 +44,8 @@ pub enum Step {
     Pin,
     /// The oldest snapshot is let go.
     Unpin,
+    /// What waits in a journal is carried over, as in a pause.
+    CarryOver,
     /// A column with a default comes.
     AddColumn,
     /// The oldest of them goes.
@@ -114,6 +116,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         2 => (prop::collection::vec(30..60i64, 1..6), 1..100i64).prop_map(|(keys, n)| Step::Race(keys, n)),
         1 => Just(Step::Pin),
         1 => Just(Step::Unpin),
+        1 => Just(Step::CarryOver),
         1 => Just(Step::AddColumn),
         1 => Just(Step::DropColumn),
         1 => any::<bool>().prop_map(Step::Widen),

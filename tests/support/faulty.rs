@@ -423,7 +423,10 @@ impl JournalFile for File {
     fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
         let was_dead = self.0.is_dead();
         let fault = self.0.next(Some(0));
+        let dies = !was_dead && self.0.is_dead();
         let (written, outcome) = match fault {
+            // The process dies in the middle of it.
+            Some((Fault::Fail, code, n)) if dies && n % 2 == 1 => (bytes.len() / 2, Err(error(code, n))),
             Some((Fault::Fail, code, n)) => (0, Err(error(code, n))),
             Some((Fault::Refuse, code, n)) => (bytes.len() / 2, Err(error(code, n))),
             Some((Fault::Lose, code, n)) => (bytes.len(), Err(error(code, n))),
