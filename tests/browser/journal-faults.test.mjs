@@ -299,3 +299,82 @@ describe('a write of the journal that', () => {
     })
   }
 })
+
+test('everything of the origin cleared away under an open database: it says so, close ends, and the name is free', async () => {
+  const { page } = b
+  await page.evaluate(async () => {
+    window.db = await connectWhenFree('cleared')
+    await db.exec('CREATE TABLE t (id INT PRIMARY KEY)')
+    for (let id = 0; id < 5; id++) await db.exec('INSERT INTO t VALUES ($1)', [id])
+  })
+  const session = await page.context().newCDPSession(page)
+  // As a user does, or a response with `Clear-Site-Data: "storage"`.
+  await session.send('Storage.clearDataForOrigin', { origin: b.url.slice(0, -1), storageTypes: 'all' })
+  const outcomes = await page.evaluate(async () => {
+    const insert = await attempt(() => db.exec('INSERT INTO t VALUES (9)'))
+    const select = await attempt(() => db.query('SELECT * FROM t'))
+    // Chromium 156 never returns from closing a handle of a file that is gone.
+    const close = await attempt(() => db.close())
+    const again = await kalamdb.connect('cleared')
+    const table = await attempt(() => again.query('SELECT * FROM t'))
+    await again.exec('CREATE TABLE t (id INT PRIMARY KEY); INSERT INTO t VALUES (1)')
+    await again.exec('INSERT INTO t VALUES (2)')
+    await again.close()
+    return { insert, select, close, table }
+  })
+  for (const one of ['insert', 'select', 'close']) failsWith(outcomes[one], 'STORAGE_CLOSED')
+  failsWith(outcomes.table, 'TABLE_NOT_FOUND')
+  await page.reload()
+  await page.waitForFunction(() => window.ready)
+  const rows = await page.evaluate(async () => {
+    const db = await connectWhenFree('cleared')
+    const rows = await db.query('SELECT id FROM t ORDER BY id')
+    await db.close()
+    return rows
+  })
+  assert.deepEqual(rows, [{ id: 1 }, { id: 2 }])
+})
+
+test('IndexedDB that is full: the journal takes rows until it has to be carried over, then they fail; none is lost', async () => {
+  await b.restart()
+  const { page } = b
+  await opener(page)
+  await page.evaluate(async () => {
+    window.db = await connectWhenFree('full')
+    await db.exec('CREATE TABLE t (id INT PRIMARY KEY, body TEXT)')
+    await db.exec("INSERT INTO t VALUES (-1, 'first')")
+  })
+  const worker = page.workers().at(-1)
+  await worker.evaluate(() => {
+    IDBObjectStore.prototype.put = () => {
+      throw new DOMException('full', 'QuotaExceededError')
+    }
+  })
+  const { kept, error, found, status } = await page.evaluate(async () => {
+    const kept = [-1]
+    let error
+    for (let id = 0; id < 500 && error === undefined; id++) {
+      // Random: rows are stored compressed.
+      const body = Array.from(crypto.getRandomValues(new Uint8Array(10_000)), byte => byte.toString(16)).join('')
+      const outcome = await attempt(() => db.exec('INSERT INTO t VALUES ($1, $2)', [id, body]))
+      error = outcome.error
+      if (error === undefined) kept.push(id)
+    }
+    const found = await db.query('SELECT id FROM t ORDER BY id')
+    const status = await attempt(() => db.status())
+    return { kept, error, found, status }
+  })
+  failsWith({ error }, 'QUOTA_EXCEEDED')
+  assert.ok(kept.length > 2, 'the journal took some')
+  assert.deepEqual(
+    found.map(row => row.id),
+    kept,
+  )
+  assert.ok(status.value, 'status is told all the same')
+  await b.restart({ kill: true })
+  await opener(b.page)
+  const ids = async () =>
+    (await b.page.evaluate(bodies, { name: 'full', kind: 'patient' })).map(row => parseInt(row, 10))
+  assert.deepEqual(await ids(), kept)
+  assert.deepEqual(await ids(), kept)
+})
