@@ -142,7 +142,6 @@ describe('a journal that cannot be read any more', () => {
   const unreadable = {
     'no-directory': ['STORAGE_ERROR'],
     'directory-refused': ['STORAGE_ERROR'],
-    'handle-refused': ['STORAGE_ERROR'],
     'no-reads': ['STORAGE_ERROR'],
     'short-reads': ['STORAGE_ERROR'],
   }
@@ -172,7 +171,7 @@ describe('a journal that cannot be read any more', () => {
     })
   }
 
-  test('but its file can be, is taken up by a worker without such handles, as by a page', async () => {
+  test('but its file can be, is taken up by a worker that gets no handle, as by a page', async () => {
     const { page } = b
     await opener(page)
     await page.evaluate(async () => {
@@ -181,7 +180,7 @@ describe('a journal that cannot be read any more', () => {
       for (let id = 0; id < 3; id++) await db.exec('INSERT INTO t VALUES ($1, $2)', [id, 'waits'])
       worker.terminate()
     })
-    for (const kind of ['no-handles', 'patient']) {
+    for (const kind of ['no-handles', 'handle-refused', 'patient']) {
       assert.deepEqual(await page.evaluate(bodies, { name: 'readable', kind }), ['0 waits', '1 waits', '2 waits'])
     }
   })
