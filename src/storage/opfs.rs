@@ -22,6 +22,8 @@ use crate::platform::SendFuture;
 const DIRECTORY: &str = "kalamdb";
 /// Bytes that a name may have in every browser's file system.
 const MOST_NAME: usize = 240;
+/// What the browser throws where somebody else has a handle.
+const IN_USE: &str = "NoModificationAllowedError";
 /// How often a handle is asked for while another engine ends, and how long is waited in between, in milliseconds.
 const ATTEMPTS: usize = 100;
 const PAUSE_MS: i32 = 20;
@@ -94,12 +96,13 @@ pub async fn find(database: &str, make: bool) -> FoundFile {
         let can_write = Reflect::has(&js_sys::global(), &"FileSystemSyncAccessHandle".into()).unwrap_or(false);
         match file(&directory, database, make && can_write).await? {
             None => Ok(FoundFile::ReadOnly(Vec::new())),
-            Some(file) if can_write => Ok(FoundFile::Writable(Box::new(handle_of(&file).await?))),
-            Some(file) => {
-                let file: File = JsFuture::from(file.get_file()?).await?.unchecked_into();
-                let buffer: ArrayBuffer = JsFuture::from(file.array_buffer()?).await?.unchecked_into();
-                Ok(FoundFile::ReadOnly(Uint8Array::new(&buffer).to_vec()))
-            }
+            Some(file) if can_write => match handle_of(&file).await {
+                Ok(handle) => Ok(FoundFile::Writable(Box::new(handle))),
+                Err(thrown) if has_name(&thrown, IN_USE) => Err(thrown),
+                // A host that lets nobody write to it may let us read.
+                Err(_) => contents(&file).await.map(FoundFile::ReadOnly),
+            },
+            Some(file) => contents(&file).await.map(FoundFile::ReadOnly),
         }
     });
     let doing = format!("cannot open the journal of database '{database}'");
@@ -153,7 +156,7 @@ fn has_name(thrown: &JsValue, name: &str) -> bool {
 fn error_of(thrown: &JsValue, doing: &str) -> KalamError {
     let (name, message) = (text_of(thrown, "name"), text_of(thrown, "message"));
     let code = match name.as_str() {
-        "NoModificationAllowedError" => ErrorCode::DatabaseLocked,
+        IN_USE => ErrorCode::DatabaseLocked,
         "QuotaExceededError" => ErrorCode::QuotaExceeded,
         _ => ErrorCode::StorageError,
     };
@@ -178,12 +181,18 @@ fn file_name(database: &str) -> Result<String, JsValue> {
     Ok(name)
 }
 
+async fn contents(file: &FileHandle) -> Result<Vec<u8>, JsValue> {
+    let file: File = JsFuture::from(file.get_file()?).await?.unchecked_into();
+    let buffer: ArrayBuffer = JsFuture::from(file.array_buffer()?).await?.unchecked_into();
+    Ok(Uint8Array::new(&buffer).to_vec())
+}
+
 async fn handle_of(file: &FileHandle) -> Result<OpfsFile, JsValue> {
     let mut attempts = ATTEMPTS;
     loop {
         match JsFuture::from(file.create_sync_access_handle()?).await {
             Ok(handle) => return Ok(OpfsFile::new(handle.unchecked_into(), file.clone())),
-            Err(thrown) if has_name(&thrown, "NoModificationAllowedError") && attempts > 0 => {
+            Err(thrown) if has_name(&thrown, IN_USE) && attempts > 0 => {
                 attempts -= 1;
                 sleep(PAUSE_MS).await;
             }

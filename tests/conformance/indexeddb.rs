@@ -70,6 +70,7 @@ const original = {
     put: IDBObjectStore.prototype.put,
     commit: IDBTransaction.prototype.commit,
     getAllRecords: IDBObjectStore.prototype.getAllRecords,
+    createSyncAccessHandle: FileSystemFileHandle.prototype.createSyncAccessHandle,
 };
 const open = new Set();
 IDBDatabase.prototype.transaction = function (...args) {
@@ -103,10 +104,15 @@ export function fail_commit(name, message) {
 export function throw_at_commit() {
     IDBTransaction.prototype.commit = function () { restore(); throw new TypeError('commit is not a function'); };
 }
+// Lets nobody write to a file.
+export function throw_at_handle() {
+    FileSystemFileHandle.prototype.createSyncAccessHandle = async () => { throw new DOMException('', 'InvalidStateError'); };
+}
 export function without_get_all_records() { delete IDBObjectStore.prototype.getAllRecords; }
 export function restore() {
     IDBObjectStore.prototype.put = original.put;
     IDBTransaction.prototype.commit = original.commit;
+    FileSystemFileHandle.prototype.createSyncAccessHandle = original.createSyncAccessHandle;
     if (original.getAllRecords) IDBObjectStore.prototype.getAllRecords = original.getAllRecords;
 }
 export function has_get_all_records() { return 'getAllRecords' in IDBObjectStore.prototype; }
@@ -133,6 +139,7 @@ extern "C" {
     fn throw_at_put(n: u32, name: &str, message: &str);
     fn fail_commit(name: &str, message: &str);
     fn throw_at_commit();
+    fn throw_at_handle();
     fn without_get_all_records();
     fn has_get_all_records() -> bool;
     fn restore();
@@ -277,6 +284,122 @@ async fn a_deletion_elsewhere_ends_the_backend() -> Result<()> {
 #[wasm_bindgen_test]
 async fn a_deletion_elsewhere_ends_the_journal() -> Result<()> {
     deletion_elsewhere(&JournalHarness).await
+}
+
+/// What waits in a journal, and what was written while its connection was away, is there for the next engine.
+#[wasm_bindgen_test]
+async fn a_journal_outlives_a_lost_connection() -> Result<()> {
+    let name = "journal-lost";
+    let backend = JournalHarness.fresh(name).await?;
+    for key in [b"1", b"2"] {
+        backend.commit(batch(key), Durability::Relaxed).await?;
+    }
+    assert!(close_connections("kalamdb:journal-lost") > 0);
+    for key in [b"3", b"4", b"5"] {
+        backend.commit(batch(key), Durability::Relaxed).await?;
+    }
+    // Let go without being closed, as by a worker that dies.
+    drop(backend);
+    let backend = JournalHarness.open(name).await?;
+    assert_eq!(all(&backend, LOG).await?.len(), 5);
+    done(&JournalHarness, name, backend).await
+}
+
+/// Each name has a journal of its own, also where names differ in the size of letters alone, and one that is too long for a
+/// file has none.
+#[wasm_bindgen_test]
+async fn journals_of_odd_names() -> Result<()> {
+    let long = "x".repeat(300);
+    let names = ["names", "Names", "n/ames", "n_2fames", "..", "näm es", "%00", long.as_str()];
+    let mut backends = Vec::new();
+    for (name, key) in names.iter().zip(0u8..) {
+        let backend = JournalHarness.fresh(name).await?;
+        backend.commit(batch(&[key]), Durability::Relaxed).await?;
+        backend.commit(batch(&[key, key]), Durability::Relaxed).await?;
+        backends.push(backend);
+    }
+    drop(backends);
+    for (name, key) in names.iter().zip(0u8..) {
+        let backend = JournalHarness.open(name).await?;
+        let found: Vec<Vec<u8>> = all(&backend, LOG).await?.into_iter().map(|(key, _)| key.to_vec()).collect();
+        assert_eq!(found, [vec![key], vec![key, key]], "{name}");
+        done(&JournalHarness, name, backend).await?;
+    }
+    Ok(())
+}
+
+/// The file has one owner: who opens a database whose last engine still ends waits for it, and finds everything.
+#[wasm_bindgen_test]
+async fn an_engine_that_still_ends_is_waited_for() -> Result<()> {
+    let name = "still-ends";
+    let old = JournalHarness.fresh(name).await?;
+    for key in [b"1", b"2"] {
+        old.commit(batch(key), Durability::Relaxed).await?;
+    }
+    let ending = async {
+        kalamdb::platform::idle_for(100).await;
+        old.commit(batch(b"3"), Durability::Relaxed).await?;
+        old.close().await
+    };
+    let (opened, ended) = futures::future::join(JournalHarness.open(name), ending).await;
+    ended?;
+    let backend = opened?;
+    assert_eq!(all(&backend, LOG).await?.len(), 3);
+    done(&JournalHarness, name, backend).await
+}
+
+/// Who salvages reads what waits in a journal, and writes nothing.
+#[wasm_bindgen_test]
+async fn what_waits_is_salvaged_where_it_is() -> Result<()> {
+    // A page writes to no file.
+    if !js_sys::Reflect::has(&js_sys::global(), &"FileSystemSyncAccessHandle".into()).unwrap_or(false) {
+        return Ok(());
+    }
+    let name = "salvaged";
+    let backend = JournalHarness.fresh(name).await?;
+    for key in [b"1", b"2", b"3"] {
+        backend.commit(batch(key), Durability::Relaxed).await?;
+    }
+    drop(backend);
+    let below = IndexedDbHarness.open(name).await?;
+    assert_eq!(all(&below, LOG).await?.len(), 1);
+    for _ in 0..2 {
+        let backend = opfs::journaled(name, false).await?;
+        assert_eq!(all(&backend, LOG).await?.len(), 3);
+        assert!(backend.lost().is_none());
+        backend.close().await?;
+    }
+    assert_eq!(all(&below, LOG).await?.len(), 1);
+    opfs::remove(name).await;
+    let backend = opfs::journaled(name, false).await?;
+    assert_eq!(all(&backend, LOG).await?.len(), 1);
+    assert_eq!(backend.lost().map(|error| error.code()), Some(ErrorCode::DataCorrupted));
+    backend.close().await?;
+    done(&IndexedDbHarness, name, below).await
+}
+
+/// Where no file can be written any more, what is in one is read.
+#[wasm_bindgen_test]
+async fn a_journal_that_cannot_be_written_is_read() -> Result<()> {
+    let name = "journal-read";
+    let backend = JournalHarness.fresh(name).await?;
+    for key in [b"1", b"2", b"3"] {
+        backend.commit(batch(key), Durability::Relaxed).await?;
+    }
+    drop(backend);
+    throw_at_handle();
+    let read = async {
+        let backend = JournalHarness.open(name).await?;
+        assert_eq!(all(&backend, LOG).await?.len(), 3);
+        backend.commit(batch(b"4"), Durability::Relaxed).await?;
+        backend.close().await
+    };
+    let outcome = read.await;
+    restore();
+    outcome?;
+    let backend = JournalHarness.open(name).await?;
+    assert_eq!(all(&backend, LOG).await?.len(), 4);
+    done(&JournalHarness, name, backend).await
 }
 
 async fn deletion_elsewhere(harness: &impl Harness) -> Result<()> {
