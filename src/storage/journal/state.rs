@@ -172,7 +172,7 @@ impl State {
         if file.write(self.end, &frame).is_err() {
             // Some of it may be there. Its number is passed over by the marker of the commit below that follows now, and
             // should that fail too, it is not to be read.
-            let _ = file.write(self.end, &[0; 8]);
+            let _ = file.write(self.end, &[0; 8]).and_then(|()| file.flush());
             file.close();
             self.file = None;
             return Err(batch);
