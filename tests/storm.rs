@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::executor::block_on;
-use futures::future::{BoxFuture, FutureExt, join_all};
+use futures::future::{BoxFuture, FutureExt, join_all, ready};
 use kalamdb::context::{AppContext, Config};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::sql::{Cursor, ExecuteOptions, Params, Session};
@@ -157,7 +157,9 @@ impl JournalFile for File {
         Ok(())
     }
 
-    fn close(&self) {}
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(ready(()))
+    }
 }
 
 /// A backend with a journal in that file in front, if there is one.

@@ -4,12 +4,13 @@
 //! ends, in a worker that was just let go, is waited for. Handles that can be written are for dedicated workers; a page
 //! reads what a worker left. See <https://fs.spec.whatwg.org>.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
-use futures::future::join;
+use futures::future::{BoxFuture, join};
 use js_sys::{ArrayBuffer, Object, Promise, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
-use wasm_bindgen_futures::JsFuture;
+use wasm_bindgen_futures::{JsFuture, spawn_local};
 
 use super::StorageBackend;
 use super::indexeddb::{IndexedDbBackend, sleep};
@@ -40,6 +41,7 @@ extern "C" {
     fn remove_entry(this: &Directory, name: &str) -> Result<Promise, JsValue>;
 
     /// `FileSystemFileHandle`.
+    #[derive(Clone)]
     type FileHandle;
     #[wasm_bindgen(method, catch, js_name = createSyncAccessHandle)]
     fn create_sync_access_handle(this: &FileHandle) -> Result<Promise, JsValue>;
@@ -52,6 +54,7 @@ extern "C" {
     fn array_buffer(this: &File) -> Result<Promise, JsValue>;
 
     /// `FileSystemSyncAccessHandle`.
+    #[derive(Clone)]
     type AccessHandle;
     #[wasm_bindgen(method, catch, js_name = getSize)]
     fn get_size(this: &AccessHandle) -> Result<f64, JsValue>;
@@ -188,7 +191,7 @@ async fn handle_of(file: &FileHandle) -> Result<OpfsFile, JsValue> {
     let mut attempts = ATTEMPTS;
     loop {
         match JsFuture::from(file.create_sync_access_handle()?).await {
-            Ok(handle) => return Ok(OpfsFile::new(handle.unchecked_into())),
+            Ok(handle) => return Ok(OpfsFile::new(handle.unchecked_into(), file.clone())),
             Err(thrown) if has_name(&thrown, IN_USE) && attempts > 0 => {
                 attempts -= 1;
                 sleep(PAUSE_MS).await;
@@ -207,17 +210,35 @@ fn options(name: &str, value: JsValue) -> JsValue {
 
 struct Parts {
     handle: AccessHandle,
+    file: FileHandle,
+    is_closed: Cell<bool>,
     /// `{ at }`, kept: a write is as short as making it.
     place: JsValue,
     at: JsValue,
+}
+
+/// Closes a handle, unless its file was cleared away under it with what else the origin has: Chromium 156 then never returns
+/// from `close`. Such a handle ends with its worker.
+async fn close(handle: AccessHandle, file: FileHandle) {
+    let found = async { JsFuture::from(file.get_file()?).await };
+    if found.await.is_ok() {
+        // It is closed, or was.
+        let _ = handle.close();
+    }
 }
 
 /// An open file; dropping it closes it.
 struct OpfsFile(SendFuture<Parts>);
 
 impl OpfsFile {
-    fn new(handle: AccessHandle) -> Self {
-        Self(SendFuture::new(Parts { handle, place: options("at", 0.into()), at: "at".into() }))
+    fn new(handle: AccessHandle, file: FileHandle) -> Self {
+        let place = options("at", 0.into());
+        Self(SendFuture::new(Parts { handle, file, is_closed: Cell::default(), place, at: "at".into() }))
+    }
+
+    fn closing(&self) -> impl Future<Output = ()> + use<> {
+        self.0.is_closed.set(true);
+        close(self.0.handle.clone(), self.0.file.clone())
     }
 
     fn place(&self, at: u64) -> &JsValue {
@@ -241,9 +262,14 @@ impl JournalFile for OpfsFile {
         let size = self.0.handle.get_size().map_err(failed)?;
         let bytes = Uint8Array::new_with_length(size as u32);
         let read = self.0.handle.read(&bytes, self.place(0)).map_err(failed)?;
-        let mut bytes = bytes.to_vec();
-        bytes.truncate(read as usize);
-        Ok(bytes)
+        // What is missing would be taken for a torn end, and commits in it for lost.
+        if read != size {
+            return Err(KalamError::new(
+                ErrorCode::StorageError,
+                format!("the browser gave {read} bytes of the journal of the database, which has {size}"),
+            ));
+        }
+        Ok(bytes.to_vec())
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
@@ -265,14 +291,15 @@ impl JournalFile for OpfsFile {
         self.0.handle.flush().map_err(failed)
     }
 
-    fn close(&self) {
-        // It is closed, or was.
-        let _ = self.0.handle.close();
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(SendFuture::new(self.closing()))
     }
 }
 
 impl Drop for OpfsFile {
     fn drop(&mut self) {
-        self.close();
+        if !self.0.is_closed.get() {
+            spawn_local(self.closing());
+        }
     }
 }

@@ -229,6 +229,21 @@ describe('time and patience', { timeout: 60_000 }, () => {
     assert.deepEqual(await query('SELECT 1 AS one'), [{ one: 1n }])
   })
 
+  // No statement of it waits for anything: a commit is done at once.
+  test('an abort is heard between the statements of a text', async () => {
+    const [outcome, rows] = await b.page.evaluate(async () => {
+      await db.exec('CREATE TABLE many_statements (k INT)')
+      const controller = new AbortController()
+      const text = 'INSERT INTO many_statements VALUES (1);'.repeat(40_000)
+      const outcome = attempt(() => db.exec(text, [], { signal: controller.signal }))
+      setTimeout(() => controller.abort(), 100)
+      return [await outcome, await db.query('SELECT count(*) AS n FROM many_statements')]
+    })
+    failsWith(outcome, 'CANCELLED')
+    assert.ok(rows[0].n < 40_000n, `${rows[0].n} of 40000`)
+    await b.page.evaluate(() => db.exec('DROP TABLE many_statements'))
+  })
+
   test('a query ends at its time limit', async () => {
     const outcome = await b.page.evaluate(sql => attempt(() => db.query(sql, [], { timeoutMs: 100 })), endless)
     const error = failsWith(outcome, 'TIMEOUT')

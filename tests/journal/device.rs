@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::channel::oneshot;
+use futures::future::{BoxFuture, ready};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::storage::journal::{FoundFile, JournalFile};
 use kalamdb::storage::{
@@ -191,7 +192,9 @@ impl JournalFile for Device {
         Ok(())
     }
 
-    fn close(&self) {}
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(ready(()))
+    }
 }
 
 #[async_trait]

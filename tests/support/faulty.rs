@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::{BoxFuture, ready};
 use kalamdb::error::{ErrorCode, KalamError, Result};
 use kalamdb::storage::journal::{FoundFile, JournalFile, JournaledBackend};
 use kalamdb::storage::{
@@ -450,5 +451,7 @@ impl JournalFile for File {
         Ok(())
     }
 
-    fn close(&self) {}
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(ready(()))
+    }
 }

@@ -31,6 +31,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use futures::lock::{Mutex as AsyncMutex, MutexGuard};
 use parking_lot::Mutex;
 
@@ -63,8 +64,8 @@ pub trait JournalFile: Send + Sync + Debug {
     fn resize(&self, bytes: u64) -> Result<()>;
     /// Waits until everything written is on the device.
     fn flush(&self) -> Result<()>;
-    /// Ends its use.
-    fn close(&self);
+    /// Ends its use; others can have it when the future is done. Who drops it ends its use too, some time.
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()>;
 }
 
 /// Where a journal was looked for, and what is there.
@@ -381,8 +382,9 @@ impl StorageBackend for JournaledBackend {
     async fn close(&self) -> Result<()> {
         // What is not carried over now is taken up at the next opening.
         let _ = self.core.carry_over().await;
-        if let Some(file) = self.core.state.lock().file.take() {
-            file.close();
+        let file = self.core.state.lock().file.take();
+        if let Some(file) = file {
+            file.close().await;
         }
         self.core.inner.close().await
     }

@@ -79,7 +79,6 @@ impl State {
         let made = file.resize(CAPACITY).and_then(|()| file.write(0, &header)).and_then(|()| file.flush());
         let read = made.and_then(|()| file.read());
         if !read.is_ok_and(|bytes| bytes.len() as u64 == CAPACITY && bytes.starts_with(&header)) {
-            file.close();
             return None;
         }
         let mut state = Self::without_file(Marker { id, applied: 0, epoch: 0 });
@@ -115,18 +114,7 @@ impl State {
             FoundFile::ReadOnly(bytes) => (bytes, None),
             FoundFile::None(why) => return Err(why),
         };
-        let state = Self::read(marker, Bytes::from(bytes));
-        match (state, file) {
-            (Ok(mut state), file) => {
-                state.file = file;
-                Ok(state)
-            }
-            (Err(error), Some(file)) => {
-                file.close();
-                Err(error)
-            }
-            (Err(error), None) => Err(error),
-        }
+        Ok(Self { file, ..Self::read(marker, Bytes::from(bytes))? })
     }
 
     fn read(marker: Marker, bytes: Bytes) -> Result<Self> {
@@ -173,7 +161,6 @@ impl State {
             // Some of it may be there. Its number is passed over by the marker of the commit below that follows now, and
             // should that fail too, it is not to be read.
             let _ = file.write(self.end, &[0; 8]).and_then(|()| file.flush());
-            file.close();
             self.file = None;
             return Err(batch);
         }
