@@ -142,13 +142,15 @@ struct Run {
     /// those that failed made and not made.
     possible: Vec<Vec<State>>,
     stamp: u32,
+    /// The power was lost, and nothing opened since.
+    powerless: bool,
 }
 
 impl Run {
     async fn new() -> Result<Self> {
         let device = Device::new();
         let backend = JournaledBackend::open(Arc::new(device.clone()), device.file(), false).await?;
-        Ok(Self { device, backend, possible: vec![vec![State::new()]], stamp: 0 })
+        Ok(Self { device, backend, possible: vec![vec![State::new()]], stamp: 0, powerless: false })
     }
 
     fn now(&self) -> &Vec<State> {
@@ -166,7 +168,13 @@ impl Run {
     }
 
     async fn reopen(&mut self) -> Result<()> {
-        self.backend = JournaledBackend::open(Arc::new(self.device.clone()), self.device.file(), false).await?;
+        let open = || JournaledBackend::open(Arc::new(self.device.clone()), self.device.file(), false);
+        self.backend = match open().await {
+            // A loss of power can take a part of a commit, and leave those behind it: that is said, once.
+            Err(error) if self.powerless && error.message().contains("is damaged, and later ones") => open().await?,
+            opened => opened?,
+        };
+        self.powerless = false;
         let known = contents(self.backend.as_ref()).await?;
         self.know(known);
         Ok(())
@@ -248,6 +256,7 @@ impl Run {
                 };
                 self.device = self.device.lose_power(&mut choose);
                 self.possible = vec![self.possible.concat()];
+                self.powerless = true;
                 self.reopen().await?;
             }
         }
@@ -294,6 +303,7 @@ fn a_frame_whose_write_failed_is_not_read() -> Result<()> {
                 if choices == lost { 0 } else { below - 1 }
             });
             run.possible = vec![run.possible.concat()];
+            run.powerless = true;
             run.reopen().await?;
         }
         Ok(())
@@ -340,6 +350,37 @@ fn a_journal_that_is_gone_or_another_is_said_to_be() -> Result<()> {
                 assert_eq!(contents(backend.as_ref()).await?.len(), 3);
             }
         }
+        Ok(())
+    })
+}
+
+/// What stands before a damaged commit is kept, and that there was more is said.
+#[test]
+fn a_damaged_commit_is_said_to_be_and_those_before_it_are_kept() -> Result<()> {
+    block_on(async {
+        let mut run = Run::new().await?;
+        for key in 0..5 {
+            run.run(&Step::Commit { changes: vec![Change::Put { partition: 1, key, length: 9 }], strict: false })
+                .await?;
+        }
+        let (device, mut bytes) = (run.device.crash(), run.device.file_bytes());
+        assert!(bytes.is_empty(), "the device went on to the next process");
+        bytes = device.file_bytes();
+        // The value of the third commit in the file, which is that of key 3.
+        let place = bytes.windows(9).position(|window| window == [3; 9]).expect("the commit");
+        bytes[place + 4] ^= 1;
+        let damaged = || FoundFile::ReadOnly(bytes.clone());
+        let keys = async |backend: &Arc<dyn StorageBackend>| -> Result<Vec<u8>> {
+            Ok(contents(backend.as_ref()).await?.into_keys().map(|(_, key)| key[0]).collect())
+        };
+        let salvaged = JournaledBackend::open(Arc::new(device.clone()), damaged(), true).await?;
+        assert_eq!(keys(&salvaged).await?, b"abc");
+        let told = salvaged.lost().expect("what is lost");
+        assert!(told.message().contains("commit 3 is damaged, and later ones were built on it"), "{told}");
+        let error = JournaledBackend::open(Arc::new(device.clone()), damaged(), false).await.expect_err("said once");
+        assert_eq!(error.message(), told.message());
+        let backend = JournaledBackend::open(Arc::new(device.clone()), damaged(), false).await?;
+        assert_eq!(keys(&backend).await?, b"abc");
         Ok(())
     })
 }

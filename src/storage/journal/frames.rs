@@ -49,8 +49,6 @@ const DELETE_RANGE: u8 = 2;
 pub(super) struct Frame {
     /// Its number.
     pub number: u64,
-    /// The marker's epoch when it was made.
-    pub epoch: u64,
     /// What it changes.
     pub batch: WriteBatch,
 }
@@ -58,20 +56,11 @@ pub(super) struct Frame {
 /// A frame that was read.
 #[derive(Debug)]
 pub(super) struct ReadFrame {
-    pub frame: Frame,
-    /// Where it ends, in bytes.
-    pub end: u64,
-    /// The checksum that the next frame's is begun with.
-    pub chain: u32,
-}
-
-/// What a journal's file holds.
-#[derive(Debug)]
-pub(super) struct Contents {
-    /// The id in its header.
-    pub id: JournalId,
-    /// Its frames, in order.
-    pub frames: Vec<ReadFrame>,
+    pub number: u64,
+    /// The marker's epoch when it was made.
+    pub epoch: u64,
+    /// Nothing if the frame is damaged, and the one behind it says that it was whole once.
+    pub batch: Option<WriteBatch>,
 }
 
 /// The header of a new file.
@@ -148,33 +137,31 @@ fn frame_sum(frame: &[u8], chain: u32) -> u32 {
     hasher.finalize()
 }
 
-/// Reads a file. Nothing if it was never finished: it has no header.
+/// Reads the file of the journal with this id. Nothing if it was never finished: it has no header.
 ///
-/// Errors: `DATA_CORRUPTED` if its header, or a frame whose checksum is right, is none of ours.
-pub(super) fn read(bytes: &Bytes) -> Result<Option<Contents>> {
-    let Some(head) = bytes.get(..HEADER_BYTES) else { return Ok(None) };
+/// Errors: `DATA_CORRUPTED` if it has no frame of that journal, and its header is another one's or damaged.
+pub(super) fn read(bytes: &Bytes, id: &JournalId) -> Result<Option<Vec<ReadFrame>>> {
+    let head = bytes.get(..HEADER_BYTES).unwrap_or_default();
+    let is_ours = head == &header(id)[..HEADER_BYTES];
+    let (mut frames, mut at, mut chain) = (Vec::<ReadFrame>::new(), FRAMES_AT as usize, first_chain(id));
+    let damaged_one = |at, is_first: bool| if is_ours || !is_first { damaged_at(bytes, at) } else { None };
+    while let Some((frame, length, sum)) = frame_at(bytes, at, chain).or_else(|| damaged_one(at, frames.is_empty())) {
+        if frames.last().is_some_and(|last| last.number >= frame.number) {
+            break;
+        }
+        frames.push(frame);
+        (at, chain) = (at + length, sum);
+    }
+    if !frames.is_empty() || is_ours {
+        return Ok(Some(frames));
+    }
     if head.iter().all(|&byte| byte == 0) {
         return Ok(None);
     }
-    let mut id = JournalId::default();
-    id.copy_from_slice(&head[8..24]);
-    let mut chain = first_chain(&id);
-    if head[..8] != MAGIC || head[24..] != chain.to_le_bytes() {
-        return Err(damaged("its header is damaged".into()));
-    }
-    let (mut frames, mut at) = (Vec::<ReadFrame>::new(), FRAMES_AT as usize);
-    while let Some((bytes, sum)) = frame_at(bytes, at, chain) {
-        let (number, epoch) = (u64_at(&bytes, 8), u64_at(&bytes, 16));
-        if let Some(before) = frames.last().filter(|last| last.frame.number >= number) {
-            return Err(damaged(format!("commit {number} stands behind commit {}", before.frame.number)));
-        }
-        let batch = decode(&bytes.slice(FRAME_HEADER..))
-            .ok_or_else(|| damaged(format!("commit {number} has operations that are none")))?;
-        at += bytes.len();
-        chain = sum;
-        frames.push(ReadFrame { frame: Frame { number, epoch, batch }, end: at as u64, chain });
-    }
-    Ok(Some(Contents { id, frames }))
+    let mut other = JournalId::default();
+    other.copy_from_slice(&head[8..24]);
+    let is_another = head == &header(&other)[..HEADER_BYTES];
+    Err(damaged(if is_another { "its file is that of another database" } else { "its header is damaged" }.into()))
 }
 
 pub(super) fn damaged(found: String) -> KalamError {
@@ -184,15 +171,32 @@ pub(super) fn damaged(found: String) -> KalamError {
     )
 }
 
-/// The frame at a place with its checksum, if there is one that follows what `chain` stands for.
-fn frame_at(bytes: &Bytes, at: usize, chain: u32) -> Option<(Bytes, u32)> {
-    let length = u32_at(bytes.get(at..at + 4)?) as usize;
-    if length > MAX_PAYLOAD || bytes.len() < at + FRAME_HEADER + length {
+/// The frame at a place, if there is one that follows what `chain` stands for; how long it is, and its checksum.
+fn frame_at(bytes: &Bytes, at: usize, chain: u32) -> Option<(ReadFrame, usize, u32)> {
+    let frame = bytes_at(bytes, at)?;
+    let sum = frame_sum(&frame, chain);
+    if u32_at(&frame[4..8]) != sum {
         return None;
     }
-    let frame = bytes.slice(at..at + FRAME_HEADER + length);
-    let sum = frame_sum(&frame, chain);
-    (u32_at(&frame[4..8]) == sum).then_some((frame, sum))
+    let batch = decode(&frame.slice(FRAME_HEADER..));
+    Some((ReadFrame { number: u64_at(&frame, 8), epoch: u64_at(&frame, 16), batch }, frame.len(), sum))
+}
+
+/// The frame at a place whose checksum is wrong, if the next one follows it: that was made when it was whole.
+fn damaged_at(bytes: &Bytes, at: usize) -> Option<(ReadFrame, usize, u32)> {
+    let frame = bytes_at(bytes, at)?;
+    let sum = u32_at(&frame[4..8]);
+    let (number, epoch) = (u64_at(&frame, 8), u64_at(&frame, 16));
+    let (next, ..) = frame_at(bytes, at + frame.len(), sum)?;
+    (number.checked_add(1) == Some(next.number) && next.epoch == epoch)
+        .then(|| (ReadFrame { number, epoch, batch: None }, frame.len(), sum))
+}
+
+/// As many bytes as a frame at a place says that it has.
+fn bytes_at(bytes: &Bytes, at: usize) -> Option<Bytes> {
+    let length = u32_at(bytes.get(at..at + 4)?) as usize;
+    (length <= MAX_PAYLOAD && bytes.len() >= at + FRAME_HEADER + length)
+        .then(|| bytes.slice(at..at + FRAME_HEADER + length))
 }
 
 fn u32_at(bytes: &[u8]) -> u32 {
@@ -269,14 +273,16 @@ mod tests {
         out
     }
 
-    fn numbers(bytes: Vec<u8>) -> Vec<u64> {
-        let contents = read(&bytes.into()).unwrap().unwrap();
-        assert_eq!(contents.id, ID);
-        for ReadFrame { frame, .. } in &contents.frames {
-            assert_eq!(frame.batch.ops(), batch(frame.number as u8).ops());
+    /// The numbers of the frames, with a minus of those that are damaged.
+    fn numbers(bytes: Vec<u8>) -> Vec<i64> {
+        let frames = read(&bytes.into(), &ID).unwrap().unwrap();
+        let number = |frame: ReadFrame| {
             assert_eq!(frame.epoch, 9);
-        }
-        contents.frames.iter().map(|read| read.frame.number).collect()
+            let Some(found) = frame.batch else { return -(frame.number as i64) };
+            assert_eq!(found.ops(), batch(frame.number as u8).ops());
+            frame.number as i64
+        };
+        frames.into_iter().map(number).collect()
     }
 
     #[test]
@@ -293,6 +299,19 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_frame_is_told_from_a_torn_end_by_the_one_behind_it() {
+        let whole = file(&[4, 5, 6]);
+        let (one, two) = (file(&[4]).len(), file(&[4, 5]).len());
+        for at in one..two {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0x40;
+            // Where its length, checksum, number or epoch is what is damaged, nothing says that there was one.
+            let expected: &[i64] = if at < one + FRAME_HEADER { &[4] } else { &[4, -5, 6] };
+            assert_eq!(numbers(flipped), expected, "flipped at {at}");
+        }
+    }
+
+    #[test]
     fn what_stood_behind_a_frame_that_was_written_anew_is_not_read() {
         // Commit 5 was torn and 6 was not; then another commit 5 of the same length took its place.
         let (mut old, two) = (file(&[4, 5, 6]), file(&[4]).len());
@@ -301,18 +320,24 @@ mod tests {
         other.ops[0] = WriteOp::Put { partition: Partition::Log, key: vec![9; 3], value: vec![5; 5].into() };
         let (frame, _) = encode(&other, 5, 9, chain);
         old[two..two + frame.len()].copy_from_slice(&frame);
-        let contents = read(&old.into()).unwrap().unwrap();
-        assert_eq!(contents.frames.iter().map(|read| read.frame.number).collect::<Vec<_>>(), [4, 5]);
+        let frames = read(&old.into(), &ID).unwrap().unwrap();
+        assert_eq!(frames.iter().map(|frame| frame.number).collect::<Vec<_>>(), [4, 5]);
     }
 
     #[test]
     fn a_header_that_is_none_is_damage_and_one_that_was_never_written_is_no_journal() {
-        assert!(read(&Bytes::new()).unwrap().is_none());
-        assert!(read(&Bytes::from(vec![0; 1 << 10])).unwrap().is_none());
+        assert!(read(&Bytes::new(), &ID).unwrap().is_none());
+        assert!(read(&Bytes::from(vec![0; 1 << 10]), &ID).unwrap().is_none());
         for at in 0..HEADER_BYTES {
+            let mut bytes = file(&[]);
+            bytes[at] ^= 1;
+            assert_eq!(read(&bytes.into(), &ID).unwrap_err().code(), ErrorCode::DataCorrupted, "byte {at}");
+            // The frames say whose they are.
             let mut bytes = file(&[1]);
             bytes[at] ^= 1;
-            assert_eq!(read(&bytes.into()).unwrap_err().code(), ErrorCode::DataCorrupted, "byte {at}");
+            assert_eq!(numbers(bytes), [1], "byte {at}");
         }
+        let other = read(&file(&[1]).into(), &[8; 16]).unwrap_err();
+        assert!(other.message().contains("another database"), "{other}");
     }
 }

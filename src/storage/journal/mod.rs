@@ -102,7 +102,7 @@ impl JournaledBackend {
     /// cannot be reached ([`StorageBackend::lost`] says so).
     ///
     /// Errors: `DATA_CORRUPTED` if the marker is damaged; and if the file that it names is gone, another one, or damaged: that
-    /// is said once, and the next opening goes on with what was carried over. What kept the file from being reached, if
+    /// is said once, and the next opening goes on with the commits before that. What kept the file from being reached, if
     /// there is one.
     pub async fn open(
         inner: Arc<dyn StorageBackend>,
@@ -112,7 +112,7 @@ impl JournaledBackend {
         let none = Marker { id: JournalId::default(), applied: 0, epoch: 0 };
         let (state, lost) = match (read_marker(inner.as_ref()).await, found) {
             (Ok(Some(marker)), found) => match State::taken_up(marker, found) {
-                Ok(state) => (state, None),
+                Ok(taken) => taken,
                 Err(error) if salvage => (State::without_file(marker), Some(error)),
                 Err(error) => {
                     if error.code() == ErrorCode::DataCorrupted {
@@ -132,7 +132,13 @@ impl JournaledBackend {
             (Err(error), _) => return Err(error),
         };
         let (turn, state) = (AsyncMutex::new(()), Mutex::new(state));
-        Ok(Arc::new(Self { core: Arc::new(Core { inner, salvage, lost, turn, state }) }))
+        let backend = Self { core: Arc::new(Core { inner, salvage, lost, turn, state }) };
+        if let Some(lost) = backend.core.lost.clone().filter(|_| !salvage) {
+            // What is whole before it is kept, and the new epoch lets go of the rest.
+            backend.core.pass(WriteBatch::new(), Durability::Strict).await?;
+            return Err(lost);
+        }
+        Ok(Arc::new(backend))
     }
 }
 

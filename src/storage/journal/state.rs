@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::frames::{self, FRAMES_AT, Frame, JournalId, ReadFrame, damaged, u64_at};
 use super::{FoundFile, JournalFile};
-use crate::error::Result;
+use crate::error::{KalamError, Result};
 use crate::storage::record::{self, RecordKind};
 use crate::storage::{Durability, KeyRange, Partition, StorageBackend, WriteBatch, WriteOp};
 
@@ -107,43 +107,37 @@ impl State {
         }
     }
 
-    /// The state that an earlier engine left.
-    pub fn taken_up(marker: Marker, found: FoundFile) -> Result<Self> {
+    /// The state that an earlier engine left, up to the first commit that is missing or damaged, and what that is.
+    pub fn taken_up(marker: Marker, found: FoundFile) -> Result<(Self, Option<KalamError>)> {
         let (bytes, file) = match found {
             FoundFile::Writable(file) => (file.read()?, Some(file)),
             FoundFile::ReadOnly(bytes) => (bytes, None),
             FoundFile::None(why) => return Err(why),
         };
-        Ok(Self { file, ..Self::read(marker, Bytes::from(bytes))? })
-    }
-
-    fn read(marker: Marker, bytes: Bytes) -> Result<Self> {
-        let Some(contents) = frames::read(&bytes)? else {
+        let Some(frames) = frames::read(&Bytes::from(bytes), &marker.id)? else {
             return Err(damaged(format!(
                 "its file is gone; the database has its commits up to number {}, and later ones, if there were any, are lost",
                 marker.applied
             )));
         };
-        if contents.id != marker.id {
-            return Err(damaged("its file is that of another database".into()));
-        }
-        let mut state = Self::without_file(marker);
-        for ReadFrame { frame, end, chain } in contents.frames {
-            if frame.number > marker.applied {
-                if frame.epoch != marker.epoch {
-                    break;
+        let (mut state, mut lost) = (Self::without_file(marker), None);
+        let behind = frames.into_iter().skip_while(|frame| frame.number <= marker.applied);
+        for ReadFrame { number, batch, .. } in behind.take_while(|frame| frame.epoch == marker.epoch) {
+            let expected = state.last + 1;
+            lost = match batch {
+                _ if number != expected => Some(format!("commit {expected} is missing, the next one is {number}")),
+                None => Some(format!("commit {number} is damaged, and later ones were built on it")),
+                Some(batch) => {
+                    state.last = number;
+                    state.waiting.push(Frame { number, batch });
+                    continue;
                 }
-                if frame.number != state.last + 1 {
-                    let (expected, found) = (state.last + 1, frame.number);
-                    return Err(damaged(format!("commit {expected} is missing, the next one is {found}")));
-                }
-                state.last = frame.number;
-                state.waiting.push(frame);
-                (state.end, state.chain) = (end, chain);
-            }
+            };
+            break;
         }
         state.waiting_bytes = state.waiting.iter().map(|frame| frames::frame_bytes(&frame.batch)).sum();
-        Ok(state)
+        state.file = file;
+        Ok((state, lost.map(damaged)))
     }
 
     /// Writes a commit to the file, if it may be written there. Else gives it back.
@@ -166,7 +160,7 @@ impl State {
         }
         self.end += bytes as u64;
         self.chain = chain;
-        self.waiting.push(Frame { number, epoch, batch });
+        self.waiting.push(Frame { number, batch });
         self.waiting_bytes += bytes;
         Ok(())
     }
