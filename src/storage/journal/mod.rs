@@ -1,7 +1,7 @@
 //! A journal in front of a backend: a small commit is one write to a file, and gets into the storage below later.
 //!
 //! A transaction of IndexedDB takes half a millisecond, mostly the browser's; a write to a file of the origin's private file
-//! system takes a hundredth. Both hand their bytes to the operating system, so both keep what [`Durability::Relaxed`]
+//! system takes a tenth. Both hand their bytes to the operating system, so both keep what [`Durability::Relaxed`]
 //! promises. Commits that are small and relaxed are written to the file as a frame; all others, and those for which the
 //! file has no room, go to the storage below and take along what waits in the file. What waits is carried over while nothing
 //! is written (`IDLE_MS`), when it has become much, before anything that it may touch is read, and at the end.
