@@ -9,7 +9,7 @@
 //! Invariants:
 //! - The storage below has a marker: which journal it has, the number of the last commit it has taken from it, and an epoch.
 //!   A commit that goes past the journal takes along what waits and sets the marker, with a new epoch, in its own
-//!   transaction.
+//!   transaction. Only where nothing waits and it is flushed the marker stays as it is: no power takes what is flushed.
 //! - A frame has the marker's epoch. At opening those behind the marker are taken up as long as they have its epoch: one
 //!   of another was built on a commit that a loss of power took, and is lost with it, as `relaxed` allows. No two commits
 //!   ever have one epoch: they go up from a random number in each engine, and an engine writes frames of its own epochs
@@ -148,7 +148,7 @@ impl Core {
         let _passing = Passing::begin(self);
         let _turn = self.turn.lock().await;
         self.resolve().await?;
-        let (mut whole, marker) = self.state.lock().passed_along();
+        let (mut whole, marker) = self.state.lock().passed_along(&batch, durability);
         whole.append(batch);
         Ok(self.write_below(whole, marker, durability).await?.min(durability.max(Durability::Relaxed)))
     }
@@ -165,8 +165,11 @@ impl Core {
 
     /// Writes below, until it is done also where the caller goes away.
     async fn write_below(&self, mut batch: WriteBatch, marker: Marker, durability: Durability) -> Result<Durability> {
-        marker.put(&mut batch);
         let inner = Arc::clone(&self.inner);
+        let stays = self.state.lock().marker == marker;
+        if !stays {
+            marker.put(&mut batch);
+        }
         let writing = async move { inner.commit(batch, durability).await }.boxed().shared();
         self.state.lock().writing = Some(writing.clone());
         let in_doubt = InDoubt(self);
@@ -175,6 +178,8 @@ impl Core {
         let mut state = self.state.lock();
         state.writing = None;
         state.carried(marker);
+        // What nobody flushed may be lost, and then what is built on it must be.
+        state.own_epoch &= !stays || reached == Durability::Strict;
         Ok(reached)
     }
 

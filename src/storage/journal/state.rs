@@ -172,8 +172,14 @@ impl State {
         (self.marked && marker != self.marker).then(|| (self.waiting_changes(), marker))
     }
 
-    /// What a commit that goes past the journal takes along: the changes that wait, and the marker.
-    pub fn passed_along(&mut self) -> (WriteBatch, Marker) {
+    /// What a commit that goes past the journal takes along: the changes that wait, and the marker, which is the old one if
+    /// nothing waits and the commit is to be flushed.
+    pub fn passed_along(&mut self, batch: &WriteBatch, durability: Durability) -> (WriteBatch, Marker) {
+        let removes = |op: &WriteOp| matches!(op, WriteOp::DeleteRange { partition: Partition::Meta, .. });
+        let is_carried = self.own_epoch && self.last == self.marker.applied;
+        if is_carried && durability == Durability::Strict && !batch.ops().iter().any(removes) {
+            return (WriteBatch::new(), self.marker);
+        }
         let marker = Marker { applied: self.last, epoch: self.next_epoch, ..self.marker };
         self.next_epoch = self.next_epoch.wrapping_add(1);
         (self.waiting_changes(), marker)
