@@ -9,9 +9,9 @@ use kalamdb::storage::journal::{FoundFile, JournaledBackend};
 use kalamdb::storage::{Backup, MemoryBackend, Restore, is_empty};
 use kalamdb::tables::Health;
 
+use crate::cases::{open, stored};
 use crate::device::Device;
 use crate::support::sql;
-use crate::{open, stored};
 
 /// A device with a database of a flushed row and two that wait in the journal.
 async fn three_rows() -> Result<Device> {
