@@ -1,7 +1,7 @@
 // KalamDB beside its peers in headless Chromium, from the built package: `make bench`, or here `npm run bench`.
 // It prints tables with ratios and asserts none. `node run.mjs statements` runs one section alone.
 
-import { readdirSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { launch, newProfile, removeProfile } from '../../scripts/lib/chromium.mjs'
@@ -116,7 +116,8 @@ async function size() {
       await page.evaluate(work, count)
       // Closed and opened once, so that LevelDB has written its logs out.
       await (await open()).evaluate(() => indexedDB.databases())
-      return bytesOf(join(profile, 'Default/IndexedDB'))
+      // A journal lies in the origin's private file system.
+      return ['IndexedDB', 'File System'].reduce((sum, folder) => sum + bytesOf(join(profile, 'Default', folder)), 0)
     })
   const ours = await stored(n => window.bench.prepare('size', n))
   const raw = await stored(n => window.bench.fillRaw('size', n))
@@ -133,6 +134,7 @@ async function size() {
 
 function bytesOf(folder) {
   let bytes = 0
+  if (!existsSync(folder)) return bytes
   for (const entry of readdirSync(folder, { recursive: true, withFileTypes: true })) {
     if (entry.isFile()) bytes += statSync(join(entry.parentPath ?? entry.path, entry.name)).size
   }
