@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 
 mod support;
 
-use support::{last_values, map_cells, sql_as, text_or_null, values_of};
+use support::{last_values, map_cells, sql_as, text_or_null, turns, values_of};
 
 /// Numbers that are the same in each run of a seed.
 #[derive(Debug)]
@@ -54,27 +54,13 @@ impl Dice {
 
     /// Lets others go on, mostly for a short while.
     async fn wait(&self) {
-        let turns = match self.roll(10) {
+        let count = match self.roll(10) {
             0..=3 => 0,
             4..=7 => self.roll(3),
             8 => self.roll(10),
             _ => self.roll(40),
         };
-        turns_pass(turns).await;
-    }
-}
-
-async fn turns_pass(turns: u64) {
-    for _ in 0..turns {
-        let mut passed = false;
-        futures::future::poll_fn(|context| {
-            if std::mem::replace(&mut passed, true) {
-                return std::task::Poll::Ready(());
-            }
-            context.waker().wake_by_ref();
-            std::task::Poll::Pending
-        })
-        .await;
+        turns(count as usize).await;
     }
 }
 
@@ -281,7 +267,7 @@ impl Storm {
             let Ok(mut cursor) = opened else { continue };
             let mut values = Vec::new();
             loop {
-                turns_pass(self.dice.roll(60)).await;
+                turns(self.dice.roll(60) as usize).await;
                 match cursor.next(17).await {
                     Ok(Some(batch)) => values.extend(values_of(&batch).expect("values").into_iter().flatten()),
                     Ok(None) => {
@@ -352,7 +338,7 @@ impl Storm {
             steps.push(format!("INSERT INTO ev VALUES ({event})"));
             let mut done = true;
             for step in steps {
-                turns_pass(self.dice.roll(8)).await;
+                turns(self.dice.roll(8) as usize).await;
                 done = done && self.run(&session, &step).await.is_some();
             }
             if done {
@@ -397,7 +383,7 @@ impl Storm {
             "DROP INDEX acc_u",
         ];
         for _ in 0..8 {
-            turns_pass(self.dice.roll(150)).await;
+            turns(self.dice.roll(150) as usize).await;
             self.run(&session, self.dice.pick(&texts)).await;
         }
     }
@@ -405,7 +391,7 @@ impl Storm {
     async fn dropper(&self) {
         let session = Session::new("dropper");
         for _ in 0..4 {
-            turns_pass(self.dice.roll(150)).await;
+            turns(self.dice.roll(150) as usize).await;
             self.run(&session, "DROP TABLE d").await;
             self.run(&session, "CREATE TABLE d (k BIGINT PRIMARY KEY, v TEXT)").await;
             self.run(&session, "INSERT INTO d SELECT value, 'x' FROM generate_series(1, 50) AS g(value)").await;
@@ -415,7 +401,7 @@ impl Storm {
     async fn checker(&self) {
         let session = Session::new("checker");
         for _ in 0..3 {
-            turns_pass(self.dice.roll(200)).await;
+            turns(self.dice.roll(200) as usize).await;
             self.sound(&session, "beside writers").await;
         }
     }
@@ -423,13 +409,13 @@ impl Storm {
     /// What waits in a journal is carried over now and then.
     async fn carrier(&self) {
         for _ in 0..20 {
-            turns_pass(self.dice.roll(80)).await;
+            turns(self.dice.roll(80) as usize).await;
             let _ = self.context.backend().stats().await;
         }
     }
 
     async fn backup(&self) {
-        turns_pass(self.dice.roll(400)).await;
+        turns(self.dice.roll(400) as usize).await;
         let mut bytes = Vec::new();
         let mut backup = self.context.backup().await;
         while let Some(chunk) = backup.next().await.expect("a backup") {

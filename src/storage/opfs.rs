@@ -155,12 +155,15 @@ fn has_name(thrown: &JsValue, name: &str) -> bool {
 /// The error of what the browser has thrown; `doing` says what failed.
 fn error_of(thrown: &JsValue, doing: &str) -> KalamError {
     let (name, message) = (text_of(thrown, "name"), text_of(thrown, "message"));
-    let code = match name.as_str() {
-        IN_USE => ErrorCode::DatabaseLocked,
-        "QuotaExceededError" => ErrorCode::QuotaExceeded,
-        _ => ErrorCode::StorageError,
+    let (code, hint) = match name.as_str() {
+        IN_USE => (ErrorCode::DatabaseLocked, "Another engine has it, or is still ending. Close it and connect again."),
+        "QuotaExceededError" => (ErrorCode::QuotaExceeded, "Delete data, or ask for persistent storage."),
+        _ => (
+            ErrorCode::StorageError,
+            "Commits of the database may be in that file: open it where the origin's private file system can be reached.",
+        ),
     };
-    KalamError::new(code, format!("{doing}: {name}: {message}"))
+    KalamError::new(code, format!("{doing}: {name}: {message}")).with_hint(hint)
 }
 
 /// The file's name: small letters, digits and `-` of the database's as they are, and each other byte as `_` and its number.
@@ -267,7 +270,8 @@ impl JournalFile for OpfsFile {
             return Err(KalamError::new(
                 ErrorCode::StorageError,
                 format!("the browser gave {read} bytes of the journal of the database, which has {size}"),
-            ));
+            )
+            .with_hint("Connect again. If it stays so, `rescue` reads what the database holds without it."));
         }
         Ok(bytes.to_vec())
     }

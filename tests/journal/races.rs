@@ -22,6 +22,7 @@ use kalamdb::storage::{
 use parking_lot::Mutex;
 
 use crate::device::{Device, Fault};
+use crate::support::turns;
 
 const TASKS: usize = 5;
 const BOTH: [Partition; 2] = [Partition::Log, Partition::Catalog];
@@ -41,20 +42,6 @@ impl Dice {
 
     async fn wait(&self, most: usize) {
         turns(self.roll(most)).await;
-    }
-}
-
-async fn turns(n: usize) {
-    for _ in 0..n {
-        let mut passed = false;
-        futures::future::poll_fn(|context| {
-            if std::mem::replace(&mut passed, true) {
-                return std::task::Poll::Ready(());
-            }
-            context.waker().wake_by_ref();
-            std::task::Poll::Pending
-        })
-        .await;
     }
 }
 

@@ -99,3 +99,18 @@ pub fn model_config(cases: u32, max_shrink_iters: u32) -> ProptestConfig {
         ..ProptestConfig::default()
     }
 }
+
+/// Lets everything else that is polled beside this go on, so many times.
+pub async fn turns(n: usize) {
+    for _ in 0..n {
+        let mut passed = false;
+        futures::future::poll_fn(|context| {
+            if std::mem::replace(&mut passed, true) {
+                return std::task::Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            std::task::Poll::Pending
+        })
+        .await;
+    }
+}

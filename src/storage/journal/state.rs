@@ -1,8 +1,8 @@
 //! What is known of a journal: its file, its marker, and the commits that wait in it.
 //!
-//! Invariant: `waiting` are the commits behind the marker, in order, and the file holds their frames, the last of which ends at
-//! `end` with the checksum `chain`. A number is given once: also to a commit whose frame could not be written,
-//! which the next marker then passes over.
+//! Invariant: `waiting` are the commits behind the marker, in order, and the file holds their frames. Those of this engine's own
+//! epoch, the only one that it adds to, end at `end` with the checksum `chain`. A number is given once: also to a commit whose
+//! frame could not be written, which the next marker then passes over.
 
 use std::collections::{BTreeMap, HashMap};
 
